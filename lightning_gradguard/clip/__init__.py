@@ -1,0 +1,1 @@
+"""Clipping policies, one a file."""

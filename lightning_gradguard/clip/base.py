@@ -1,0 +1,186 @@
+"""What a clipping policy is, what it answers, and how the answer is carried out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement, dense_values, measure_tensors
+
+State = dict[str, Tensor]
+
+# torch's clip_grad_norm_ adds the same to the norm: keeps 0 / 0 out of the coefficient.
+EPS = 1e-6
+_LARGEST = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A policy's answer to one measurement: what to do to the gradients, as device tensors.
+
+    Of ``coefficient``, ``bound`` and ``units`` one is set; none means *leave them alone*.
+
+    Attributes:
+        threshold: what the policy compared with, shape ``[]``: a norm, or a largest absolute element; ``None`` for a
+            policy with one threshold per tensor or unit.
+        coefficient: multiply gradients by it, in [0, 1]: shape ``[]``, or ``[num_params]``.
+        bound: clamp elements to [-bound, bound]: a float, or a tensor of shape ``[]`` or ``[num_params]``.
+        units: for each parameter a coefficient that broadcasts over its gradient, ``None`` where untouched.
+        then: what to do after this, for a chain of policies.
+    """
+
+    threshold: Tensor | None = None
+    coefficient: Tensor | None = None
+    bound: float | Tensor | None = None
+    units: Sequence[Tensor | None] | None = None
+    then: Clip | None = None
+
+
+class ClipPolicy(ABC):
+    """Decides how far the gradients of one optimizer step are cut back.
+
+    A policy object holds settings and nothing else; one object may serve several optimizers. What it remembers is a
+    flat dict of tensors that the pipeline keeps for each optimizer, hands to :meth:`decide`, and puts into the
+    checkpoint. Everything stays on the device: a policy never reads a value on the host.
+
+    Attributes:
+        per_parameter: keys of the state whose first dimension is the layout's parameters; they are stored by name,
+            and follow their parameters when the layout changes.
+    """
+
+    per_parameter: tuple[str, ...] = ()
+
+    @abstractmethod
+    def init_state(self, layout: Layout, device: torch.device) -> State:
+        """The complete state before the first step."""
+
+    @abstractmethod
+    def decide(self, measurement: Measurement, state: State) -> Clip:
+        """Answers one measurement and updates ``state``.
+
+        A step whose total norm is not finite must leave the state as it was: it may be measured again, exactly, and
+        decided again.
+        """
+
+    def check(self, layout: Layout) -> None:  # noqa: B027
+        """Called when training starts: warns if the policy can do nothing with these parameters."""
+
+
+def norm_coefficient(norm: Tensor, threshold: Tensor | float) -> Tensor:
+    """``min(1, threshold / (norm + 1e-6))`` on the device, safe where the norm is not finite.
+
+    A norm that overflowed although every element is finite gets a coefficient so small that the result is surely
+    below the threshold, and the direction is kept. (With a guard such a step is measured exactly instead.) An
+    infinite threshold gives 1, never ``inf / inf``.
+
+    Args:
+        norm: shape ``[]`` or ``[num_params]``, >= 0.
+        threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
+    """
+    ratio = threshold / (norm.clamp(max=_LARGEST) + EPS)
+    return ratio.clamp(max=1.0).nan_to_num(nan=1.0)
+
+
+@torch.no_grad()
+def apply_(measurement: Measurement, clip: Clip) -> None:
+    """Carries out a clip on the measured gradients, in place."""
+    present = [(index, grad) for index, grad in enumerate(measurement.grads) if grad is not None]
+    if clip.coefficient is not None:
+        _scale_(present, clip.coefficient)
+    elif clip.units is not None:
+        for index, grad in present:
+            unit = clip.units[index]
+            if unit is not None:
+                grad.mul_(unit)
+    elif clip.bound is not None:
+        for index, grad in present:
+            bound = clip.bound
+            _clamp_(grad, bound if isinstance(bound, float) or bound.dim() == 0 else bound[index])
+    if clip.then is not None:
+        apply_(measurement, clip.then)
+
+
+@torch.no_grad()
+def after(measurement: Measurement, clip: Clip) -> Measurement:
+    """What the gradients measure once ``clip`` is applied, without applying it.
+
+    Exact and free for coefficients. For element bounds and units it clips and measures a copy of the gradients:
+    their memory once more and three passes, so only for logged steps and for chains that ask for it.
+    """
+    if clip.then is None and clip.coefficient is not None:
+        return measurement.scaled(clip.coefficient)
+    if clip.then is None and clip.bound is None and clip.units is None:
+        return measurement
+    copy = replace(measurement, grads=tuple(None if grad is None else grad.clone() for grad in measurement.grads))
+    apply_(copy, clip)
+    norms = measure_tensors(copy.grads)
+    return replace(copy, norms=norms, total=torch.linalg.vector_norm(norms))
+
+
+@torch.no_grad()
+def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
+    """Cosine between the raw gradient and the clipped one, shape ``[]``; 1 means the direction was kept.
+
+    Args:
+        raw: the measurement before clipping.
+        clipped: :func:`after` it. Where that was free so is this: sum(n * n') / (||g|| ||g'||) with the norms n of
+            each tensor. Otherwise the inner product of raw gradients and clipped copies.
+    """
+    if clipped.grads is raw.grads:
+        inner = ((raw.norms / raw.total) * (clipped.norms / clipped.total)).sum()
+    else:
+        inner = raw.total.new_zeros(())
+        for grad, cut in zip(raw.grads, clipped.grads, strict=True):
+            if grad is not None and cut is not None:
+                left, right = dense_values(grad) / raw.total.to(grad.device), dense_values(cut)
+                product = (left * right.conj()).sum(dtype=None if left.is_complex() else raw.norms.dtype)
+                inner = inner + torch.real(product).to(inner)
+        inner = inner / clipped.total
+    return inner.clamp(max=1.0)
+
+
+@torch.no_grad()
+def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
+    """Whether a clip changes anything, a boolean of shape ``[]`` on the device."""
+    changes = measurement.total.new_zeros((), dtype=torch.bool)
+    if clip.coefficient is not None:
+        changes = (clip.coefficient < 1.0).any()
+    elif clip.units is not None:
+        found = [(unit < 1.0).any() for unit in clip.units if unit is not None]
+        changes = torch.stack([f.to(changes.device) for f in found]).any() if found else changes
+    elif clip.bound is not None:
+        changes = (measurement.max_abs > clip.bound).any()
+    return changes if clip.then is None else changes | is_clipped(measurement, clip.then)
+
+
+def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
+    by_device = defaultdict(list)
+    for index, grad in present:
+        by_device[grad.device].append((index, grad))
+    for device, entries in by_device.items():
+        local = coefficient.to(device, non_blocking=True)
+        if local.dim() == 0:
+            torch._foreach_mul_([grad for _, grad in entries], local)
+        else:
+            one_each = local.unbind()
+            torch._foreach_mul_([grad for _, grad in entries], [one_each[index] for index, _ in entries])
+
+
+def _clamp_(grad: Tensor, bound: float | Tensor) -> None:
+    if grad.layout != torch.strided:
+        cut = grad.coalesce()
+        _clamp_(cut.values(), bound)
+        grad.copy_(cut)
+    elif grad.is_complex():  # by magnitude: clamping real and imaginary part apart would turn the element
+        grad.mul_((bound / grad.abs().clamp(min=torch.finfo(grad.dtype).tiny)).clamp(max=1.0))
+    elif isinstance(bound, float):
+        grad.clamp_(-bound, bound)
+    else:
+        local = bound.to(grad.device, grad.dtype, non_blocking=True)
+        grad.clamp_(-local, local)

@@ -1,0 +1,95 @@
+"""Which parameters one optimizer steps, what they are called, and how deep they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+GroupBy = Literal["layer", "parameter"]
+
+# What wrappers put into a parameter's name; none of it is the user's.
+_WRAPPER_PARTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
+
+
+def clean_name(name: str) -> str:
+    """The name the user gave a parameter, without what ``torch.compile``, FSDP or Fabric put in front.
+
+    Example:
+        >>> clean_name("net._orig_mod.0.weight")
+        'net.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parameters of one optimizer, in depth order, with their names and layers.
+
+    Frozen at construction; :meth:`fits` tells when the optimizer has changed since (parameter groups added by
+    a finetuning callback, say). A tied parameter has one entry, under its first name. A frozen one is listed,
+    since it may be unfrozen later; it just never has a gradient.
+
+    Attributes:
+        params: the parameters, shape ``[num_params]`` as it were.
+        names: their names in the module; ``unnamed.<group>.<index>`` for one that the module does not hold.
+        layers: distinct layer names in depth order: the module that owns a parameter, or the parameter itself.
+        layer_of: for each parameter the index of its layer.
+        group_of: for each parameter the index of its parameter group in the optimizer.
+        group_names: the ``"name"`` of each parameter group, or its index as a string.
+    """
+
+    params: tuple[nn.Parameter, ...]
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    layer_of: tuple[int, ...]
+    group_of: tuple[int, ...]
+    group_names: tuple[str, ...]
+
+    @classmethod
+    def from_optimizer(
+        cls, module: nn.Module, optimizer: torch.optim.Optimizer, *, group_by: GroupBy = "layer"
+    ) -> Layout:
+        """Reads the layout of one optimizer.
+
+        Args:
+            module: where the names come from; parameters of it that the optimizer does not hold are left out.
+            optimizer: the plain torch optimizer.
+            group_by: ``"layer"`` puts weight and bias of a module together, ``"parameter"`` keeps them apart.
+
+        Raises:
+            ValueError: for an unknown ``group_by``.
+        """
+        if group_by not in ("layer", "parameter"):
+            raise ValueError(f"group_by must be 'layer' or 'parameter', got {group_by!r}")
+        names = {parameter: clean_name(name) for name, parameter in module.named_parameters()}
+        depth = {parameter: position for position, parameter in enumerate(names)}
+        entries = []  # (depth, name, parameter, group)
+        for group_index, group in enumerate(optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                name = names.get(parameter, f"unnamed.{group_index}.{index}")
+                entries.append((depth.get(parameter, len(depth)), name, parameter, group_index))
+        entries.sort(key=lambda entry: entry[0])  # stable: unnamed ones last, in the optimizer's order
+
+        layer_names = [name.rpartition(".")[0] or name if group_by == "layer" else name for _, name, _, _ in entries]
+        layers = tuple(dict.fromkeys(layer_names))
+        position = {layer: index for index, layer in enumerate(layers)}
+        return cls(
+            params=tuple(parameter for _, _, parameter, _ in entries),
+            names=tuple(name for _, name, _, _ in entries),
+            layers=layers,
+            layer_of=tuple(position[layer] for layer in layer_names),
+            group_of=tuple(group for _, _, _, group in entries),
+            group_names=tuple(str(g.get("name", i)) for i, g in enumerate(optimizer.param_groups)),
+        )
+
+    def fits(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimizer still holds as many parameters and groups; groups only ever grow."""
+        groups = optimizer.param_groups
+        return len(groups) == len(self.group_names) and sum(len(g["params"]) for g in groups) == len(self.params)
+
+    def gradients(self) -> list[Tensor | None]:
+        """The gradient of each parameter now; ``None`` where there is none."""
+        return [parameter.grad for parameter in self.params]

@@ -1,0 +1,195 @@
+"""The one pass over the gradients: norms of every parameter, layer and of the whole, on the device."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.layout import Layout
+
+# Same-shape gradients up to this size are stacked and measured by one call: dispatch costs more than the copy.
+_STACK_NUMEL = 2048
+# On CPU one full float32 reduction reads low from about here on (1e-5 at 2**20, 1e-2 at 10**8): measured by rows.
+_ROWS_NUMEL = 2**17
+_ROW = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What is known of the gradients of one optimizer step, as device tensors.
+
+    Attributes:
+        layout: the parameters this is about.
+        grads: the gradients, in the layout's order; ``None`` is *no gradient*, not zero.
+        norms: l2 norm of each gradient, shape ``[num_params]``, in real units; 0 where there is no gradient.
+            float32, or float64 if one of the gradients is. Accumulated in at least float32 whatever the
+            gradient's dtype. A NaN or infinite element shows as NaN or infinity here.
+        total: l2 norm over all of them, shape ``[]``.
+    """
+
+    layout: Layout
+    grads: tuple[Tensor | None, ...]
+    norms: Tensor
+    total: Tensor
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether any parameter has a gradient."""
+        return any(grad is not None for grad in self.grads)
+
+    @functools.cached_property
+    def max_abs(self) -> Tensor:
+        """Largest absolute element of each gradient, ``[num_params]``; a second read of the gradients, on demand."""
+        values = self.norms.new_zeros(len(self.grads))
+        present = [i for i, grad in enumerate(self.grads) if grad is not None and dense_values(grad).numel()]
+        if present:
+            found = [_largest(self.grads[i]).to(self.norms) for i in present]  # type: ignore[arg-type]
+            values[_index(present, values.device)] = torch.stack(found)
+        return values
+
+    @functools.cached_property
+    def weight_norms(self) -> Tensor:
+        """l2 norm of each parameter, ``[num_params]``; reads the parameters, on demand."""
+        return measure_tensors(tuple(parameter.detach() for parameter in self.layout.params))
+
+    def scaled(self, coefficient: Tensor) -> Measurement:
+        """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""
+        norms = self.norms * coefficient
+        total = self.total * coefficient if coefficient.dim() == 0 else torch.linalg.vector_norm(norms)
+        after = replace(self, norms=norms, total=total)
+        if "max_abs" in self.__dict__:
+            after.__dict__["max_abs"] = self.max_abs * coefficient
+        return after
+
+
+@torch.no_grad()
+def measure(layout: Layout) -> Measurement:
+    """Measures the gradients of a layout's parameters as they are now.
+
+    One call of ``torch._foreach_norm`` for the ordinary ones; small same-shape ones are stacked, very large
+    ones are measured in rows on CPU, sparse ones by their coalesced values, complex ones as pairs of reals.
+    Nothing is written, and nothing crosses to the host.
+
+    Args:
+        layout: which parameters, see :class:`~lightning_gradguard.layout.Layout`.
+
+    Example:
+        >>> import torch
+        >>> from lightning_gradguard.layout import Layout
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> net.weight.grad = torch.tensor([[3.0, 4.0]])
+        >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
+        5.0
+    """
+    grads = tuple(layout.gradients())
+    norms = measure_tensors(grads)
+    return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms))
+
+
+@torch.no_grad()
+def measure_exactly(measurement: Measurement) -> Measurement:
+    """A second look with each gradient scaled by its own largest element: right where float32 over- or underflows.
+
+    The squares of elements near 1e30 overflow float32, and those of 1e-25 vanish, though every element is finite
+    and not zero. Costs several passes and one host read per tensor: for the rare step that needs it.
+    """
+    norms = torch.zeros(len(measurement.grads), dtype=torch.float64)  # on the host: not every device has float64
+    for index, grad in enumerate(measurement.grads):
+        if grad is not None and dense_values(grad).numel():
+            largest = float(_largest(grad))  # host sync: off the quiet path
+            unit = largest if 0.0 < largest < float("inf") else 1.0
+            norms[index] = float(measure_tensors((dense_values(grad) / unit,))) * unit  # host sync
+    total = torch.linalg.vector_norm(norms)
+    device = measurement.norms.device
+    if device.type == "mps":  # what float32 cannot hold stays infinite there
+        norms, total = norms.float(), total.float()
+    return replace(measurement, norms=norms.to(device), total=total.to(device))
+
+
+def count_nonfinite(grad: Tensor) -> tuple[int, int]:
+    """How many elements are NaN and how many infinite: one exact pass and two host reads, for a bad step only."""
+    values = dense_values(grad)
+    return int(values.isnan().sum()), int(values.isinf().sum())  # host syncs: a bad step is no quiet step
+
+
+def _largest(grad: Tensor) -> Tensor:
+    """Largest absolute element; NaN if there is one. ``aminmax`` reads at memory speed, ``abs().amax()`` does not."""
+    values = dense_values(grad)
+    if values.is_complex():
+        return values.abs().amax()
+    low, high = torch.aminmax(values)
+    return torch.maximum(-low, high)
+
+
+def dense_values(grad: Tensor) -> Tensor:
+    """The numbers of a gradient as a dense real or complex tensor."""
+    return grad.coalesce().values() if grad.layout == torch.sparse_coo else grad
+
+
+def measure_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
+    """l2 norm of each tensor, shape ``[len(tensors)]``, on the first tensor's device; 0 for ``None``."""
+    ordinary: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+    same_shape: dict[tuple[torch.device, torch.dtype, torch.Size], list[int]] = defaultdict(list)
+    order: list[int] = []
+    pieces: list[Tensor] = []
+    for index, tensor in enumerate(tensors):
+        if tensor is None:
+            continue
+        numel = tensor.numel()
+        if tensor.layout != torch.strided or tensor.is_complex():
+            values = dense_values(tensor)
+            values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+            order.append(index)
+            pieces.append(torch.linalg.vector_norm(values, dtype=_accumulator(values.dtype)).view(1))
+        elif numel <= _STACK_NUMEL:
+            same_shape[tensor.device, tensor.dtype, tensor.shape].append(index)
+        elif numel >= _ROWS_NUMEL and tensor.device.type == "cpu":
+            order.append(index)
+            pieces.append(_norm_by_rows(tensor).view(1))
+        else:
+            ordinary[tensor.device, tensor.dtype].append(index)
+    for (device, dtype, _), indices in same_shape.items():
+        if len(indices) < 4:
+            ordinary[device, dtype].extend(indices)
+            continue
+        stacked = torch.stack([tensors[i] for i in indices])  # type: ignore[misc]
+        order.extend(indices)
+        pieces.append(torch.linalg.vector_norm(stacked.flatten(1), dim=1, dtype=_accumulator(dtype)))
+    for (_, dtype), indices in ordinary.items():
+        order.extend(indices)
+        found = torch._foreach_norm([tensors[i] for i in indices], 2.0, _accumulator(dtype))  # type: ignore[arg-type]
+        pieces.append(torch.stack(found))
+
+    first = next((t for t in tensors if t is not None), None)
+    if first is None:
+        return torch.zeros(len(tensors))
+    dtype = torch.float64 if any(p.dtype == torch.float64 for p in pieces) else torch.float32
+    norms = torch.cat([piece.to(first.device, dtype, non_blocking=True) for piece in pieces])
+    if order == list(range(len(tensors))):
+        return norms
+    result = norms.new_zeros(len(tensors))
+    return result.index_copy_(0, _index(order, norms.device), norms)
+
+
+def _norm_by_rows(tensor: Tensor) -> Tensor:
+    flat = tensor.reshape(-1)
+    whole = flat.numel() // _ROW * _ROW
+    dtype = _accumulator(tensor.dtype)
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=dtype)
+    if whole == flat.numel():
+        return torch.linalg.vector_norm(rows)
+    rest = torch.linalg.vector_norm(flat[whole:], dtype=dtype)
+    return torch.linalg.vector_norm(torch.cat([rows, rest.view(1)]))
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _index(indices: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(indices, device=device)

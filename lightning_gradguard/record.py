@@ -1,0 +1,225 @@
+"""What a step was: plain data for every view, and the interface of a view."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+Verdict = Literal["ok", "clipped", "skipped", "overflow", "rolled_back"]
+Severity = Literal["info", "warning", "critical"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One diagnosis: what is wrong, how sure, and what cures it.
+
+    Attributes:
+        rule: stable id of the rule that fired, e.g. ``"vanishing-over-depth"``.
+        severity: ``"info"``, ``"warning"`` or ``"critical"``.
+        message: one sentence for a person, with the evidence in numbers.
+        step: the step at which it was raised.
+        layers: the layers it speaks of, in depth order.
+        evidence: the numbers behind the message.
+        causes: likely causes, most likely first.
+        remedies: what to try, best first.
+        count: how many records it has held for.
+    """
+
+    rule: str
+    severity: Severity
+    message: str
+    step: int
+    layers: tuple[str, ...] = ()
+    evidence: dict[str, float] = field(default_factory=dict)
+    causes: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """All that is known of one optimizer step, as plain Python values.
+
+    Norms are l2, in real units (no loss scale). ``None`` means *does not apply* (no gradient, no policy);
+    NaN and infinity are real measurements and survive the way through JSON.
+
+    Attributes:
+        step: x-axis of the run: batches that stepped, the axis of the user's own metrics.
+        optimizer: index of the optimizer, as in ``trainer.optimizers``.
+        num_optimizers: how many there are; with one, tags carry no optimizer.
+        layers: layer names in depth order, input first.
+        layer_norms: gradient norm of each layer at this step; ``None``: no gradient.
+        total_norm: gradient norm over all parameters of the optimizer, before clipping.
+        post_clip_norm: the same after clipping: what the optimizer applies; ``None`` where it applies nothing.
+        threshold: the norm (or largest absolute element) from which the policy clips at this step.
+        coefficient: applied over raw norm; 1 means untouched.
+        cosine: cosine between raw and applied gradient; 1 means the direction was kept.
+        verdict: ``ok``, ``clipped``, ``skipped``, ``overflow`` (left to the loss scaler) or ``rolled_back``.
+        nonfinite_layers: layers with a NaN or an infinite element in their gradient.
+        cause: what a bad step was: ``"nan"``, ``"inf"``; ``None`` for a good one.
+        loss_scale: of the live ``GradScaler``, else ``None``.
+        num_steps: optimizer steps since the last record, this one included.
+        num_clipped: how many of them were clipped.
+        num_nonfinite: how many of them were not finite.
+        max_layer_norms: largest finite norm of each layer over those steps.
+        max_total_norm: largest finite total norm over those steps.
+        min_coefficient: smallest coefficient over those steps.
+        clip_rate: clipped steps over all steps of the run so far.
+        nonfinite_total: non-finite steps of the run so far.
+        skipped_total: steps of the run so far that moved no weight.
+        weight_norms: weight norm of each layer, where measured.
+        findings: what the rules found at this step.
+    """
+
+    step: int
+    optimizer: int
+    num_optimizers: int
+    layers: tuple[str, ...]
+    layer_norms: tuple[float | None, ...]
+    total_norm: float
+    post_clip_norm: float | None
+    threshold: float | None
+    coefficient: float | None
+    cosine: float | None
+    verdict: Verdict
+    nonfinite_layers: tuple[str, ...]
+    cause: Literal["nan", "inf"] | None
+    loss_scale: float | None
+    num_steps: int
+    num_clipped: int
+    num_nonfinite: int
+    max_layer_norms: tuple[float | None, ...]
+    max_total_norm: float
+    min_coefficient: float | None
+    clip_rate: float | None
+    nonfinite_total: int
+    skipped_total: int
+    weight_norms: tuple[float | None, ...] | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def to_json(self) -> str:
+        """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
+        return json.dumps(_encode(asdict(self)), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> StepRecord:
+        """The record that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: if the line is not such a record; the message says what is missing or unknown.
+        """
+        values = json.loads(line)
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            got = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"not a StepRecord: fields that are missing or unknown: {got}")
+        values["findings"] = [Finding(**_decode_fields(Finding, finding)) for finding in values["findings"]]
+        return cls(**_decode_fields(cls, values))
+
+
+_SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    numeric = {f.name for f in fields(cls) if "float" in str(f.type)}  # a layer may well be called "inf"
+    return {key: _decode(value, key in numeric) for key, value in values.items()}
+
+
+def _decode(value: Any, numeric: bool) -> Any:
+    if isinstance(value, str) and numeric:
+        return _SPECIAL[value]
+    if isinstance(value, dict):
+        return {key: _decode(item, numeric) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_decode(item, numeric) for item in value)
+    return value
+
+
+class Sink(ABC):
+    """A view of a run: takes records, one after the other, and nothing else."""
+
+    @abstractmethod
+    def write(self, record: StepRecord) -> None:
+        """Shows one record. Called on logged steps and on every step that was not ``ok`` or ``clipped``."""
+
+    def close(self) -> None:  # noqa: B027
+        """Ends the view; called once, when training ends in whatever way."""
+
+
+class MemorySink(Sink):
+    """Keeps the last records in a list, for tests, notebooks and rules.
+
+    Args:
+        max_records: how many to keep; older ones are dropped. 10,000 is a run of half a million steps
+            at the default logging interval.
+
+    Example:
+        >>> MemorySink(max_records=100).records
+        []
+    """
+
+    def __init__(self, max_records: int = 10_000) -> None:
+        if max_records < 1:
+            raise ValueError(f"max_records must be at least 1, got {max_records}")
+        self.max_records = max_records
+        self.records: list[StepRecord] = []
+
+    def write(self, record: StepRecord) -> None:
+        """Keeps the record; drops the oldest when full."""
+        self.records.append(record)
+        del self.records[: -self.max_records]
+
+
+class JsonlSink(Sink):
+    """Appends each record as one line of JSON to a file.
+
+    About 60 bytes a layer and record; the file grows with the number of logged steps only. Each line is written
+    and flushed whole, so a killed run leaves at most one broken line, the last, which :func:`read_jsonl` leaves out.
+
+    Args:
+        path: the file; folders are made when the first record comes. An existing file is continued (resume).
+
+    Example:
+        >>> sink = JsonlSink("run/gradients.jsonl")
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def write(self, record: StepRecord) -> None:
+        """Appends one line."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(record.to_json() + "\n")
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[StepRecord]:
+    """Yields the records of a :class:`JsonlSink` file; a last line cut off by a killed run is left out.
+
+    Raises:
+        ValueError: for a broken line elsewhere, with file and line number.
+    """
+    with Path(path).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield StepRecord.from_json(line)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
