@@ -1,0 +1,56 @@
+"""Findings in words, for TensorBoard's Text tab."""
+
+from __future__ import annotations
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.text.metadata import create_summary_metadata
+
+from lightning_gradguard.record import Finding, StepRecord
+
+_SIGN = {"info": "ℹ", "warning": "⚠", "critical": "✖"}
+_SHOWN_LAYERS = 6
+
+
+class DiagnosisText:
+    """Turns findings into one Markdown text per record; says nothing where there is nothing new to say."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, frozenset[tuple[str, str]]] = {}
+
+    def values(self, record: StepRecord) -> list[Summary.Value]:
+        """One text value if a rule fired that did not hold at the last record, else none."""
+        now = frozenset((finding.rule, finding.severity) for finding in record.findings)
+        news = now - self._said.get(record.optimizer, frozenset())
+        self._said[record.optimizer] = now
+        if not news:
+            return []
+        tag = "gradguard/diagnosis" + (f"/opt{record.optimizer}" if record.num_optimizers > 1 else "")
+        metadata = create_summary_metadata(display_name=tag, description="What the gradients say, and what cures it.")
+        metadata.data_class = 2  # DATA_CLASS_TENSOR: without it TensorBoard does not find the text
+        text = "\n\n".join(finding_markdown(finding) for finding in record.findings)
+        return [Summary.Value(tag=tag, metadata=metadata, tensor=string_tensor(text.encode()))]
+
+
+def finding_markdown(finding: Finding) -> str:
+    """One finding as Markdown: what, the evidence, where, why, and what to do about it."""
+    lines = [f"### {_SIGN[finding.severity]} {finding.rule}", finding.message]
+    if finding.layers:
+        names = ", ".join(f"`{layer}`" for layer in finding.layers[:_SHOWN_LAYERS])
+        more = len(finding.layers) - _SHOWN_LAYERS
+        lines.append(f"**Layers:** {names}" + (f" and {more} more" if more > 0 else ""))
+    if finding.causes:
+        lines.append("**Likely causes:** " + "; ".join(finding.causes) + ".")
+    if finding.remedies:
+        lines.append("**Try, in this order:**\n\n" + "\n".join(f"1. {remedy}" for remedy in finding.remedies))
+    since = f"Step {finding.step:,}" + (f", held for {finding.count:,} records" if finding.count > 1 else "")
+    lines.append(f"*{since}.*")
+    return "\n\n".join(lines)
+
+
+def string_tensor(content: bytes) -> TensorProto:
+    """A one-element string tensor, as the text plugin and our own tab read it."""
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+    return TensorProto(dtype=DT_STRING, string_val=[content], tensor_shape=shape)
