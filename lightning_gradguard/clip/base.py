@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +15,9 @@ from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import Measurement, dense_values, measure_tensors
 
 State = dict[str, Tensor]
+By = Literal["norm", "value"]
 
-# torch's clip_grad_norm_ adds the same to the norm: keeps 0 / 0 out of the coefficient.
-EPS = 1e-6
-_LARGEST = torch.finfo(torch.float32).max
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,19 +72,44 @@ class ClipPolicy(ABC):
         """Called when training starts: warns if the policy can do nothing with these parameters."""
 
 
-def norm_coefficient(norm: Tensor, threshold: Tensor | float) -> Tensor:
-    """``min(1, threshold / (norm + 1e-6))`` on the device, safe where the norm is not finite.
+def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) -> Tensor:
+    """``min(1, threshold / (norm + eps))`` on the device, safe where the norm is zero or not finite.
 
-    A norm that overflowed although every element is finite gets a coefficient so small that the result is surely
-    below the threshold, and the direction is kept. (With a guard such a step is measured exactly instead.) An
-    infinite threshold gives 1, never ``inf / inf``.
+    Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
+    although every element is finite gets the coefficient of the largest float32, so the direction is kept. (With a
+    guard such a step is measured exactly instead.) An infinite threshold gives 1, never ``inf / inf``.
 
     Args:
         norm: shape ``[]`` or ``[num_params]``, >= 0.
         threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
+        eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
     """
-    ratio = threshold / (norm.clamp(max=_LARGEST) + EPS)
+    bounded = norm.clamp(max=LARGEST)
+    ratio = threshold / (bounded + eps if eps else bounded)
     return ratio.clamp(max=1.0).nan_to_num(nan=1.0)
+
+
+def observed(measurement: Measurement, by: By) -> Tensor:
+    """The number an adaptive policy follows, shape ``[]``: the total norm, or the largest absolute element."""
+    if by == "norm":
+        return measurement.total
+    largest = measurement.max_abs
+    return largest.amax() if largest.numel() else measurement.total
+
+
+def limited(measurement: Measurement, by: By, threshold: Tensor, target: Tensor, eps: float = 0.0) -> Clip:
+    """The clip that brings what :func:`observed` gave down to ``target``: by scaling, or by clamping elements.
+
+    Args:
+        measurement: of this step.
+        by: what was observed.
+        threshold: what it was compared with, for the record.
+        target: where it shall be afterwards; infinite for *leave it alone*.
+        eps: see :func:`norm_coefficient`.
+    """
+    if by == "norm":
+        return Clip(threshold=threshold, coefficient=norm_coefficient(measurement.total, target, eps))
+    return Clip(threshold=threshold, bound=target)
 
 
 @torch.no_grad()

@@ -1,0 +1,87 @@
+"""What constructors of policies check: each error says what was wrong, what was got, and what to do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning_gradguard.clip.base import By
+
+
+def positive(name: str, value: Any, do: str) -> float:
+    """A number > 0, infinity included, as a float.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what the user gave.
+        do: what to do instead, for the message.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is NaN, zero or negative.
+    """
+    number = _number(name, value, do)
+    if not number > 0.0:
+        raise ValueError(f"{name} must be greater than 0, got {value!r}; {do}")
+    return number
+
+
+def ceiling(value: Any) -> float | None:
+    """The hard limit beside an adaptive threshold: > 0, or ``None`` for none."""
+    if value is None:
+        return None
+    return positive("max_norm", value, "give the largest norm a step may have, or None for no ceiling")
+
+
+def between(name: str, value: Any, low: float, high: float, do: str, *, open_ends: bool = False) -> float:
+    """A number in [low, high], or in (low, high) with ``open_ends``.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is NaN or outside.
+    """
+    number = _number(name, value, do)
+    inside = low < number < high if open_ends else low <= number <= high
+    if not inside:
+        brackets = f"({low:g}, {high:g})" if open_ends else f"[{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be in {brackets}, got {value!r}; {do}")
+    return number
+
+
+def whole(name: str, value: Any, least: int, do: str) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+        TypeError: if it is no int.
+        ValueError: if it is smaller.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}); {do}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}; {do}")
+    return value
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of a few words.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(repr(c) for c in choices)}, got {value!r}")
+    return value
+
+
+def quantity(value: Any) -> By:
+    """What an adaptive policy follows: ``"norm"`` or ``"value"``."""
+    one_of("by", value, ("norm", "value"))
+    return value  # type: ignore[no-any-return]
+
+
+def _number(name: str, value: Any, do: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); {do}")
+    if math.isnan(value):
+        raise ValueError(f"{name} must be a number, got nan; {do}")
+    return float(value)

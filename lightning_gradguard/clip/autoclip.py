@@ -1,0 +1,97 @@
+"""A ceiling at a percentile of the norms seen so far."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+from lightning_gradguard.clip.arguments import between, ceiling, quantity, whole
+from lightning_gradguard.clip.base import LARGEST, By, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement
+
+# What one step may add to the history, in units of the threshold before it.
+_MAX_RISE = 10.0
+
+
+@final
+class AutoClip(ClipPolicy):
+    """Clips to a percentile of the recent gradient norms.
+
+    G <- G + [||g||];  eta = percentile_p(G) (linear interpolation);  g <- g * min(1, eta / ||g||)
+
+    With the paper's p = 10 about nine steps in ten are scaled down: it evens out step sizes rather than catching
+    rare spikes (for those take p = 90, or :class:`~lightning_gradguard.clip.zclip.ZClip`).
+
+    It departs from the paper's code on purpose: the history is a window, so that the threshold follows a lasting
+    change and memory is bounded; a step enters it with at most ten times the threshold before it, so that an
+    explosion in the first steps is not learned as normal; a step that is zero or not finite does not enter it.
+    ``original=True`` with a window as long as the run is the paper.
+
+    Args:
+        percentile: of the history, in [0, 100]; the paper found 10 best of 0, 1, 10, 25, 50, 90, 100.
+        window: how many steps the history holds, >= 1: the threshold has followed a lasting rise when about
+            ``1 - percentile / 100`` of it has passed. It costs 4 bytes a step, and sorting it once a step.
+        max_norm: a hard ceiling beside the percentile, > 0 (``None``: none). Advised where training can explode
+            with its first step, which no history can foresee. With ``by="value"`` it bounds elements.
+        by: ``"norm"`` follows the total norm and scales; ``"value"`` follows the largest absolute element and clamps.
+        original: let raw norms into the history, however large.
+
+    Raises:
+        TypeError, ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> AutoClip(percentile=10, max_norm=1.0).percentile
+        10.0
+
+    Reference: Seetharaman et al. 2020, arXiv:2007.14469.
+    """
+
+    def __init__(
+        self,
+        percentile: float = 10.0,
+        window: int = 100,
+        max_norm: float | None = None,
+        by: By = "norm",
+        original: bool = False,
+    ) -> None:
+        self.percentile = between("percentile", percentile, 0.0, 100.0, "10 clips to the 10th percentile")
+        self.window = whole("window", window, 1, "give the number of steps to remember")
+        self.max_norm = ceiling(max_norm)
+        self.by = quantity(by)
+        self.original = original
+
+    def init_state(self, layout: Layout, device: torch.device) -> State:
+        """An empty history: the places not yet taken hold the largest float, which sorts last."""
+        return {
+            "history": torch.full((self.window,), LARGEST, device=device),
+            "count": torch.zeros((), dtype=torch.int64, device=device),
+            "threshold": torch.full((), LARGEST, device=device),
+        }
+
+    def decide(self, measurement: Measurement, state: State) -> Clip:
+        """Adds this step to the history and clips to its percentile."""
+        level = observed(measurement, self.by)
+        total = measurement.total
+        known = (total > 0.0) & (total <= LARGEST)
+        history, count, threshold = state["history"], state["count"], state["threshold"]
+
+        entry = level if self.original else torch.minimum(level, threshold * _MAX_RISE)
+        slot = (count % self.window).view(1)
+        written = history.scatter(0, slot, entry.to(history.dtype).view(1))
+        history = torch.where(known, written, history)
+        count = count + known
+        threshold = self._percentile(history, count.clamp(max=self.window))
+        state.update(history=history, count=count, threshold=threshold)
+
+        target = threshold if self.max_norm is None else threshold.clamp(max=self.max_norm)
+        return limited(measurement, self.by, target, target)
+
+    def _percentile(self, history: torch.Tensor, num: torch.Tensor) -> torch.Tensor:
+        ranked = history.sort().values
+        position = (num - 1).clamp(min=0) * (self.percentile / 100.0)
+        low = position.floor()
+        rank = low.long().view(1)
+        pair = ranked.take(torch.cat([rank, torch.minimum(rank + 1, (num - 1).clamp(min=0))]))
+        return torch.lerp(pair[0], pair[1], position - low)

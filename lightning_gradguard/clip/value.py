@@ -1,0 +1,48 @@
+"""A fixed bound for every element."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+from lightning_gradguard.clip.arguments import positive
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement
+
+
+@final
+class ValueClip(ClipPolicy):
+    """Keeps every element of the gradient within [-max_value, max_value].
+
+    g_j <- max(-max_value, min(g_j, max_value)), as ``torch.nn.utils.clip_grad_value_``; complex elements by magnitude.
+    It turns the direction of the gradient: large elements lose more than small ones. An infinite element would
+    become a plausible number, which is why the guard looks first.
+
+    Choose it when single elements are wild and their direction is not to be trusted; otherwise prefer a norm.
+
+    Args:
+        max_value: bound, in units of a gradient element, > 0; infinity clips nothing.
+
+    Raises:
+        TypeError: if ``max_value`` is no number.
+        ValueError: if it is NaN, zero or negative.
+
+    Example:
+        >>> ValueClip(max_value=0.5).max_value
+        0.5
+
+    Reference: Mikolov 2012, *Statistical language models based on neural networks* (PhD thesis, Brno).
+    """
+
+    def __init__(self, max_value: float) -> None:
+        self.max_value = positive("max_value", max_value, "give the largest absolute element, such as 0.5")
+
+    def init_state(self, layout: Layout, device: torch.device) -> State:
+        """Nothing to remember."""
+        return {}
+
+    def decide(self, measurement: Measurement, state: State) -> Clip:
+        """Clamps to the bound."""
+        return Clip(threshold=measurement.total.new_full((), self.max_value), bound=self.max_value)
