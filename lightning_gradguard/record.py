@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-Verdict = Literal["ok", "clipped", "skipped", "overflow", "rolled_back"]
+Verdict = Literal["ok", "clipped", "skipped", "overflow", "rolled_back", "nonfinite"]
 Severity = Literal["info", "warning", "critical"]
 
 
@@ -43,6 +43,40 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class ActivationStats:
+    """What a probe saw of one module's output on a sampled step.
+
+    Attributes:
+        module: its name in the model; a module that is called again in the same forward pass carries ``#2``, ``#3``.
+        kind: its class, e.g. ``"ReLU"``, ``"Linear"``.
+        rms: root mean square of the output.
+        max_abs: largest absolute element of the output.
+        range_used: ``max_abs`` over the largest finite number of the output's dtype.
+        dtype: of the output, e.g. ``"float32"``.
+        saturated: share of elements where a bounded activation is flat (tanh beyond ±0.98, sigmoid within 0.02 of 0
+            or 1); ``None`` for modules that are not bounded.
+        dead: share of units that were silent in every one of ``num_batches`` batches; ``None`` for modules that
+            cannot die.
+        num_batches: how many sampled batches ``dead`` speaks of.
+        input_rms: root mean square of what went into the first module of the forward pass; ``None`` for the others.
+        grad_underflow: share of the gradient at the output that is zero or too small for full precision in a 16-bit
+            float; ``None`` for wider dtypes and where no gradient arrived.
+    """
+
+    module: str
+    kind: str
+    rms: float
+    max_abs: float
+    range_used: float
+    dtype: str
+    saturated: float | None = None
+    dead: float | None = None
+    num_batches: int = 1
+    input_rms: float | None = None
+    grad_underflow: float | None = None
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """All that is known of one optimizer step, as plain Python values.
 
@@ -60,7 +94,8 @@ class StepRecord:
         threshold: the norm (or largest absolute element) from which the policy clips at this step.
         coefficient: applied over raw norm; 1 means untouched.
         cosine: cosine between raw and applied gradient; 1 means the direction was kept.
-        verdict: ``ok``, ``clipped``, ``skipped``, ``overflow`` (left to the loss scaler) or ``rolled_back``.
+        verdict: ``ok``, ``clipped``, ``skipped``, ``overflow`` (left to the loss scaler), ``rolled_back``, or
+            ``nonfinite`` (let through, since nobody guards).
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
         cause: what a bad step was: ``"nan"``, ``"inf"``; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.
@@ -75,6 +110,12 @@ class StepRecord:
         skipped_total: steps of the run so far that moved no weight.
         weight_norms: weight norm of each layer, where measured.
         findings: what the rules found at this step.
+        layer_shapes: shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``; the same at every record.
+        min_layer_coefficients: smallest coefficient of each layer over those steps, for a policy that clips by layer
+            or tensor; ``None``: use ``min_coefficient`` for all of them.
+        update_ratios: update norm over weight norm of each layer, ‖Δθ‖ / ‖θ‖, where measured.
+        clip_ratio: the gradient-to-weight ratio from which the policy clips (``ratio`` of AGC); ``None`` for a policy
+            that does not go by it.
     """
 
     step: int
@@ -102,6 +143,10 @@ class StepRecord:
     skipped_total: int
     weight_norms: tuple[float | None, ...] | None = None
     findings: tuple[Finding, ...] = ()
+    layer_shapes: tuple[str, ...] | None = None
+    min_layer_coefficients: tuple[float | None, ...] | None = None
+    update_ratios: tuple[float | None, ...] | None = None
+    clip_ratio: float | None = None
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
@@ -120,6 +165,9 @@ class StepRecord:
             got = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"not a StepRecord: fields that are missing or unknown: {got}")
         values["findings"] = [Finding(**_decode_fields(Finding, finding)) for finding in values["findings"]]
+        if values["activations"] is not None:
+            stats = [ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in values["activations"]]
+            values["activations"] = stats
         return cls(**_decode_fields(cls, values))
 
 
