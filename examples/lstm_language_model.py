@@ -1,0 +1,163 @@
+"""An LSTM on real text at a high learning rate: without clipping it explodes, with clipping it learns.
+
+The learning rate, 20 with plain SGD, is the default of PyTorch's own word_language_model example; nothing is rigged.
+Trains twice, without and with the mitigation:
+
+    python examples/lstm_language_model.py
+    python examples/lstm_language_model.py --mitigate norm --max-norm 0.25 --seeds 5
+    python examples/lstm_language_model.py --mitigate all --text tinyshakespeare.txt
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import data
+import lightning as L
+import studies
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from report import Study
+from torch import Tensor, nn
+from torchmetrics.text import Perplexity
+
+from lightning_gradguard import AdaptiveGradientClipping, AutoClip, ClipPolicy, NormClip, ValueClip, ZClip
+
+
+class LanguageModel(L.LightningModule):
+    """Predicts the next character; the hidden state goes on from batch to batch (truncated backpropagation).
+
+    Args:
+        num_symbols: size of the alphabet.
+        cell: ``"lstm"``, ``"gru"`` or ``"rnn"`` (tanh).
+        lr: learning rate of plain SGD.
+        embedding: size of a character's vector.
+        hidden: number of hidden units.
+    """
+
+    def __init__(
+        self, num_symbols: int, *, cell: str = "lstm", lr: float = 20.0, embedding: int = 64, hidden: int = 128
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.embedding = nn.Embedding(num_symbols, embedding)
+        self.rnn = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell](embedding, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, num_symbols)
+        self.bits = torchmetrics.MeanMetric()
+        self.perplexity = Perplexity()
+        self._state: tuple[Tensor, ...] | Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, state = self.rnn(self.embedding(x), self._state)
+        # gradients end here, 50 characters back; the memory itself goes on
+        self._state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
+        return self.head(out)
+
+    def on_train_epoch_start(self) -> None:
+        self._state = None
+
+    def on_validation_epoch_start(self) -> None:
+        self._state = None
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = self._loss(batch)
+        self.log("train/bits_per_character", loss / math.log(2))
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits = self(x)
+        self.bits.update(F.cross_entropy(logits.flatten(0, 1), y.flatten()) / math.log(2))
+        self.perplexity.update(logits, y)
+        self.log("val/bits_per_character", self.bits)
+        self.log("val/perplexity", self.perplexity)
+
+    def _loss(self, batch: list[Tensor]) -> Tensor:
+        x, y = batch
+        return F.cross_entropy(self(x).flatten(0, 1), y.flatten())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+
+def sequences(symbols: Tensor, batch: int, length: int) -> torch.utils.data.DataLoader:
+    """The text as ``batch`` parallel streams, cut into pieces of ``length``; the target is the next character."""
+    steps = (len(symbols) - 1) // (batch * length)
+    if steps < 1:
+        raise data.UsageError(f"the text is too short: {len(symbols)} characters, {batch * length + 1} are needed")
+
+    def pieces(part: Tensor) -> Tensor:  # [steps * batch, length]: rows k*batch … belong to batch k
+        return part[: steps * batch * length].view(batch, steps, length).transpose(0, 1).reshape(-1, length)
+
+    return data.batches(pieces(symbols[:-1]), pieces(symbols[1:]), size=batch)
+
+
+# what each mitigation needs, and the knob that turns it
+POLICIES = {
+    "norm": lambda args: NormClip(args.max_norm or 0.25),
+    "value": lambda args: ValueClip(args.max_value or 0.01),
+    "zclip": lambda args: ZClip(**given(z=args.z, max_norm=args.max_norm)),
+    "autoclip": lambda args: AutoClip(**given(percentile=args.percentile, max_norm=args.max_norm)),
+}
+KNOBS = {"max_norm": ("norm", "zclip", "autoclip"), "max_value": ("value",), "z": ("zclip",), "percentile": ("autoclip",)}
+
+
+def given(**options: float | None) -> dict[str, float]:
+    """The options that the user set; the policy's own defaults hold for the rest."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def main(argv: Sequence[str] | None = None) -> Study:
+    parser = studies.parser(__doc__, max_epochs=2, quick="a quarter of the text, once")
+    parser.add_argument("--mitigate", choices=["none", *POLICIES, "all"], default="zclip", help="default: zclip")
+    parser.add_argument("--max-norm", type=float, help="ceiling of the gradient norm (norm: 0.25; adaptive: none)")
+    parser.add_argument("--max-value", type=float, help="ceiling of each element (value: 0.01)")
+    parser.add_argument("--z", type=float, help="zclip: how many deviations are a spike")
+    parser.add_argument("--percentile", type=float, help="autoclip: which percentile of the norms seen so far")
+    parser.add_argument("--cell", choices=["lstm", "gru", "rnn"], default="lstm")
+    parser.add_argument("--lr", type=float, default=20.0, help="of plain SGD (default: 20)")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--bptt", type=int, default=50, help="characters through which gradients flow")
+    parser.add_argument("--text", metavar="FILE", help="any UTF-8 text instead of Python's documentation")
+    args = studies.parse(parser, argv, quick_epochs=1)
+    chosen = list(POLICIES) if args.mitigate == "all" or args.compare else [args.mitigate]
+    for knob, needs in KNOBS.items():
+        if getattr(args, knob) is not None and not set(needs) & set(chosen):
+            raise data.UsageError(f"--{knob.replace('_', '-')} does nothing with --mitigate {args.mitigate}")
+    variants: dict[str, ClipPolicy | None] = {"none": None}
+    try:
+        variants |= {name: POLICIES[name](args) for name in chosen if name != "none"}
+    except ValueError as error:  # the policy says what is wrong with its knob
+        raise data.UsageError(str(error)) from error
+
+    text = data.text(args.text)
+    train = text.train[: len(text.train) // 4] if args.quick else text.train
+    loaders = sequences(train, args.batch, args.bptt), sequences(text.val, args.batch, args.bptt)
+    study = Study(
+        name="lstm_language_model",
+        question=f"A character {args.cell.upper()} on real text, SGD at learning rate {args.lr:g}: does it learn?",
+        metrics={"val/bits_per_character": "bits per character", "val/perplexity": "perplexity"},
+        source=f"{text.source}; a model without memory needs {text.unigram_bits:.2f} bits",
+        command=args.command,
+    )
+    with studies.Bench(study, args, len(variants) * args.seeds) as bench:
+        for name, policy in variants.items():
+            for seed in bench.seeds:
+                L.seed_everything(seed, verbose=False)
+                model = LanguageModel(len(text.symbols), cell=args.cell, lr=args.lr)
+                bench.fit(
+                    name,
+                    seed,
+                    model,
+                    *loaders,
+                    callbacks=[AdaptiveGradientClipping(policy)] if policy else [],
+                    diverged=lambda metrics: metrics["val/bits_per_character"] > text.unigram_bits,
+                    hparams={"lr": args.lr, "cell": args.cell},
+                )
+    return study.finish(args)
+
+
+if __name__ == "__main__":
+    studies.run(main)

@@ -1,0 +1,252 @@
+"""The record of a study, and its views: one table, one plot, one JSON file, all made from the runs alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Series = list[tuple[int, float]]
+
+
+@dataclass
+class Run:
+    """One variant trained with one seed (or one draw, where nothing is trained).
+
+    Attributes:
+        metrics: final results by name; NaN where the run did not get there.
+        diverged: whether it failed, by the study's own measure.
+        stopped_at: the training step at which the loss or the gradient was not finite.
+        clip_rate: share of the steps that were clipped; ``None`` without a clipper.
+        largest_norm: largest finite gradient norm of the run, before clipping.
+        depth: gradient norm of each layer at the first step, input first.
+        over_time: (step, gradient norm before clipping).
+    """
+
+    variant: str
+    seed: int
+    metrics: dict[str, float]
+    diverged: bool = False
+    stopped_at: int | None = None
+    clip_rate: float | None = None
+    largest_norm: float | None = None
+    depth: dict[str, float] = field(default_factory=dict)
+    over_time: Series = field(default_factory=list)
+    seconds: float | None = None
+
+    def line(self) -> str:
+        """The run in one line, for a log file."""
+        end = f"not finite at step {self.stopped_at}" if self.stopped_at else "diverged" if self.diverged else ""
+        shown = ", ".join(f"{name} {number(value)}" for name, value in self.metrics.items())
+        took = "" if self.seconds is None else f"{self.seconds:.0f} s"
+        return "  ".join(part for part in (f"{self.variant}, seed {self.seed}:", shown, end, took) if part)
+
+
+@dataclass
+class Study:
+    """A question, and the runs that answer it.
+
+    Attributes:
+        name: of the script, and of the folder with the TensorBoard runs.
+        question: the table's title.
+        metrics: key of a metric, and its heading in the table.
+        source: what it was trained on.
+        depth_of: what the profile over depth shows, its label in the plot.
+        command: how to run it again.
+    """
+
+    name: str
+    question: str
+    metrics: dict[str, str]
+    source: str
+    command: str
+    depth_of: str = "layer"
+    over_of: str = "training step"
+    runs: list[Run] = field(default_factory=list)
+
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+    def of(self, variant: str) -> list[Run]:
+        """The runs of one variant."""
+        found = [run for run in self.runs if run.variant == variant]
+        if not found:
+            raise KeyError(f"{self.name} has no variant {variant!r}; it has {self.variants()}")
+        return found
+
+    def values(self, variant: str, metric: str) -> list[float]:
+        """A metric over the seeds of a variant, NaN included."""
+        return [run.metrics[metric] for run in self.of(variant)]
+
+    def mean(self, variant: str, metric: str) -> float:
+        """Mean over the seeds; NaN if one run did not get there."""
+        return statistics.fmean(self.values(variant, metric))
+
+    # ---- views
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and cells; a column that says nothing of any variant is left out."""
+        columns: list[tuple[str, Callable[[list[Run]], str]]] = [("variant", lambda runs: runs[0].variant)]
+        columns += [(label, _metric(key)) for key, label in self.metrics.items()]
+        columns += [
+            ("diverged", lambda runs: f"{sum(run.diverged for run in runs)}/{len(runs)}" if runs[0].seconds else ""),
+            (f"first {self.depth_of}", lambda runs: _median([_ends(run)[0] for run in runs])),
+            (f"last {self.depth_of}", lambda runs: _median([_ends(run)[1] for run in runs])),
+            (f"decades per {self.depth_of}", lambda runs: _median([slope(run.depth) for run in runs], "+.2f")),
+            ("largest norm", lambda runs: _median([run.largest_norm for run in runs])),
+            ("clip rate", lambda runs: _median([run.clip_rate for run in runs], ".1%")),
+            ("seconds", lambda runs: _median([run.seconds for run in runs], ".1f")),
+        ]
+        groups = [self.of(variant) for variant in self.variants()]
+        cells = [[make(group) for _, make in columns] for group in groups]
+        kept = [index for index in range(len(columns)) if any(row[index] for row in cells)]
+        return [columns[index][0] for index in kept], [[row[index] or "–" for index in kept] for row in cells]
+
+    def markdown(self) -> str:
+        """The table for a page."""
+        headings, cells = self.rows()
+        rule = ["---"] + ["---:"] * (len(headings) - 1)
+        return "\n".join("| " + " | ".join(row) + " |" for row in [headings, rule, *cells])
+
+    def print(self) -> None:
+        """The table for a terminal."""
+        headings, cells = self.rows()
+        seeds = len({run.seed for run in self.runs})
+        about = f"{self.source}\n{seeds} seed{'s' if seeds > 1 else ''}: metrics are mean ± standard deviation, the rest medians"
+        table = Table(title=self.question, caption=about if self.source else None, title_justify="left", caption_justify="left")
+        for index, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
+        for row in cells:
+            table.add_row(*row)
+        console = Console()
+        # a pipe has no width: do not fold the table there
+        (console if console.is_terminal else Console(width=160)).print(table)
+
+    def plot(self, path: Path) -> Path:
+        """Gradient norm over depth at the first step, and over time; a line for each variant, both axes in decades."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11, 4.2), layout="constrained")
+        over_depth, over_time = figure.subplots(1, 2)
+        for variant in self.variants():
+            runs = self.of(variant)
+            profile = _profile(runs)
+            if profile:
+                over_depth.plot(range(1, len(profile) + 1), profile, marker=".", label=variant)
+            points = [(step, norm) for step, norm in runs[0].over_time if math.isfinite(norm) and norm > 0]
+            if points:
+                over_time.plot(*zip(*points, strict=True), label=variant, linewidth=1)
+        over_depth.set(xlabel=f"{self.depth_of}, input first", ylabel="gradient norm (l2)", title="over depth, at the first step")
+        over_time.set(xlabel=self.over_of, ylabel="gradient norm (l2)", title="over time, before clipping")
+        for axes in (over_depth, over_time):
+            if axes.lines:
+                axes.set_yscale("log")
+                axes.grid(alpha=0.3)
+                axes.legend(fontsize=8)
+            else:
+                axes.remove()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+        return path
+
+    def record(self, folder: Path) -> Path:
+        """Writes the runs with command, date and machine, and the plot beside them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        about = {
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, 1 thread",
+            "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        }
+        values = asdict(self)
+        for run in values["runs"]:
+            if run["seed"] != self.runs[0].seed:
+                run["over_time"] = []  # one seed is plotted
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(about | values, default=str) + "\n", encoding="utf-8")
+        temporary.replace(path)
+        self.plot(path.with_suffix(".png"))
+        return path
+
+    def finish(self, args: Any) -> Study:
+        """Prints the table, draws the plot, and says what to type next."""
+        self.print()
+        if getattr(args, "fast_dev_run", False):
+            return self
+        folder = Path(args.logdir) / self.name
+        print(f"plot:       {self.plot(folder / 'gradients.png')}")
+        if args.record:
+            print(f"recorded:   {self.record(Path(args.record))}")
+        if any(folder.rglob("events.out.tfevents*")):
+            print(f"look at it: tensorboard --logdir {folder}")
+        return self
+
+
+def load(path: Path) -> tuple[Study, dict[str, str]]:
+    """A recorded study, and when and where it ran."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    about = {key: values.pop(key) for key in ("date", "machine", "versions")}
+    values["runs"] = [Run(**run) for run in values["runs"]]
+    return Study(**values), about
+
+
+def slope(depth: dict[str, float]) -> float | None:
+    """Decades that the norm gains per layer from input to output: the slope of a straight line through log10."""
+    points = [(index, math.log10(norm)) for index, norm in enumerate(depth.values()) if norm > 0 and math.isfinite(norm)]
+    return statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else None
+
+
+def thin(series: Series, most: int = 240) -> Series:
+    """At most ``most`` points; each stands for a stretch of the series and is its largest, so no spike is lost."""
+    width = max(1, math.ceil(len(series) / most))
+    stretches = [series[start : start + width] for start in range(0, len(series), width)]
+    return [(stretch[0][0], float(f"{max(norm for _, norm in stretch):.4g}")) for stretch in stretches]
+
+
+def number(value: float) -> str:
+    """Three or four digits, whatever the size."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.1e}"
+
+
+def _metric(key: str) -> Callable[[list[Run]], str]:
+    def make(runs: list[Run]) -> str:
+        there = [run.metrics[key] for run in runs if math.isfinite(run.metrics.get(key, math.nan))]
+        if not there:
+            return "NaN"
+        spread = f" ± {number(statistics.stdev(there))}" if len(there) > 1 else ""
+        return f"{number(statistics.fmean(there))}{spread}" + (f" ({len(there)} of {len(runs)})" if len(there) < len(runs) else "")
+
+    return make
+
+
+def _median(values: Sequence[float | None], form: str | None = None) -> str:
+    there = [value for value in values if value is not None and not math.isnan(value)]
+    if not there:
+        return ""
+    middle = statistics.median(there)
+    return format(middle, form) if form else f"{middle:.1e}"
+
+
+def _ends(run: Run) -> tuple[float | None, float | None]:
+    norms = list(run.depth.values())
+    return (norms[0], norms[-1]) if norms else (None, None)
+
+
+def _profile(runs: list[Run]) -> list[float]:
+    """Median over the seeds, layer by layer."""
+    columns = zip(*(run.depth.values() for run in runs), strict=False)
+    middle = [statistics.median(column) for column in columns]
+    return [value if value > 0 else math.nan for value in middle] if any(value > 0 for value in middle) else []

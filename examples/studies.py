@@ -1,0 +1,259 @@
+"""What every study shares: the options, and one watched training run.
+
+The scripts hold models and settings; here is what would otherwise be copied between them. The table, the plot and the
+recorded results are made in ``report.py``, from the runs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from data import UsageError
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.loggers import TensorBoardLogger
+from report import Run, Study, thin
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
+
+from lightning_gradguard import GradientNormMonitor, MemorySink, NonFiniteGradientError
+
+torch.set_num_threads(1)  # at these sizes a second thread only costs
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+# advice for long runs on large data, which these are not
+warnings.filterwarnings("ignore", ".*does not have many workers.*")
+warnings.filterwarnings("ignore", ".*isolated from the main process.*")
+warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_complain(message))
+
+
+def _complain(message: str) -> int:
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    return 2
+
+
+def parser(doc: str, *, max_epochs: int | None, quick: str, data_dir: bool = False) -> argparse.ArgumentParser:
+    """The options that every study understands; a script adds its own.
+
+    Args:
+        doc: the script's docstring, shown by ``--help``.
+        max_epochs: the default; ``None`` for a study that does not train.
+        quick: what ``--quick`` leaves out, for ``--help``.
+        data_dir: whether the study can take MNIST or CIFAR-10 instead of the bundled digits.
+    """
+    made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    made.add_argument("--seed", type=int, default=0, help="first seed (default: 0)")
+    made.add_argument("--seeds", type=int, default=1, help="how many seeds, one after the other (default: 1)")
+    made.add_argument("--compare", action="store_true", help="every variant of the study, not only without and with")
+    made.add_argument("--quick", action="store_true", help=quick)
+    made.add_argument("--logdir", default="runs", help="TensorBoard runs and the plot go here (default: runs)")
+    made.add_argument("--record", metavar="FOLDER", help="also write the results there, as JSON, for the gallery")
+    if max_epochs is not None:
+        made.add_argument("--max_epochs", type=int, help=f"default: {max_epochs}")
+        made.add_argument("--fast_dev_run", action="store_true", help="one batch of everything, nothing logged")
+        made.add_argument("--accelerator", default="cpu", help="as in Lightning's Trainer (default: cpu)")
+    if data_dir:
+        made.add_argument("--data-dir", metavar="FOLDER", help="MNIST or CIFAR-10 files instead of the digits")
+    made.set_defaults(default_max_epochs=max_epochs)
+    return made
+
+
+def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None, *, quick_epochs: int | None = None) -> argparse.Namespace:
+    """Reads and checks the options; ``args.max_epochs`` is filled in."""
+    args = made.parse_args(argv)
+    args.command = " ".join([f"python examples/{made.prog}", *(sys.argv[1:] if argv is None else argv)])
+    if args.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, got {args.seeds}")
+    if args.default_max_epochs is None:
+        return args
+    if args.max_epochs is None:
+        args.max_epochs = quick_epochs if args.quick and quick_epochs else args.default_max_epochs
+    elif args.max_epochs < 1:
+        raise UsageError(f"--max_epochs must be at least 1, got {args.max_epochs}")
+    if args.fast_dev_run and args.record:
+        raise UsageError("--fast_dev_run trains on one batch: there is nothing to --record")
+    known = AcceleratorRegistry.available_accelerators()
+    if args.accelerator not in {"auto", "gpu", *known}:
+        raise UsageError(f"unknown --accelerator {args.accelerator!r}: choose auto, gpu, {', '.join(sorted(known))}")
+    return args
+
+
+def run(main: Callable[[], object]) -> None:
+    """Runs a script: what the user got wrong is one line and exit status 2, not a traceback."""
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(_complain(str(error)))
+
+
+class Bench:
+    """Trains the runs of one study, one after the other, each watched, under one progress bar.
+
+    Args:
+        study: where the runs are collected.
+        args: the options from :func:`parse`.
+        num_runs: how many there will be, for the bar.
+    """
+
+    def __init__(self, study: Study, args: argparse.Namespace, num_runs: int) -> None:
+        self.study, self.args = study, args
+        self.folder = Path(args.logdir) / study.name
+        self._num_runs = num_runs
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f}/{task.total} runs"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._task = self._progress.add_task(study.name, total=num_runs)
+
+    def __enter__(self) -> Bench:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @property
+    def seeds(self) -> range:
+        return range(self.args.seed, self.args.seed + self.args.seeds)
+
+    def fit(
+        self,
+        variant: str,
+        seed: int,
+        module: L.LightningModule,
+        train: DataLoader,
+        val: DataLoader,
+        *,
+        callbacks: Sequence[L.Callback] = (),
+        depth: Callable[[str], bool] = lambda layer: True,
+        optimizer: int = 0,
+        diverged: Callable[[Mapping[str, float]], bool] = lambda metrics: False,
+        hparams: Mapping[str, Any] | None = None,
+        **trainer_options: Any,
+    ) -> L.Trainer:
+        """Trains one variant with one seed and adds the :class:`Run` to the study.
+
+        Args:
+            variant: name of the variant: a row of the table, a run in TensorBoard.
+            seed: for the name; the script seeds before it builds its module.
+            module: what is trained. Its ``self.log`` values named in ``study.metrics`` are the results.
+            train: training batches.
+            val: held-out batches, looked at after every epoch; nothing is chosen by them.
+            callbacks: the mitigation, empty for none. Watching is always on.
+            depth: which layers the profile over depth takes.
+            optimizer: whose layers these are.
+            diverged: whether the final metrics mean failure; one that is not finite always does.
+            hparams: for TensorBoard's HParams tab, beside variant and seed.
+            trainer_options: for the ``Trainer``.
+        """
+        args, memory = self.args, MemorySink(max_records=100_000)
+        stop = _StopWhenNotFinite()
+        watch = GradientNormMonitor(sinks=[memory], log_every_n_steps=trainer_options.get("log_every_n_steps", 1))
+        logger = None if args.fast_dev_run else self._logger(variant, seed)
+        trainer = make_trainer(
+            args, logger=logger, callbacks=[*callbacks, watch, stop, _Bar(self._progress, self._task)], **trainer_options
+        )
+        self._progress.update(self._task, description=f"{self.study.name}: {variant}, seed {seed}")
+        start = time.perf_counter()
+        try:
+            trainer.fit(module, train, val)
+            stopped = stop.at
+        except NonFiniteGradientError:
+            stopped = trainer.global_step
+        seconds = time.perf_counter() - start
+
+        found = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        metrics = {key: math.nan if stopped is not None else found.get(key, math.nan) for key in self.study.metrics}
+        failed = stopped is not None or not all(map(math.isfinite, metrics.values())) or diverged(metrics)
+        self._record(Run(variant, seed, metrics, diverged=failed, stopped_at=stopped, seconds=seconds), memory, depth, optimizer)
+        if logger is not None:
+            logger.log_hyperparams({"variant": variant, "seed": seed, **(hparams or {})}, metrics)
+            logger.finalize("success")
+        return trainer
+
+    def _record(self, run: Run, memory: MemorySink, depth: Callable[[str], bool], optimizer: int) -> None:
+        last = {record.optimizer: record for record in memory.records}
+        mine = [record for record in memory.records if record.optimizer == optimizer]
+        if mine:
+            first = zip(mine[0].layers, mine[0].layer_norms, strict=True)
+            run.depth = {layer: norm for layer, norm in first if norm is not None and depth(layer)}
+            run.over_time = thin([(record.step, record.max_total_norm) for record in mine])
+            run.largest_norm = max((r.max_total_norm for r in memory.records), default=math.nan)
+            rates = [record.clip_rate for record in last.values() if record.clip_rate is not None]
+            run.clip_rate = sum(rates) / len(rates) if rates else None
+        self.add(run)
+
+    def add(self, run: Run) -> None:
+        """Adds a run that was not trained by :meth:`fit`."""
+        self.study.runs.append(run)
+        self._progress.update(self._task, completed=len(self.study.runs), total=max(self._num_runs, len(self.study.runs)))
+        if not self._progress.console.is_terminal:  # a log file has no bar: a line for each run
+            print(f"{self.study.name}: {run.line()}", flush=True)
+
+    def _logger(self, variant: str, seed: int) -> TensorBoardLogger:
+        version = f"{variant}/seed-{seed}".replace(" ", "-")
+        shutil.rmtree(self.folder / version, ignore_errors=True)  # the same run from before: curves would overlap
+        return TensorBoardLogger(self.folder.parent, name=self.folder.name, version=version, default_hp_metric=False)
+
+
+def make_trainer(args: argparse.Namespace, **options: Any) -> L.Trainer:
+    """A quiet ``Trainer`` with the study's options; those given win."""
+    defaults = {
+        "max_epochs": args.max_epochs,
+        "accelerator": args.accelerator,
+        "devices": 1,
+        "fast_dev_run": args.fast_dev_run,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        "logger": False,
+    }
+    try:
+        return L.Trainer(**(defaults | options))
+    except (RuntimeError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise UsageError(f"--accelerator {args.accelerator}: {str(error).splitlines()[0]}") from error
+
+
+class _StopWhenNotFinite(L.Callback):
+    """Ends a run whose loss is NaN or infinite: it will not come back."""
+
+    def __init__(self) -> None:
+        self.at: int | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if self.at is None and loss is not None and not bool(torch.isfinite(loss)):
+            self.at = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            trainer.should_stop = True
+
+
+class _Bar(L.Callback):
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+        self._before = int(progress.tasks[task].completed)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        batches = trainer.num_training_batches
+        done = (trainer.current_epoch * batches + batch_idx + 1) / (batches * (trainer.max_epochs or 1))
+        self._progress.update(self._task, completed=self._before + min(done, 1.0))
