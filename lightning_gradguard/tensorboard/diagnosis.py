@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary
 from tensorboard.plugins.text.metadata import create_summary_metadata
 
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.tensorboard.protos import string_value
 
 _SIGN = {"info": "ℹ", "warning": "⚠", "critical": "✖"}
 _SHOWN_LAYERS = 6
@@ -29,9 +27,9 @@ class DiagnosisText:
             return []
         tag = "gradguard/diagnosis" + (f"/opt{record.optimizer}" if record.num_optimizers > 1 else "")
         metadata = create_summary_metadata(display_name=tag, description="What the gradients say, and what cures it.")
-        metadata.data_class = 2  # DATA_CLASS_TENSOR: without it TensorBoard does not find the text
+        metadata.data_class = DATA_CLASS_TENSOR  # without it TensorBoard does not find the text
         text = "\n\n".join(finding_markdown(finding) for finding in record.findings)
-        return [Summary.Value(tag=tag, metadata=metadata, tensor=string_tensor(text.encode()))]
+        return [string_value(tag, text.encode(), metadata)]
 
 
 def finding_markdown(finding: Finding) -> str:
@@ -48,9 +46,3 @@ def finding_markdown(finding: Finding) -> str:
     since = f"Step {finding.step:,}" + (f", held for {finding.count:,} records" if finding.count > 1 else "")
     lines.append(f"*{since}.*")
     return "\n\n".join(lines)
-
-
-def string_tensor(content: bytes) -> TensorProto:
-    """A one-element string tensor, as the text plugin and our own tab read it."""
-    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-    return TensorProto(dtype=DT_STRING, string_val=[content], tensor_shape=shape)

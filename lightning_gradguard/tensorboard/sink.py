@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,18 @@ from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from lightning_gradguard.record import Sink, StepRecord
 from lightning_gradguard.tensorboard.diagnosis import DiagnosisText
+from lightning_gradguard.tensorboard.events import EventLog
+from lightning_gradguard.tensorboard.flow import VERSION, flow_matrix, flow_metadata, layout_hash
+from lightning_gradguard.tensorboard.protos import matrix_value, plugin_metadata, string_value
 from lightning_gradguard.tensorboard.scalars import scalar_values, to_float32
 
 
 class TensorBoardSink(Sink):
-    """Shows records in TensorBoard: scalars and the diagnosis in words, all of a record in one event.
+    """Shows records in TensorBoard: scalars, the *Gradient flow* tab, and the diagnosis in words.
 
-    A write that fails (full disk, folder gone) costs the record and warns once until a write succeeds again; it never
-    ends the training. After a non-finite step everything is flushed, so that a run that dies there is still readable.
+    All of a record goes into one event. A write that fails (full disk, folder gone) costs the record and warns once
+    until a write succeeds again; it never ends the training. After a non-finite step everything is flushed, so that a
+    run that dies there is still readable.
 
     Args:
         writer: a ``SummaryWriter``; or a function that returns the current one, called anew at every write, since
@@ -41,38 +47,73 @@ class TensorBoardSink(Sink):
         self._own: SummaryWriter | None = None
         self._tag_prefix = f"{prefix}-" if prefix else ""
         self._diagnosis = DiagnosisText()
+        self._events: dict[int, EventLog] = {}
+        self._described: set[str] = set()
+        self._file_writer: Callable[[], object | None] = lambda: None
+        self._last: dict[int, StepRecord] = {}
         self._failed = False
 
     def write(self, record: StepRecord) -> None:
         """Writes one record as one event; flushes if the step was not finite."""
-        scalars = scalar_values(record)
+        events = self._events.setdefault(record.optimizer, EventLog())
+        events.observe(record)
+        self._last[record.optimizer] = record
+        self._attempt(record, lambda: self._write(record, events))
+
+    def close(self) -> None:
+        """Writes what is left, and closes the sink's own writer; one that was handed in is left to who made it."""
+        for optimizer, events in self._events.items():
+            if events.has_unwritten:
+                record = self._last[optimizer]
+                self._attempt(record, lambda r=record, e=events: self._add([self._events_value(r, e)], r.step))
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+    def _write(self, record: StepRecord, events: EventLog) -> None:
+        file_writer = self._current_file_writer()
+        if self._file_writer() is not file_writer:  # a new file knows nothing of the one before
+            self._described.clear()
+            self._file_writer = weakref.ref(file_writer) if file_writer is not None else lambda: None
         values = [
-            Summary.Value(tag=self._tag_prefix + tag, simple_value=to_float32(value)) for tag, value in scalars.items()
+            Summary.Value(tag=self._tag_prefix + tag, simple_value=to_float32(value))
+            for tag, value in scalar_values(record).items()
         ]
-        values += self._diagnosis.values(record)
-        for value in values[len(scalars) :]:
+        values.append(self._flow_value(record))
+        if events.is_due:
+            values.append(self._events_value(record, events))
+        for value in self._diagnosis.values(record):
             value.tag = self._tag_prefix + value.tag
+            values.append(value)
+        self._add(values, record.step)
+        if record.cause is not None:
+            self._current_writer().flush()
+
+    def _flow_value(self, record: StepRecord) -> Summary.Value:
+        tag = f"{self._tag_prefix}gradguard/flow{_suffix(record)}/{layout_hash(record.layers)}"
+        metadata = None if tag in self._described else plugin_metadata(flow_metadata(record))
+        self._described.add(tag)
+        return matrix_value(tag, flow_matrix(record), metadata)
+
+    def _events_value(self, record: StepRecord, events: EventLog) -> Summary.Value:
+        content = json.dumps({"version": VERSION, "kind": "events", "optimizer": record.optimizer}).encode()
+        tag = f"{self._tag_prefix}gradguard/events{_suffix(record)}"
+        return string_value(tag, events.to_json(), plugin_metadata(content))
+
+    def _attempt(self, record: StepRecord, write: Callable[[], None]) -> None:
         try:
-            writer = self._current_writer()
-            self._add(writer, values, record.step)
-            if record.cause is not None:
-                writer.flush()
+            write()
             self._failed = False
         except OSError as error:
             self._own = None  # an own writer whose thread has died cannot be used again
+            self._described.clear()
             if not self._failed:
                 warnings.warn(
                     f"TensorBoard record of step {record.step}, optimizer {record.optimizer}, was not written: {error}. "
                     "Training goes on; records are lost until writing works again.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             self._failed = True
-
-    def close(self) -> None:
-        """Closes the sink's own writer; one that was handed in is left to whoever made it."""
-        if self._own is not None:
-            self._own.close()
-            self._own = None
 
     def _current_writer(self) -> Any:
         if self._folder is None:
@@ -81,12 +122,20 @@ class TensorBoardSink(Sink):
             self._own = SummaryWriter(str(self._folder))
         return self._own
 
-    def _add(self, writer: Any, values: list[Summary.Value], step: int) -> None:
-        get_file_writer = getattr(writer, "_get_file_writer", None)
+    def _current_file_writer(self) -> FileWriter | None:
+        get_file_writer = getattr(self._current_writer(), "_get_file_writer", None)
         file_writer = get_file_writer() if get_file_writer else None
-        if isinstance(file_writer, FileWriter):
+        return file_writer if isinstance(file_writer, FileWriter) else None
+
+    def _add(self, values: list[Summary.Value], step: int) -> None:
+        file_writer = self._current_file_writer()
+        if file_writer is not None:
             file_writer.add_summary(Summary(value=values), step)
             return
         for value in values:  # tensorboardX, or the stand-in of a rank that does not log: scalars are what they share
             if value.HasField("simple_value"):
-                writer.add_scalar(value.tag, value.simple_value, step)
+                self._current_writer().add_scalar(value.tag, value.simple_value, step)
+
+
+def _suffix(record: StepRecord) -> str:
+    return f"/opt{record.optimizer}" if record.num_optimizers > 1 else ""

@@ -1,0 +1,129 @@
+"""What happened in a run, as one bounded list that is written anew when it grows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.tensorboard.flow import VERSION
+from lightning_gradguard.tensorboard.spikes import SpikeDetector
+
+Event = dict[str, Any]
+
+# The first ones tell how it began, the last ones how it ended; about 40 kB of JSON when full.
+_KEEP_FIRST = 50
+_KEEP_LAST = 150
+_NAMED_LAYERS = 5
+
+
+class EventLog:
+    """Collects the events of one optimizer: non-finite steps, overflows, rollbacks, spikes and findings.
+
+    TensorBoard keeps only a sample of what is written under a tag, but always the last. So each write holds all
+    events so far: the first 50 and the last 150, and the count of every kind. The more there are, the rarer is a
+    write (one per 5 % of growth), so that a run with thousands of events does not fill the disk with them.
+    """
+
+    def __init__(self) -> None:
+        self._first: list[Event] = []
+        self._last: list[Event] = []
+        self._counts: Counter[str] = Counter()
+        self._findings: dict[str, Event] = {}
+        self._spikes = SpikeDetector()
+        self._unwritten = 0
+
+    def observe(self, record: StepRecord) -> None:
+        """Takes note of what one record tells."""
+        if record.cause is not None:
+            self._add(_nonfinite_event(record))
+        factor = self._spikes.observe(record.max_total_norm)
+        if factor is not None and record.cause is None:
+            self._add(_spike_event(record, factor))
+        for finding in record.findings:
+            if finding.rule not in self._findings:
+                self._add(_finding_event(record.step, finding))
+            first = self._findings.get(finding.rule, {}).get("first_step", finding.step)
+            self._findings[finding.rule] = asdict(finding) | {"first_step": first}
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough is new for a write."""
+        return self._unwritten > (len(self._first) + len(self._last)) // 20
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether anything is new, however little."""
+        return self._unwritten > 0
+
+    def to_json(self) -> bytes:
+        """All of it as strict JSON; what is in here then counts as written."""
+        self._unwritten = 0
+        content = {
+            "version": VERSION,
+            "counts": dict(self._counts),
+            "events": self._first + self._last,
+            "findings": list(self._findings.values()),
+        }
+        return json.dumps(_finite(content), allow_nan=False).encode()
+
+    def _add(self, event: Event) -> None:
+        self._counts[event["kind"]] += 1
+        self._unwritten += 1
+        if len(self._first) < _KEEP_FIRST:
+            self._first.append(event)
+        else:
+            self._last.append(event)
+            del self._last[:-_KEEP_LAST]
+
+
+def _nonfinite_event(record: StepRecord) -> Event:
+    what = "NaN" if record.cause == "nan" else "infinite"
+    layers = record.nonfinite_layers
+    where = f"{len(layers)} of {len(record.layers)} layers" if layers else "the total norm"
+    outcome = {
+        "skipped": "step skipped, no weight moved",
+        "overflow": "left to the loss scaler" + (f" (scale {record.loss_scale:g})" if record.loss_scale else ""),
+        "rolled_back": "weights rolled back",
+    }.get(record.verdict, "step applied")
+    kind = {"overflow": "overflow", "rolled_back": "rollback"}.get(record.verdict, "nonfinite")
+    return _event(record.step, kind, f"{what} gradient in {where}: {outcome}", layers)
+
+
+def _spike_event(record: StepRecord, factor: float) -> Event:
+    norms = zip(record.layers, record.max_layer_norms, strict=True)
+    largest = sorted(((norm, layer) for layer, norm in norms if norm is not None), reverse=True)
+    text = f"gradient norm {record.max_total_norm:.3g}, {factor:.1f} times the typical one"
+    if record.min_coefficient is not None and record.min_coefficient < 1.0:
+        text += f", cut to {record.min_coefficient:.2g} of it"
+    return _event(record.step, "spike", text, tuple(layer for _, layer in largest[:1]))
+
+
+def _finding_event(step: int, finding: Finding) -> Event:
+    return _event(step, "finding", f"{finding.rule}: {finding.message}", finding.layers) | {
+        "severity": finding.severity,
+        "rule": finding.rule,
+    }
+
+
+def _event(step: int, kind: str, text: str, layers: tuple[str, ...]) -> Event:
+    return {
+        "step": step,
+        "kind": kind,
+        "text": text,
+        "layers": list(layers[:_NAMED_LAYERS]),
+        "num_layers": len(layers),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with NaN and infinities as strings: strict JSON has no numbers for them."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

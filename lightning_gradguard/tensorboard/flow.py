@@ -1,0 +1,121 @@
+"""The flow tensor: one record as one small float32 matrix, and how such matrices are put together again.
+
+The matrix has two head rows with the step as a whole (:data:`STEP_STATS`), then one row per layer with
+:data:`LAYER_STATS`. Values that are no numbers have marks of their own, since JSON has none for them and since
+*no gradient* is not zero: NaN and infinity stand for themselves, :data:`NO_GRADIENT` and :data:`NOT_MEASURED` are
+negative, which no real value is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_gradguard.record import StepRecord
+from lightning_gradguard.tensorboard.scalars import to_float32
+
+PLUGIN_NAME = "gradguard"
+VERSION = 1
+LAYER_STATS = ("norm", "ratio", "update", "coefficient")
+STEP_STATS = (
+    *("total_norm", "post_clip_norm", "threshold", "coefficient"),
+    *("num_steps", "num_clipped", "num_nonfinite", "loss_scale"),
+)
+HEAD_ROWS = len(STEP_STATS) // len(LAYER_STATS)
+NO_GRADIENT = -1.0
+NOT_MEASURED = -2.0
+
+# What AGC takes for a weight norm below it (Brock et al. 2021, arXiv:2102.06171): a zero bias has no infinite ratio.
+MIN_WEIGHT_NORM = 1e-3
+
+Array = NDArray[np.float32]
+
+
+def flow_matrix(record: StepRecord) -> Array:
+    """One record as float32 ``[HEAD_ROWS + layers, 4]``: largest norm, smallest coefficient since the last record.
+
+    The ratio is gradient norm over weight norm, the latter at least :data:`MIN_WEIGHT_NORM`. A non-finite step shows
+    NaN or infinity in the layers where it happened, whatever the finite steps before it were.
+    """
+    bad = dict.fromkeys(record.nonfinite_layers)
+    layers = len(record.layers)
+    weights = record.weight_norms or (None,) * layers
+    updates = record.update_ratios or (None,) * layers
+    coefficients = record.min_layer_coefficients or (record.min_coefficient,) * layers
+    matrix = np.full((HEAD_ROWS + layers, len(LAYER_STATS)), NOT_MEASURED, dtype=np.float32)
+    matrix[:HEAD_ROWS] = np.array(_step_values(record), dtype=np.float32).reshape(HEAD_ROWS, -1)
+    rows = zip(record.layers, record.layer_norms, record.max_layer_norms, weights, updates, coefficients, strict=True)
+    for row, (layer, now, largest, weight, update, coefficient) in enumerate(rows, start=HEAD_ROWS):
+        norm = _bad_norm(now) if layer in bad else largest
+        if norm is None:
+            matrix[row, :3] = NO_GRADIENT
+        else:
+            matrix[row, 0] = to_float32(norm)
+            if weight is not None:
+                matrix[row, 1] = to_float32(norm / max(weight, MIN_WEIGHT_NORM))
+            if update is not None:
+                matrix[row, 2] = to_float32(update)
+        if coefficient is not None:
+            matrix[row, 3] = to_float32(coefficient)
+    return matrix
+
+
+def fold(earlier: Array, later: Array) -> Array:
+    """Two matrices of the same layers as one, the worst of each: what a column shows that stands for several.
+
+    NaN wins over infinity, infinity over the largest norm, any number over *no gradient*; coefficients take the
+    smallest; counts add up; threshold and loss scale are the later ones.
+    """
+    folded = np.maximum(earlier, later)
+    folded[HEAD_ROWS:, 3] = _smallest(earlier[HEAD_ROWS:, 3], later[HEAD_ROWS:, 3])
+    old, new = earlier[:HEAD_ROWS].ravel(), later[:HEAD_ROWS].ravel()
+    head = np.maximum(old, new)
+    head[2], head[7] = new[2], new[7]
+    head[3] = _smallest(old[3], new[3])
+    head[4:7] = old[4:7] + new[4:7]
+    folded[:HEAD_ROWS] = head.reshape(HEAD_ROWS, -1)
+    return folded
+
+
+def flow_metadata(record: StepRecord) -> bytes:
+    """What a reader must know beside the numbers: layer names in depth order, input first, their shapes, columns."""
+    content: dict[str, Any] = {
+        "version": VERSION,
+        "kind": "flow",
+        "optimizer": record.optimizer,
+        "num_optimizers": record.num_optimizers,
+        "layers": record.layers,
+        "shapes": record.layer_shapes,
+        "layer_stats": LAYER_STATS,
+        "step_stats": STEP_STATS,
+        "clip_ratio": record.clip_ratio,
+    }
+    return json.dumps(content).encode()
+
+
+def layout_hash(layers: Sequence[str]) -> str:
+    """Eight hex digits that change with the layers: a tag carries them, since its metadata is read only once."""
+    return hashlib.blake2b("\n".join(layers).encode(), digest_size=4).hexdigest()
+
+
+def _step_values(record: StepRecord) -> list[float]:
+    total = record.total_norm if not math.isfinite(record.total_norm) else record.max_total_norm
+    optional = (record.post_clip_norm, record.threshold, record.min_coefficient)
+    counts = [float(record.num_steps), float(record.num_clipped), float(record.num_nonfinite)]
+    values = [to_float32(total), *(NOT_MEASURED if value is None else to_float32(value) for value in optional)]
+    return [*values, *counts, NOT_MEASURED if record.loss_scale is None else record.loss_scale]
+
+
+def _bad_norm(norm: float | None) -> float:
+    return math.inf if norm is not None and math.isinf(norm) else math.nan
+
+
+def _smallest(left: Any, right: Any) -> Any:
+    """The smaller of two where both are measured, else the one that is."""
+    return np.where(left < 0, right, np.where(right < 0, left, np.minimum(left, right)))

@@ -1,0 +1,99 @@
+"""The *Gradient flow* tab: its routes. What it shows is in ``static/``."""
+
+from __future__ import annotations
+
+import gzip
+import mimetypes
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tensorboard import plugin_util
+from tensorboard.backend import http_util
+from tensorboard.plugins import base_plugin
+from werkzeug import Request, Response, wrappers
+
+from lightning_gradguard.tensorboard.flow import LAYER_STATS, PLUGIN_NAME
+from lightning_gradguard.tensorboard.frame import encode_frame
+from lightning_gradguard.tensorboard.store import FlowStore
+
+STATIC = Path(__file__).with_name("static")
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+App = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+class GradientFlowPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
+    """Serves the pictures of gradients over layers and steps, and the page that draws them.
+
+    Routes, all read-only: ``/runs``; ``/flow?run=&optimizer=&stat=``; ``/events?run=&optimizer=``; and each file of
+    ``static/`` under its own name, listed once at start, so that no request reaches another file.
+    """
+
+    plugin_name = PLUGIN_NAME
+
+    def __init__(self, context: base_plugin.TBContext) -> None:
+        self._provider = context.data_provider
+        self._static = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in _TYPES}
+
+    def get_plugin_apps(self) -> dict[str, App]:
+        """Route to WSGI application."""
+        apps: dict[str, App] = {"/runs": self._runs, "/flow": self._flow, "/events": self._events}
+        return apps | {f"/static/{name}": self._static_app(name) for name in self._static}
+
+    def is_active(self) -> bool:
+        """``False``: TensorBoard shows the tab by itself as soon as a run has data of this plugin."""
+        return False
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        """Where the page begins, and what the tab is called."""
+        return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="Gradient flow")
+
+    def _store(self, request: Request) -> FlowStore:
+        environ = request.environ
+        return FlowStore(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
+
+    @wrappers.Request.application
+    def _runs(self, request: Request) -> Response:
+        return http_util.Respond(request, {"runs": self._store(request).runs()}, "application/json")
+
+    @wrappers.Request.application
+    def _flow(self, request: Request) -> Response:
+        stat = request.args.get("stat", LAYER_STATS[0])
+        try:
+            flow = self._store(request).flow(*_run_and_optimizer(request))
+            body = encode_frame(flow, stat)
+        except (ValueError, KeyError) as error:
+            return _refusal(request, error)
+        return http_util.Respond(
+            request, gzip.compress(body, 1), "application/octet-stream", content_encoding="gzip"
+        )
+
+    @wrappers.Request.application
+    def _events(self, request: Request) -> Response:
+        try:
+            events = self._store(request).events(*_run_and_optimizer(request))
+        except (ValueError, KeyError) as error:
+            return _refusal(request, error)
+        return http_util.Respond(request, events, "application/json")
+
+    def _static_app(self, name: str) -> App:
+        content_type = _TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0]
+
+        @wrappers.Request.application
+        def serve(request: Request) -> Response:
+            return http_util.Respond(request, self._static[name], content_type)
+
+        return serve
+
+
+def _run_and_optimizer(request: Request) -> tuple[str, int]:
+    optimizer = request.args.get("optimizer", "0")
+    if "run" not in request.args or not optimizer.isdecimal():
+        raise ValueError(f"expected ?run=NAME&optimizer=NUMBER, got {request.query_string.decode()!r}")
+    return request.args["run"], int(optimizer)
+
+
+def _refusal(request: Request, error: ValueError | KeyError) -> Response:
+    code = 404 if isinstance(error, KeyError) else 400
+    return http_util.Respond(request, {"error": str(error.args[0])}, "application/json", code=code)

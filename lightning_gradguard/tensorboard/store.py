@@ -1,0 +1,212 @@
+"""Reads back what the sink wrote, through TensorBoard's own data provider."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.context import RequestContext
+from tensorboard.data.provider import DataProvider, RunTagFilter
+
+from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NOT_MEASURED, PLUGIN_NAME, Array, fold
+
+# More than TensorBoard keeps by our default; a user who asks for more with --samples_per_plugin gets them.
+_MAX_COLUMNS = 20_000
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The picture of one optimizer of one run.
+
+    Attributes:
+        layers: names in depth order, input first.
+        shapes: shapes of each layer in words, empty where unknown.
+        steps: step of each column, strictly increasing, int64 ``[columns]``.
+        wall_times: seconds since 1970 at which each was written, float64 ``[columns]``.
+        matrices: float32 ``[columns, HEAD_ROWS + layers, stats]``, see :mod:`lightning_gradguard.tensorboard.flow`.
+        clip_ratio: the gradient-to-weight ratio from which the policy clips, where it goes by one.
+    """
+
+    layers: tuple[str, ...]
+    shapes: tuple[str, ...]
+    steps: NDArray[np.int64]
+    wall_times: NDArray[np.float64]
+    matrices: Array
+    clip_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One record as it was read: its step, when it was written, and its matrix."""
+
+    step: int
+    wall_time: float
+    matrix: Array
+
+
+class FlowStore:
+    """The flow data of one experiment.
+
+    Args:
+        provider: TensorBoard's data provider, of whichever loader.
+        context: of the request; reading files without a server has an empty one.
+        experiment: id of the experiment; TensorBoard on a folder has one, with an empty id.
+    """
+
+    def __init__(self, provider: DataProvider, context: RequestContext | None = None, experiment: str = "") -> None:
+        self._provider = provider
+        self._context = context or RequestContext()
+        self._experiment = experiment
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Each run that has flow data: name, last step, when it was last written, layers, optimizers; by name."""
+        found = []
+        for run, tags in sorted(self._list(None).items()):
+            flows = [(series, meta) for series, meta in tags.values() if meta["kind"] == "flow"]
+            if flows:
+                found.append(
+                    {
+                        "name": run,
+                        "last_step": max(series.max_step for series, _ in flows),
+                        "wall_time": max(series.max_wall_time for series, _ in tags.values()),
+                        "layers": max(len(meta["layers"]) for _, meta in flows),
+                        "optimizers": sorted({meta["optimizer"] for _, meta in flows}),
+                    }
+                )
+        return found
+
+    def flow(self, run: str, optimizer: int) -> Flow:
+        """The picture of one optimizer; layer sets that changed on the way are merged by name.
+
+        Raises:
+            KeyError: if there is none; the message names what there is.
+        """
+        tags = {
+            tag: meta
+            for tag, (_, meta) in self._list(run).get(run, {}).items()
+            if meta["kind"] == "flow" and meta["optimizer"] == optimizer
+        }
+        if not tags:
+            raise KeyError(f"no gradient flow of optimizer {optimizer} in run {run!r}")
+        series = self._read(run, list(tags))
+        layers = merge_orders([meta["layers"] for meta in tags.values()])
+        shapes: dict[str, str] = {}
+        for meta in tags.values():
+            shapes.update(zip(meta["layers"], meta.get("shapes") or (), strict=False))
+        columns = [
+            Column(datum.step, datum.wall_time, _spread(datum.numpy, tags[tag]["layers"], layers))
+            for tag, data in series.items()
+            for datum in data
+        ]
+        columns = in_order(columns)
+        ratios = [meta["clip_ratio"] for meta in tags.values() if meta.get("clip_ratio")]
+        return Flow(
+            layers=tuple(layers),
+            shapes=tuple(shapes.get(layer, "") for layer in layers),
+            steps=np.array([column.step for column in columns], dtype=np.int64),
+            wall_times=np.array([column.wall_time for column in columns], dtype=np.float64),
+            matrices=np.stack([column.matrix for column in columns]),
+            clip_ratio=ratios[-1] if ratios else None,
+        )
+
+    def events(self, run: str, optimizer: int) -> dict[str, Any]:
+        """Counts, events and findings; of a run that was continued, those of all its parts together."""
+        tags = [
+            tag
+            for tag, (_, meta) in self._list(run).get(run, {}).items()
+            if meta["kind"] == "events" and meta["optimizer"] == optimizer
+        ]
+        data = [datum for series in self._read(run, tags).values() for datum in series] if tags else []
+        return merge_events(json.loads(datum.numpy.ravel()[0]) for datum in sorted(data, key=lambda d: d.wall_time))
+
+    def _list(self, run: str | None) -> dict[str, dict[str, tuple[Any, dict[str, Any]]]]:
+        tensors = self._provider.list_tensors(
+            self._context,
+            experiment_id=self._experiment,
+            plugin_name=PLUGIN_NAME,
+            run_tag_filter=None if run is None else RunTagFilter(runs=[run]),
+        )
+        return {
+            name: {tag: (series, json.loads(series.plugin_content)) for tag, series in tags.items()}
+            for name, tags in tensors.items()
+        }
+
+    def _read(self, run: str, tags: Sequence[str]) -> dict[str, Any]:
+        found = self._provider.read_tensors(
+            self._context,
+            experiment_id=self._experiment,
+            plugin_name=PLUGIN_NAME,
+            downsample=_MAX_COLUMNS,
+            run_tag_filter=RunTagFilter(runs=[run], tags=list(tags)),
+        )
+        return dict(found.get(run, {}))
+
+
+def in_order(columns: Iterable[Column]) -> list[Column]:
+    """Columns with strictly increasing steps, in the order they were written.
+
+    Where the steps go back, training was taken up again from an earlier checkpoint: the columns from there on are of
+    the attempt that was given up, and go. Two records of one step are folded, the worst of both.
+    """
+    kept: list[Column] = []
+    for column in sorted(columns, key=lambda c: c.wall_time):
+        while kept and kept[-1].step > column.step:
+            kept.pop()
+        if kept and kept[-1].step == column.step:
+            column = Column(column.step, column.wall_time, fold(kept.pop().matrix, column.matrix))
+        kept.append(column)
+    return kept
+
+
+def merge_orders(orders: Iterable[Sequence[str]]) -> list[str]:
+    """One order out of several that share names: the longest, with each name it lacks put after its neighbour.
+
+    Example:
+        >>> merge_orders([["head"], ["stem", "body"], ["stem", "body", "head"]])
+        ['stem', 'body', 'head']
+    """
+    merged: list[str] = []
+    for order in sorted(orders, key=len, reverse=True):
+        known = set(merged)
+        for index, name in enumerate(order):
+            if name not in known:
+                merged.insert(merged.index(order[index - 1]) + 1 if index else 0, name)
+                known.add(name)
+    return merged
+
+
+def merge_events(payloads: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Payloads of one run as one: each is cumulative since its process began, so a fall of the counts is a new part."""
+    parts: list[dict[str, Any]] = []
+    for payload in payloads:
+        if parts and _continues(parts[-1], payload):
+            parts.pop()
+        parts.append(payload)
+    counts: dict[str, int] = {}
+    findings: dict[str, Any] = {}
+    for part in parts:
+        for kind, count in part["counts"].items():
+            counts[kind] = counts.get(kind, 0) + count
+        findings.update((finding["rule"], finding) for finding in part["findings"])
+    events = sorted((event for part in parts for event in part["events"]), key=lambda event: event["step"])
+    return {"counts": counts, "events": events, "findings": list(findings.values())}
+
+
+def _continues(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
+    grown = all(later["counts"].get(kind, 0) >= count for kind, count in earlier["counts"].items())
+    return grown and earlier["events"][:1] == later["events"][:1]
+
+
+def _spread(matrix: Array, layers: Sequence[str], onto: Sequence[str]) -> Array:
+    """The matrix with its rows where the merged order has them; the layers it did not have are not measured."""
+    if list(layers) == list(onto):
+        return matrix
+    position = {layer: HEAD_ROWS + index for index, layer in enumerate(onto)}
+    spread = np.full((HEAD_ROWS + len(onto), len(LAYER_STATS)), NOT_MEASURED, dtype=np.float32)
+    spread[:HEAD_ROWS] = matrix[:HEAD_ROWS]
+    spread[[position[layer] for layer in layers]] = matrix[HEAD_ROWS:]
+    return spread
