@@ -1,6 +1,58 @@
-# Two commands: `make demo` runs the main job, `make test` passes the tests. Both set everything up first.
-VENV    := .venv
-PYTHON  ?= python3
-BIN     := $(VENV)/bin
-STAMP   := $(VENV)/.installed
-EXTRAS  := dev,examples
+# `make demo` runs the main job and `make test` passes the tests; both set everything up first, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test check clean
+
+help:
+	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
+	@echo "make test    lint, type check and test (sets up $(VENV) first)"
+	@echo "make check   format, lint and type check only"
+	@echo "make clean   remove $(VENV) and what runs left behind"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "==> setting up $(VENV) (once; a few minutes with a slow network)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> installing torch first: a later, freer choice would bring gigabytes of CUDA packages"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@echo "==> installing lightning-gradguard with what its examples and tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,examples]"
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python -m lightning_gradguard demo
+
+test: $(STAMP) browser
+	@echo "==> ruff, mypy"
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@echo "==> pytest, on all cores"
+	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+
+check: $(STAMP)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+# The tab is tested in a real browser. On Debian as root it is installed; elsewhere it must be there.
+.PHONY: browser
+browser:
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "==> installing chromium and chromedriver for the browser tests"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; \
+	  else \
+	    echo "==> chromium and chromedriver are missing: the browser tests will fail; install them with your package manager"; \
+	  fi; \
+	fi
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .coverage

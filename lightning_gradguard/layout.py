@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,7 +25,7 @@ def clean_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The parameters of one optimizer, in depth order, with their names and layers.
 
@@ -89,6 +90,26 @@ class Layout:
         """Whether the optimizer still holds as many parameters and groups; groups only ever grow."""
         groups = optimizer.param_groups
         return len(groups) == len(self.group_names) and sum(len(g["params"]) for g in groups) == len(self.params)
+
+    def layer_index(self, device: torch.device) -> Tensor:
+        """:attr:`layer_of` as an index tensor on a device, made once."""
+        cache: dict[torch.device, Tensor] = self.__dict__.setdefault("_layer_index", {})
+        if device not in cache:
+            cache[device] = torch.tensor(self.layer_of, dtype=torch.int64, device=device)
+        return cache[device]
+
+    def subset(self, indices: Sequence[int]) -> Layout:
+        """The layout of some of the parameters, by index, in the order given."""
+        layers = tuple(dict.fromkeys(self.layers[self.layer_of[i]] for i in indices))
+        position = {layer: index for index, layer in enumerate(layers)}
+        return replace(
+            self,
+            params=tuple(self.params[i] for i in indices),
+            names=tuple(self.names[i] for i in indices),
+            layers=layers,
+            layer_of=tuple(position[self.layers[self.layer_of[i]]] for i in indices),
+            group_of=tuple(self.group_of[i] for i in indices),
+        )
 
     def gradients(self) -> list[Tensor | None]:
         """The gradient of each parameter now; ``None`` where there is none."""

@@ -37,10 +37,15 @@ class Measurement:
     norms: Tensor
     total: Tensor
 
-    @property
-    def has_gradients(self) -> bool:
-        """Whether any parameter has a gradient."""
-        return any(grad is not None for grad in self.grads)
+    @functools.cached_property
+    def present(self) -> tuple[bool, ...]:
+        """For each parameter whether it has a gradient; known on the host."""
+        return tuple([grad is not None for grad in self.grads])
+
+    def part(self, layout: Layout, indices: Sequence[int]) -> Measurement:
+        """What a part of the parameters measures, given its layout and its indices in this one."""
+        norms = self.norms[_index(indices, self.norms.device)]
+        return Measurement(layout, tuple(self.grads[i] for i in indices), norms, torch.linalg.vector_norm(norms))
 
     @functools.cached_property
     def max_abs(self) -> Tensor:
@@ -111,6 +116,18 @@ def measure_exactly(measurement: Measurement) -> Measurement:
     return replace(measurement, norms=norms.to(device), total=total.to(device))
 
 
+@torch.no_grad()
+def p_norms(measurement: Measurement, p: float) -> Tensor:
+    """The lp norm of each gradient, ``[num_params]``, p > 0 or infinite; another pass, for logged steps."""
+    if p == 2.0:
+        return measurement.norms
+    norms = torch.zeros_like(measurement.norms)
+    for index, grad in enumerate(measurement.grads):
+        if grad is not None and dense_values(grad).numel():
+            norms[index] = torch.linalg.vector_norm(dense_values(grad).to(_at_least_float32(grad.dtype)), p)
+    return norms
+
+
 def count_nonfinite(grad: Tensor) -> tuple[int, int]:
     """How many elements are NaN and how many infinite: one exact pass and two host reads, for a bad step only."""
     values = dense_values(grad)
@@ -162,7 +179,7 @@ def measure_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
         pieces.append(torch.linalg.vector_norm(stacked.flatten(1), dim=1, dtype=_accumulator(dtype)))
     for (_, dtype), indices in ordinary.items():
         order.extend(indices)
-        found = torch._foreach_norm([tensors[i] for i in indices], 2.0, _accumulator(dtype))  # type: ignore[arg-type]
+        found = torch._foreach_norm([tensors[i] for i in indices], 2.0, _accumulator(dtype))  # type: ignore[misc]
         pieces.append(torch.stack(found))
 
     first = next((t for t in tensors if t is not None), None)
@@ -189,6 +206,10 @@ def _norm_by_rows(tensor: Tensor) -> Tensor:
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_complex else _accumulator(dtype)
 
 
 def _index(indices: Sequence[int], device: torch.device) -> Tensor:

@@ -1,21 +1,145 @@
-"""What a rule is: it reads records, and says what is wrong."""
+"""What a rule is, and the bookkeeping that turns what rules say into findings a person can trust."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from lightning_gradguard.record import Finding, StepRecord
 
 
 class Rule(ABC):
-    """Looks at the records of one optimizer, one after the other, and says what is wrong, if anything is.
+    """Looks at records, one after the other, and says what is wrong, if anything is.
+
+    A rule keeps what it must remember itself, and gets records only. Persistence is not its business:
+    :class:`Diagnosis` raises a finding when it has held for ``patience`` records in a row.
 
     Attributes:
-        id: stable name, as users see it and silence it, e.g. ``"vanishing-over-depth"``.
+        id: stable name, as users see it and silence it, and the anchor in ``docs/diagnosis.md``.
+        patience: records in a row for which a finding must hold before it is raised.
+        needs: fields of the record without which the rule is not asked: such a record neither confirms nor clears.
+        scope: ``"optimizer"`` if the rule looks at one optimizer (each gets its own copy of the rule), ``"run"`` if
+            it compares them.
     """
 
     id: str
+    patience: int = 3
+    needs: tuple[str, ...] = ()
+    scope: Literal["optimizer", "run"] = "optimizer"
 
     @abstractmethod
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+
+
+@dataclass
+class _Standing:
+    """How one rule stands with one optimizer."""
+
+    held: int = 0  # records in a row that confirmed it
+    missed: int = 0  # records in a row that did not
+    count: int = 0  # records that confirmed it, ever
+    finding: Finding | None = None  # what it said last
+    since: int = 0  # step at which it was raised
+    active: bool = False
+    reported: bool = False
+
+
+class Diagnosis:
+    """Shows records to the rules, and keeps what they found.
+
+    A finding is raised once it has held for the rule's ``patience`` in a row, is reported once, counts on while it
+    holds, and clears itself when it has not held for as long.
+
+    Args:
+        rules: the rules, causes before what they lead to: in this order findings are named. Rules that look at one
+            optimizer are copied for each; rules that compare optimizers are used as they are, so that several
+            diagnoses can share them.
+        silence: ids of rules to leave out.
+
+    Raises:
+        TypeError: if one of ``rules`` is not a :class:`Rule`, a class instead of an instance, say.
+        ValueError: if an id in ``silence`` belongs to none of the rules, or two rules share an id.
+
+    Example:
+        >>> from lightning_gradguard.diagnose import Diagnosis, default_rules
+        >>> Diagnosis(default_rules(), silence=("clipping-always",)).findings
+        []
+    """
+
+    def __init__(self, rules: Sequence[Rule], silence: Sequence[str] = ()) -> None:
+        for rule in rules:
+            if not isinstance(rule, Rule):
+                hint = f"; write {rule.__name__}()" if isinstance(rule, type) else ""
+                raise TypeError(f"rules must be Rule objects, got {rule!r}{hint}")
+        ids = [rule.id for rule in rules]
+        if len(set(ids)) < len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise ValueError(f"rule ids must differ, got {twice!r} twice")
+        unknown = sorted(set(silence) - set(ids))
+        if unknown:
+            raise ValueError(f"cannot silence {unknown}: the rules are {ids}")
+        self._rules = [rule for rule in rules if rule.id not in silence]
+        self._copies: dict[int, list[Rule]] = {}
+        self._standings: dict[tuple[int, int], _Standing] = {}
+
+    def observe(self, record: StepRecord) -> tuple[Finding, ...]:
+        """Shows one record to every rule.
+
+        Returns:
+            What is newly raised at this record, to be attached to it.
+        """
+        optimizer = record.optimizer
+        if optimizer not in self._copies:
+            copies = [rule if rule.scope == "run" else copy.deepcopy(rule) for rule in self._rules]
+            self._copies[optimizer] = copies
+        raised = []
+        for index, rule in enumerate(self._copies[optimizer]):
+            if any(getattr(record, name) is None for name in rule.needs):
+                continue
+            standing = self._standings.setdefault((index, optimizer), _Standing())
+            if _update(standing, rule.observe(record), rule.patience, record.step):
+                assert standing.finding is not None
+                raised.append(standing.finding)
+        return tuple(raised)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What holds now, causes before what they lead to."""
+        return [f for active, f in self._reported() if active]
+
+    @property
+    def cleared(self) -> list[Finding]:
+        """What was raised and does not hold any more."""
+        return [f for active, f in self._reported() if not active]
+
+    def _reported(self) -> list[tuple[bool, Finding]]:
+        return [
+            (standing.active, standing.finding)
+            for _, standing in sorted(self._standings.items(), key=lambda item: item[0])
+            if standing.reported and standing.finding is not None
+        ]
+
+
+def _update(standing: _Standing, finding: Finding | None, patience: int, step: int) -> bool:
+    """Folds one answer of a rule in; tells whether the finding is to be reported now."""
+    if finding is None:
+        standing.held = 0
+        standing.missed += 1
+        if standing.missed >= patience:
+            standing.active = False
+        return False
+    standing.held += 1
+    standing.missed = 0
+    standing.count += 1
+    if standing.held >= patience and not standing.active:
+        standing.active = True
+        standing.since = standing.since if standing.reported else step
+    standing.finding = replace(finding, step=standing.since if standing.active else step, count=standing.count)
+    if standing.active and not standing.reported:
+        standing.reported = True
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""Small training runs with one known fault each, and as many healthy ones."""

@@ -1,0 +1,91 @@
+"""What our callbacks share: several on one Trainer are one pipeline per optimizer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+
+from lightning_gradguard.callbacks.session import Plan, Session
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class GradientCallback(Callback):
+    """Base of our callbacks. Whatever their order in the list, each optimizer step is measured once.
+
+    The first of them in the Trainer's list drives the pipelines; the others only say what they want done.
+    """
+
+    _session: Session | None = None
+    _restored: Mapping[str, Any] | None = None
+
+    @abstractmethod
+    def _contribute(self, plan: Plan) -> None:
+        """Writes into the plan what this callback wants done."""
+
+    @property
+    def records(self) -> list[StepRecord]:
+        """The latest records of this fit, of all optimizers, oldest first; the last 1,000 are kept."""
+        return list(self._session.memory.records) if self._session else []
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the diagnosis found in this fit."""
+        return self._session.findings if self._session else []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Joins our callbacks on this Trainer into one session."""
+        if stage != "fit":
+            return
+        ours = [c for c in trainer.callbacks if isinstance(c, GradientCallback)]  # type: ignore[attr-defined]
+        if ours[0] is not self:
+            self._session = ours[0]._session
+            return
+        plan = Plan()
+        for callback in ours:
+            plan.contributor = type(callback).__name__
+            callback._contribute(plan)
+        self._session = Session(plan, trainer, driver=self)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Builds the pipelines, now that the optimizers exist, and gives them back what a checkpoint held."""
+        assert self._session is not None
+        self._session.start(trainer, pl_module)
+        if self._restored is not None:
+            self._session.load_state_dict(self._restored)
+            self._restored = None
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Runs the pipeline of the optimizer that is about to step."""
+        assert self._session is not None
+        if self._session.driver is self:
+            self._session.before_step(trainer, optimizer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends the views."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Ends the views, whatever happened."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._session is not None and self._session.driver is self:
+            self._session.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on, for each optimizer, by its index."""
+        return self._session.state_dict() if self._session else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the state until the pipelines are there; under some strategies they are already."""
+        if self._session is not None and self._session.pipelines:
+            self._session.load_state_dict(state_dict)
+        else:
+            self._restored = state_dict

@@ -1,0 +1,41 @@
+"""Tame: adaptive gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightning_gradguard.callbacks.arguments import check_policies
+from lightning_gradguard.callbacks.base import GradientCallback
+from lightning_gradguard.callbacks.session import Plan
+from lightning_gradguard.clip.base import ClipPolicy
+
+
+class AdaptiveGradientClipping(GradientCallback):
+    """Clips gradients by any policy, under automatic and manual optimization, for each optimizer on its own.
+
+    Each optimizer has its own statistics, over its own parameters, kept in the checkpoint. Raw and clipped norm,
+    threshold, coefficient and clip rate go to the Trainer's loggers.
+
+    Args:
+        policy: a policy such as ``ZClip()`` for all optimizers; or a mapping from optimizer index, or from the
+            ``"name"`` of a parameter group, to a policy or ``None``. What the mapping leaves out is not clipped.
+
+    Raises:
+        TypeError, ValueError: for anything else than a policy.
+        MisconfigurationException: when fit starts, if ``Trainer(gradient_clip_val=...)`` clips as well, or the
+            mapping names an optimizer or parameter group that does not exist.
+
+    Example:
+        >>> from lightning_gradguard import AutoClip, NormClip, ZClip
+        >>> clipping = AdaptiveGradientClipping(ZClip())
+        >>> for_a_gan = AdaptiveGradientClipping({0: ZClip(), 1: AutoClip()})
+        >>> by_group = AdaptiveGradientClipping({"encoder": NormClip(1.0), "head": None})
+    """
+
+    def __init__(self, policy: ClipPolicy | Mapping[int | str, ClipPolicy | None]) -> None:
+        check_policies(policy, "policy")
+        self.policy = policy
+
+    def _contribute(self, plan: Plan) -> None:
+        plan.take("tame")
+        plan.clip = self.policy

@@ -1,0 +1,59 @@
+"""See, tame and survive, in one callback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lightning_gradguard.callbacks.base import GradientCallback
+from lightning_gradguard.callbacks.clipping import AdaptiveGradientClipping
+from lightning_gradguard.callbacks.guard import NonFiniteGuard
+from lightning_gradguard.callbacks.monitor import GradientNormMonitor
+from lightning_gradguard.callbacks.session import Plan
+from lightning_gradguard.clip.base import ClipPolicy
+from lightning_gradguard.diagnose.base import Rule
+from lightning_gradguard.guard import Action
+from lightning_gradguard.record import Sink
+
+
+class GradGuard(GradientCallback):
+    """All three roles at once: watches every layer, clips if told to, and keeps NaN away from the weights.
+
+    The same as listing :class:`GradientNormMonitor`, :class:`AdaptiveGradientClipping` and :class:`NonFiniteGuard`.
+
+    Args:
+        clip: as for :class:`AdaptiveGradientClipping`; ``None`` leaves finite gradients alone.
+        on_nonfinite: as ``action`` of :class:`NonFiniteGuard`; ``None`` lets everything through.
+        rules: as for :class:`GradientNormMonitor`.
+        log_every_n_steps: as for :class:`GradientNormMonitor`.
+        patience: as for :class:`NonFiniteGuard`.
+        sinks: as for :class:`GradientNormMonitor`.
+
+    Raises:
+        ValueError, TypeError: for bad arguments.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_gradguard import ZClip
+        >>> trainer = Trainer(callbacks=[GradGuard(clip=ZClip())], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(
+        self,
+        clip: ClipPolicy | Mapping[int | str, ClipPolicy | None] | None = None,
+        on_nonfinite: Action | None = "skip",
+        rules: Sequence[Rule] | None = None,
+        log_every_n_steps: int | None = None,
+        patience: int = 20,
+        sinks: Sequence[Sink] | None = None,
+    ) -> None:
+        self._parts: list[GradientCallback] = [
+            GradientNormMonitor(rules=rules, log_every_n_steps=log_every_n_steps, sinks=sinks)
+        ]
+        if clip is not None:
+            self._parts.append(AdaptiveGradientClipping(clip))
+        if on_nonfinite is not None:
+            self._parts.append(NonFiniteGuard(on_nonfinite, patience))
+
+    def _contribute(self, plan: Plan) -> None:
+        for part in self._parts:
+            part._contribute(plan)

@@ -1,0 +1,116 @@
+"""Everything that a diagnosis wants to know beyond gradient norms, behind four calls in a step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_gradguard.diagnose.probe import Probe
+from lightning_gradguard.diagnose.temporal import TemporalProbe
+from lightning_gradguard.diagnose.updates import UpdateMeter
+from lightning_gradguard.layout import Layout, clean_name
+from lightning_gradguard.record import StepRecord
+
+
+class Instruments:
+    """Probes of one model: activations, gradients over time, measured updates, loss.
+
+    The calls of one step, in this order; all but those of a sampled step cost a comparison::
+
+        instruments.before_forward(step)
+        loss = ...                                   # the forward pass
+        instruments.after_forward(loss)
+        loss.backward()
+        record = pipeline.before_step()
+        instruments.before_step(layout, step)
+        optimizer.step()
+        instruments.after_step(layout)
+        record = instruments.enrich(record, layout)  # before the rules see it
+
+    With several optimizers the last four are called for each; what a probe saw goes to the first record after it that
+    speaks of layers of that model part.
+
+    Args:
+        module: the model.
+        every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well. 50 makes
+            the mean cost of probing small against a training step.
+
+    Raises:
+        ValueError: if ``every_n_steps`` is below 1.
+    """
+
+    def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:
+        self.module = module
+        self.every_n_steps = every_n_steps
+        self.probe = Probe(module, every_n_steps)
+        self.temporal = TemporalProbe(module, every_n_steps)
+        self._meters: list[UpdateMeter] = []
+        self._kinds = {clean_name(name): type(part).__name__ for name, part in module.named_modules()}
+        self._loss: Tensor | None = None
+        self._num_losses = 0
+
+    def before_forward(self, step: int) -> None:
+        """Attaches the hooks of a sampled step."""
+        self.probe.start(step)
+        self.temporal.start(step)
+
+    def after_forward(self, loss: Tensor | None = None) -> None:
+        """Removes them, and adds the loss that is about to be back-propagated; no host sync."""
+        self.probe.stop()
+        self.temporal.stop()
+        if loss is not None:
+            value = loss.detach().float()
+            self._loss = value if self._loss is None else self._loss + value
+            self._num_losses += 1
+
+    def before_step(self, layout: Layout, step: int) -> None:
+        """Copies the parameters of one optimizer on a sampled step."""
+        self._meter(layout).before_step(step)
+
+    def after_step(self, layout: Layout) -> None:
+        """Compares them."""
+        self._meter(layout).after_step()
+
+    def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:
+        """The record with all that was seen since the last one; several host reads, on a logged step."""
+        loss = None
+        if self._loss is not None:
+            loss = float(self._loss) / self._num_losses  # host sync: a logged step
+            self._loss, self._num_losses = None, 0
+        facts: dict[str, Any] = {
+            "loss": loss,
+            "activations": self.probe.take(),
+            "temporal_norms": self.temporal.take(),
+            "update_ratios": self._meter(layout).take(),
+        }
+        return replace(record, **facts, **self._structure(layout))
+
+    def _structure(self, layout: Layout) -> dict[str, Any]:
+        """What is known of the layers themselves: cheap, and on the host."""
+        sizes, trainable = [0] * len(layout.layers), [False] * len(layout.layers)
+        for parameter, layer in zip(layout.params, layout.layer_of, strict=True):
+            sizes[layer] += parameter.numel()
+            trainable[layer] = trainable[layer] or parameter.requires_grad
+        owners = [name if name in self._kinds else name.rpartition(".")[0] for name in layout.layers]
+        order = self.probe.order
+        return {
+            "layer_sizes": tuple(sizes),
+            "layer_kinds": tuple(self._kinds.get(owner, "") for owner in owners),
+            "trainable": tuple(trainable),
+            "depth": tuple(order.get(owner) for owner in owners) if order else None,
+        }
+
+    def _meter(self, layout: Layout) -> UpdateMeter:
+        for meter in self._meters:
+            if meter.layout is layout:
+                return meter
+        self._meters = [m for m in self._meters if not _overlap(m.layout, layout)]  # a layout that was built anew
+        self._meters.append(UpdateMeter(layout, self.every_n_steps))
+        return self._meters[-1]
+
+
+def _overlap(one: Layout, other: Layout) -> bool:
+    ids = {id(p) for p in one.params}
+    return any(id(p) in ids for p in other.params)

@@ -1,0 +1,289 @@
+"""Saves all that is needed to run a bad step again: one folder an incident, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_gradguard.incident.encode import encode
+from lightning_gradguard.incident.localise import Localisation
+from lightning_gradguard.incident.report import to_markdown
+from lightning_gradguard.incident.rng import RngState
+from lightning_gradguard.layout import clean_name
+from lightning_gradguard.record import StepRecord
+
+FORMAT = "lightning-gradguard incident"
+VERSION = 1
+PAYLOADS = ("batch.pt", "rng.pt", "state.pt")
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be used; the message says what is wrong with which file."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One batch of the bad step, and the generators' state just before it; a step has several under accumulation."""
+
+    batch: Any
+    index: int
+    rng: RngState
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What is known of one bad step.
+
+    Attributes:
+        step: as in the records.
+        optimizer: index of the optimizer.
+        cause: ``"nan"``, ``"inf"``, ``"spike"`` or another word for what was seen.
+        action: what was done about it.
+        gradients: the gradients as the optimizer would have applied them, by parameter name.
+        place: what the list of bad layers says about the place.
+        batches: the batches of the step, in order.
+        buffers: the buffers before the first of them, by name.
+        records: the last records before it, oldest first.
+        config: precision, accumulation and the like; numbers and strings.
+        localisation: where it began, if that was looked for.
+        not_localised: why it was not, if it was not.
+    """
+
+    step: int
+    optimizer: int
+    cause: str
+    action: str
+    gradients: Mapping[str, Tensor | None]
+    place: str
+    batches: Sequence[MicroBatch]
+    buffers: Mapping[str, Tensor]
+    records: Sequence[StepRecord] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    localisation: Localisation | None = None
+    not_localised: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"step-{self.step:06d}-opt{self.optimizer}"
+
+
+class IncidentFolder:
+    """Writes incidents as folders below one folder, the first ones of a run and no more.
+
+    Args:
+        path: made when the first incident comes.
+        max_incidents: how many bundles it may hold; the first show the cause, later ones its consequences.
+        max_bytes: how much they may take together. Parameters, buffers and the state of Adam take 12 bytes a
+            parameter. What would not fit is left out, the state first, and the report says so.
+
+    Raises:
+        ValueError: if a limit is below 1.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_incidents: int = 3, max_bytes: int = 10 * 2**30) -> None:
+        for name, value in (("max_incidents", max_incidents), ("max_bytes", max_bytes)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.path = Path(path)
+        self.max_incidents = max_incidents
+        self.max_bytes = max_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as many bundles as it may."""
+        return sum(1 for _ in self.path.glob("step-*/report.json")) >= self.max_incidents
+
+    def save(
+        self,
+        incident: Incident,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        scaler_state: dict[str, Any] | None = None,
+    ) -> Path | None:
+        """Writes one bundle and returns its folder; ``None`` if the folder is full or the disk would not take it.
+
+        Files are flushed to the disk under another name first; the folder appears whole. Nothing that goes wrong
+        here stops the run: it is a warning.
+        """
+        temporary: Path | None = None
+        try:
+            if self.is_full:
+                return None
+            self.path.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{incident.name}-", dir=self.path))
+            self._write(temporary, incident, module, optimizer, scaler_state)
+            final = _free_name(self.path / incident.name)
+            temporary.rename(final)
+            _sync_folder(self.path)
+            return final
+        except (OSError, RuntimeError) as problem:  # torch.save reports a full disk as RuntimeError
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+            warnings.warn(
+                f"the incident at step {incident.step} could not be saved to {self.path}: {problem}. "
+                "Training goes on; free some space or choose another incident_dir.",
+                stacklevel=2,
+            )
+            return None
+
+    def _write(
+        self,
+        folder: Path,
+        incident: Incident,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        scaler_state: dict[str, Any] | None,
+    ) -> None:
+        unsaved: list[str] = []
+        payloads: dict[str, Any] = {
+            "rng.pt": {"rngs": [encode(micro.rng, "rng", unsaved) for micro in incident.batches]},
+            "batch.pt": {
+                "batches": [encode(micro.batch, "batch", unsaved) for micro in incident.batches],
+                "indices": [micro.index for micro in incident.batches],
+            },
+            "state.pt": _state(module, incident.buffers, optimizer, scaler_state, unsaved),
+        }
+        room = self.max_bytes - _size_of(self.path)
+        files, left_out = {}, []
+        for name, content in payloads.items():
+            size = sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, Tensor))
+            if size > room:
+                left_out.append(f"{name}: {size:,} bytes would pass max_bytes={self.max_bytes:,}")
+                continue
+            files[name] = _write_file(folder / name, lambda file, content=content: torch.save(content, file))
+            room -= files[name]["bytes"]
+        report = describe(incident, module) | {"unsaved": unsaved, "left_out": left_out, "files": files}
+        text = json.dumps(_jsonable(report), indent=1, allow_nan=False)
+        _write_file(folder / "report.json", lambda file: file.write(text.encode()))
+        markdown = to_markdown(json.loads(text), self.path / incident.name)
+        _write_file(folder / "report.md", lambda file: file.write(markdown.encode()))
+        _sync_folder(folder)
+
+
+def describe(incident: Incident, module: nn.Module) -> dict[str, Any]:
+    """The content of ``report.json``, but for the files."""
+    gradients = {name: digest_gradient(grad) for name, grad in incident.gradients.items() if grad is not None}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "step": incident.step,
+        "optimizer": incident.optimizer,
+        "cause": incident.cause,
+        "action": incident.action,
+        "place": incident.place,
+        "gradients": gradients,
+        "localisation": incident.localisation,
+        "not_localised": incident.not_localised,
+        "records": [json.loads(record.to_json()) for record in incident.records],
+        "config": dict(incident.config),
+        "module": f"{type(module).__module__}.{type(module).__qualname__}",
+        "hyperparameters": {key: repr(value)[:200] for key, value in dict(getattr(module, "hparams", {})).items()},
+        "versions": versions(),
+    }
+
+
+def digest_gradient(grad: Tensor) -> dict[str, Any]:
+    """Counts of NaN and infinite elements, and a hash of the bits (all NaN counting as the same)."""
+    values = grad.detach()
+    values = values.to_dense() if values.layout != torch.strided else values
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    values = torch.where(values.isnan(), torch.full_like(values, math.nan), values).contiguous().cpu()
+    digest = hashlib.sha256(values.view(-1).view(torch.uint8).numpy()).hexdigest()
+    return {"nan": int(values.isnan().sum()), "inf": int(values.isinf().sum()), "sha256": digest}
+
+
+def versions() -> dict[str, str]:
+    """What decides whether a replay can be exact to the bit: versions, machine, and settings of torch."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
+    for name in ("lightning", "pytorch_lightning", "numpy", "lightning_gradguard"):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            found[name] = str(version)
+    if torch.cuda.is_available():
+        found["cuda"], found["gpu"] = str(torch.version.cuda), torch.cuda.get_device_name()
+    found["num_threads"] = str(torch.get_num_threads())
+    found["default_dtype"] = str(torch.get_default_dtype())
+    found["float32_matmul_precision"] = torch.get_float32_matmul_precision()
+    found["deterministic"] = str(torch.are_deterministic_algorithms_enabled())
+    return found
+
+
+def _state(
+    module: nn.Module,
+    buffers: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    scaler_state: dict[str, Any] | None,
+    unsaved: list[str],
+) -> dict[str, Any]:
+    parameters = {clean_name(name): parameter.detach() for name, parameter in module.named_parameters()}
+    current = {clean_name(name): buffer.detach() for name, buffer in module.named_buffers()}
+    before = {clean_name(name): buffer for name, buffer in buffers.items()}
+    return {
+        "parameters": encode(parameters, "parameters", unsaved),
+        "buffers": encode(current | before, "buffers", unsaved),
+        "frozen": [clean_name(name) for name, parameter in module.named_parameters() if not parameter.requires_grad],
+        "eval": [clean_name(name) for name, part in module.named_modules() if not part.training],
+        "optimizer": None if optimizer is None else encode(optimizer.state_dict(), "optimizer", unsaved),
+        "scaler": encode(scaler_state, "scaler", unsaved),
+    }
+
+
+def _write_file(path: Path, write: Callable[[Any], Any]) -> dict[str, Any]:
+    with path.open("w+b") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or with a number behind it if a run before this one left a bundle of the same step."""
+    number = 1
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("step-*/*"))
+
+
+def _jsonable(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(asdict(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

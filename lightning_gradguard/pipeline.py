@@ -1,0 +1,243 @@
+"""One optimizer's gradients, step by step: measure, guard, clip, diagnose, record."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from lightning_gradguard.clipper import Clipper, Clips, Policies
+from lightning_gradguard.diagnose.base import Diagnosis, Rule
+from lightning_gradguard.guard import Action, Damage, Guard, NonFiniteGradientError, inspect
+from lightning_gradguard.layout import GroupBy, Layout
+from lightning_gradguard.measure import Measurement, measure, measure_exactly
+from lightning_gradguard.record import Sink, StepRecord
+from lightning_gradguard.recording import build_record
+from lightning_gradguard.scaling import unscale_once_
+from lightning_gradguard.window import Counters, Window
+
+
+class GradientPipeline:
+    """Watches, clips and guards the gradients of one optimizer, between ``backward()`` and ``optimizer.step()``.
+
+    This is the whole library without Lightning: the callbacks run one pipeline for each optimizer.
+
+    Args:
+        module: where parameter names come from.
+        optimizer: whose parameters to watch; nothing else is touched.
+        clip: a policy, a mapping from parameter-group name to policy, or ``None`` to leave gradients alone.
+        on_nonfinite: ``"skip"``, ``"stop"`` or ``"raise"``, see :class:`~lightning_gradguard.guard.Guard`;
+            ``None`` watches only.
+        patience: bad steps in a row before ``"skip"`` raises.
+        rules: diagnosis rules, looked at on logged steps; ``None`` for none.
+        sinks: views that get the records.
+        log_every_n_steps: how often a record is made; a bad step always makes one. 50, as the Trainer's.
+        group_by: ``"layer"`` or ``"parameter"``.
+        norm_type: p of the layer norms in records; all else is l2.
+        per_layer: whether records hold layers, or totals only.
+        optimizer_index: which optimizer this is, for the record.
+        num_optimizers: how many there are.
+
+    Attributes:
+        should_stop: set when ``on_nonfinite="stop"`` met a bad step: end the loop.
+        total_norm: of the last step before clipping, on the device; ``None`` before the first.
+        diagnosis: what the rules found so far, or ``None`` without rules.
+
+    Raises:
+        TypeError, ValueError: for bad arguments; the message says what was got and what to do.
+
+    Example:
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline, NormClip
+        >>> net = torch.nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> pipeline = GradientPipeline(net, optimizer, clip=NormClip(1.0), on_nonfinite="skip", log_every_n_steps=1)
+        >>> net(torch.ones(8, 4)).square().mean().backward()
+        >>> record = pipeline.before_step()
+        >>> optimizer.step()
+        >>> record.verdict in ("ok", "clipped")
+        True
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        clip: Policies | None = None,
+        on_nonfinite: Action | None = None,
+        patience: int = 20,
+        rules: Sequence[Rule] | None = None,
+        sinks: Sequence[Sink] = (),
+        log_every_n_steps: int = 50,
+        group_by: GroupBy = "layer",
+        norm_type: float = 2.0,
+        per_layer: bool = True,
+        optimizer_index: int = 0,
+        num_optimizers: int = 1,
+    ) -> None:
+        if isinstance(log_every_n_steps, bool) or not isinstance(log_every_n_steps, int) or log_every_n_steps < 1:
+            raise ValueError(f"log_every_n_steps must be an int of at least 1, got {log_every_n_steps!r}")
+        self.module = module
+        self.optimizer = optimizer
+        self.guard = Guard(on_nonfinite, patience) if on_nonfinite is not None else None
+        self.diagnosis = Diagnosis(rules) if rules else None
+        self.sinks = list(sinks)
+        self.log_every_n_steps = log_every_n_steps
+        self.norm_type = norm_type
+        self.per_layer = per_layer
+        self.optimizer_index = optimizer_index
+        self.num_optimizers = num_optimizers
+        self.should_stop = False
+        self.total_norm: Tensor | None = None
+        self.counters = Counters()
+        self._clip = clip
+        self._group_by = group_by
+        self._build()
+
+    def _build(self) -> None:
+        self.layout = Layout.from_optimizer(self.module, self.optimizer, group_by=self._group_by)
+        device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
+        self.window = Window(self.layout, device)
+        self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+
+    @torch.no_grad()
+    def before_step(
+        self, *, step: int | None = None, log: bool | None = None, scaler: GradScaler | None = None
+    ) -> StepRecord | None:
+        """Does all there is to do for one optimizer step: call it after ``backward()``, before ``optimizer.step()``.
+
+        Args:
+            step: x-axis of the record; counted from 0 if not given.
+            log: whether a step that goes well makes a record; every ``log_every_n_steps`` if not given.
+            scaler: the live ``GradScaler``, if there is one. Gradients are unscaled through it, once, and an overflow
+                is left to it: go on with ``scaler.step(optimizer)`` as always.
+
+        Returns:
+            The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and ``None``.
+
+        Raises:
+            NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
+        """
+        if not self.layout.fits(self.optimizer):
+            self._follow_layout()
+        if all(grad is None for grad in self.layout.gradients()):
+            return None
+        live_scaler = scaler if unscale_once_(scaler, self.optimizer) else None
+        measurement = measure(self.layout)
+        self.total_norm = measurement.total
+        step = self.counters.steps if step is None else step
+        self.counters.steps += 1
+        log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
+        self.window.see(measurement.present)
+
+        clips = self.clipper.decide(measurement) if self.clipper else Clips()
+        clipped = clips.any_clipped()
+        finite: Tensor | None = None
+        if self.guard is None:
+            finite = measurement.total.isfinite()
+            clipped = clipped & finite
+            self._count_nonfinite(~finite)
+        else:
+            # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the
+            # step is clipped, so that gradients are not multiplied by one.
+            total, flag = torch.stack([measurement.total, torch.as_tensor(clipped).to(measurement.total)]).tolist()
+            if not math.isfinite(total):
+                damage = inspect(measurement)
+                if damage is not None:
+                    return self._bad_step(step, measurement, damage, live_scaler)
+                measurement = measure_exactly(measurement)
+                clips = self.clipper.decide(measurement) if self.clipper else clips
+                flag = bool(clips.any_clipped())  # host sync: the norm overflowed, which is rare
+            self.guard.good_step()
+            clipped = bool(flag)
+        self.counters.clipped = self.counters.clipped + clipped
+        self.window.num_clipped = self.window.num_clipped + clipped
+        self.window.add(measurement.norms, measurement.total, clips.smallest_coefficient(), finite)
+
+        after = clips.after(measurement) if log else None  # before the gradients change
+        if clipped is not False:
+            clips.apply_()
+        return self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else None
+
+    def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
+        """A step that does not go through: left to the scaler if there is one, else dropped."""
+        assert self.guard is not None
+        self._count_nonfinite(1.0)
+        self.counters.skipped += 1
+        must_end = False
+        if scaler is None:
+            must_end = self.guard.bad_step()
+            self.should_stop = self.should_stop or self.guard.action == "stop"
+            for parameter in self.layout.params:
+                parameter.grad = None  # zeros would still move weights, through momentum and weight decay
+        record = self._record(step, measurement, damage=damage, scaler=scaler)
+        if must_end:
+            raise NonFiniteGradientError(self._last_words(damage, step))
+        return record
+
+    def _count_nonfinite(self, steps: Tensor | float) -> None:
+        self.counters.nonfinite = self.counters.nonfinite + steps
+        self.window.num_nonfinite = self.window.num_nonfinite + steps
+
+    def _last_words(self, damage: Damage, step: int) -> str:
+        assert self.guard is not None
+        why = "" if self.guard.action == "raise" else f" This was bad step {self.guard.streak} in a row (patience)."
+        return (
+            f"gradient of {damage.describe()}; step {step}, optimizer {self.optimizer_index}.{why} No weight was moved "
+            f"by it. Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
+        )
+
+    def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord:
+        record = build_record(
+            measurement,
+            step=step,
+            optimizer=self.optimizer_index,
+            num_optimizers=self.num_optimizers,
+            window=self.window,
+            counters=self.counters,
+            per_layer=self.per_layer,
+            norm_type=self.norm_type,
+            clips_at_all=self.clipper is not None,
+            **facts,
+        )
+        self.window.reset()
+        if self.diagnosis is not None:
+            record = replace(record, findings=self.diagnosis.observe(record))
+        for sink in list(self.sinks):
+            try:
+                sink.write(record)
+            except OSError as error:  # a full disk costs the record, never the run
+                self.sinks.remove(sink)
+                warnings.warn(f"{type(sink).__name__} cannot write, and gets no more records: {error}", stacklevel=3)
+        return record
+
+    def _follow_layout(self) -> None:
+        """Takes in parameters that were added to the optimizer since; what is known of the others stays."""
+        state = self.clipper.state_dict() if self.clipper else {}
+        self._build()
+        if self.clipper:
+            self.clipper.load_state_dict(state, warn=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on: tensors, numbers, strings, lists and dicts only."""
+        return {
+            "counters": self.counters.state_dict(),
+            "window": self.window.state_dict(),
+            "streak": self.guard.streak if self.guard else 0,
+            "clip": self.clipper.state_dict() if self.clipper else {},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
+        self.counters.load_state_dict(state["counters"])
+        self.window.load_state_dict(state["window"])
+        if self.guard:
+            self.guard.streak = state["streak"]
+        if self.clipper:
+            self.clipper.load_state_dict(state["clip"])

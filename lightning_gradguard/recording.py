@@ -1,0 +1,181 @@
+"""From device tensors to a record: one copy to the host, on logged steps only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+from lightning_gradguard.clip.base import cosine
+from lightning_gradguard.clipper import Clips
+from lightning_gradguard.guard import Damage, inspect
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement, measure_exactly, p_norms
+from lightning_gradguard.record import StepRecord, Verdict
+from lightning_gradguard.window import Counters, Window, by_layer
+
+# Below this a float32 norm has lost squares to underflow: such gradients are measured again, exactly.
+_TINY = 1e-15
+
+
+class HostValues(dict[str, "list[float] | float | None"]):
+    """Named values that have crossed to the host."""
+
+    def many(self, key: str) -> list[float]:
+        """A vector; empty where it was not asked for."""
+        value = self[key]
+        return value if isinstance(value, list) else []
+
+    def one(self, key: str) -> float:
+        """A number."""
+        value = self[key]
+        assert isinstance(value, float | int)
+        return value
+
+    def maybe(self, key: str) -> float | None:
+        """A number, or ``None`` where it does not apply."""
+        return None if self[key] is None else self.one(key)
+
+
+def to_host(values: Mapping[str, Tensor | float | None]) -> HostValues:
+    """Brings many tensors of shape ``[n]`` or ``[]`` to the host in a single copy; the rest passes through."""
+    tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+    device = next(iter(tensors.values())).device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    flat = torch.cat([t.reshape(-1).to(device, dtype) for t in tensors.values()]).tolist()  # host sync: a logged step
+    result = HostValues({key: value for key, value in values.items() if not isinstance(value, Tensor)})
+    start = 0
+    for key, tensor in tensors.items():
+        chunk = flat[start : start + tensor.numel()]
+        result[key] = chunk if tensor.dim() else chunk[0]
+        start += tensor.numel()
+    return result
+
+
+@torch.no_grad()
+def build_record(
+    measurement: Measurement,
+    *,
+    step: int,
+    optimizer: int,
+    num_optimizers: int,
+    window: Window,
+    counters: Counters,
+    per_layer: bool,
+    norm_type: float,
+    clips_at_all: bool,
+    clips: Clips | None = None,
+    after: Measurement | None = None,
+    damage: Damage | None = None,
+    scaler: GradScaler | None = None,
+) -> StepRecord:
+    """Makes the record of one step.
+
+    Args:
+        measurement: the raw gradients.
+        step: x-axis of the run.
+        optimizer: index of the optimizer.
+        num_optimizers: how many there are.
+        window: the steps since the last record, this one included.
+        counters: the run so far, this step included.
+        per_layer: whether to hold layers.
+        norm_type: p of the layer norms.
+        clips_at_all: whether a policy is at work in this run.
+        clips: the policies' answers; ``None`` for a step that did not get so far.
+        after: the gradients after clipping; ``None`` likewise.
+        damage: what is not finite in a step that the guard stopped; else ``None``.
+        scaler: the live loss scaler.
+    """
+    layout = measurement.layout
+    host = to_host(
+        {
+            "norms": measurement.norms,
+            "total": measurement.total,
+            "post": after.total if after else None,
+            "cosine": cosine(measurement, after) if after and clips_at_all else None,
+            "threshold": clips.threshold if clips else None,
+            "coefficient": clips.smallest_coefficient() if clips else None,
+            "p_norms": p_norms(measurement, norm_type) if per_layer and norm_type != 2.0 else None,
+            "weights": by_layer(layout, measurement.weight_norms) if per_layer else None,
+            "max_layers": window.max_layer_norms if per_layer else None,
+            "max_total": window.max_total_norm,
+            "min_coefficient": window.min_coefficient,
+            "num_clipped": window.num_clipped,
+            "num_nonfinite": window.num_nonfinite,
+            "clipped_total": counters.clipped,
+            "nonfinite_total": counters.nonfinite,
+        }
+    )
+    norms, total = torch.tensor(host.many("norms"), dtype=torch.float64), host.one("total")
+    stopped = damage is not None
+    if damage is None and not math.isfinite(total):  # nobody guards: say at least what went through
+        damage = inspect(measurement)
+    if damage is None:
+        norms, total = _exact(measurement, norms, total)
+
+    def layers_of(values: Sequence[float], present: Sequence[bool]) -> tuple[float | None, ...]:
+        seen = {layer for layer, there in zip(layout.layer_of, present, strict=True) if there}
+        return tuple(value if i in seen else None for i, value in enumerate(values))
+
+    post, coefficient = host.maybe("post"), host.maybe("coefficient")
+    if clips_at_all and post is not None and coefficient is None:
+        coefficient = post / total if total > 0 else 1.0
+    layer_norms = by_layer(layout, norms) if norm_type == 2.0 else _by_layer_p(layout, host.many("p_norms"), norm_type)
+    verdict: Verdict
+    if damage is not None:
+        verdict = "overflow" if scaler else "skipped" if stopped else "nonfinite"
+    else:
+        verdict = "clipped" if coefficient is not None and coefficient < 1.0 else "ok"
+    max_layers = host.many("max_layers")
+    return StepRecord(
+        step=step,
+        optimizer=optimizer,
+        num_optimizers=num_optimizers,
+        layers=layout.layers if per_layer else (),
+        layer_norms=layers_of(layer_norms.tolist(), measurement.present) if per_layer else (),
+        total_norm=total,
+        post_clip_norm=post if damage is None else None,
+        threshold=host.maybe("threshold"),
+        coefficient=coefficient,
+        cosine=host.maybe("cosine"),
+        verdict=verdict,
+        nonfinite_layers=_layers_of_names(layout, damage.names) if damage else (),
+        cause=damage.cause if damage else None,
+        loss_scale=scaler.get_scale() if scaler else None,  # host sync: a logged step
+        num_steps=window.num_steps,
+        num_clipped=int(host.one("num_clipped")),
+        num_nonfinite=int(host.one("num_nonfinite")),
+        max_layer_norms=layers_of(max_layers, window.present) if per_layer else (),
+        max_total_norm=host.one("max_total"),
+        min_coefficient=host.one("min_coefficient") if clips_at_all else None,
+        clip_rate=host.one("clipped_total") / counters.steps if clips_at_all else None,
+        nonfinite_total=int(host.one("nonfinite_total")),
+        skipped_total=counters.skipped,
+        weight_norms=tuple(host.many("weights")) if per_layer else None,
+    )
+
+
+def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tensor, float]:
+    """The norms on the host, those measured again that float32 cannot hold: it reads 1e-25 as zero."""
+    doubtful = [i for i, there in enumerate(measurement.present) if there and not _TINY <= norms[i] < float("inf")]
+    if not doubtful:
+        return norms, total
+    again = measure_exactly(measurement.part(measurement.layout.subset(doubtful), doubtful))
+    norms[doubtful] = again.norms.to(norms)
+    return norms, float(torch.linalg.vector_norm(norms))
+
+
+def _by_layer_p(layout: Layout, norms: Sequence[float], p: float) -> Tensor:
+    index, values = torch.tensor(layout.layer_of), torch.tensor(norms, dtype=torch.float64)
+    layers = torch.zeros(len(layout.layers), dtype=torch.float64)
+    if math.isinf(p):
+        return layers.scatter_reduce(0, index, values, "amax")
+    return layers.index_add_(0, index, values**p) ** (1.0 / p)
+
+
+def _layers_of_names(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
+    layer = dict(zip(layout.names, layout.layer_of, strict=True))
+    return tuple(dict.fromkeys(layout.layers[layer[name]] for name in names))

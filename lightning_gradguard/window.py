@@ -1,0 +1,114 @@
+"""What happened since the last record, folded on the device so that no step falls between two records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.layout import Layout
+
+
+def by_layer(layout: Layout, norms: Tensor) -> Tensor:
+    """l2 norm of each layer from those of its parameters, ``[num_layers]``.
+
+    In float64 where the device has it, since the squares of tiny norms vanish in float32.
+    """
+    wide = norms.float() if norms.device.type == "mps" else norms.double()
+    if len(layout.layers) == len(layout.params):
+        return wide
+    return wide.new_zeros(len(layout.layers)).index_add_(0, layout.layer_index(norms.device), wide.square()).sqrt()
+
+
+@dataclass
+class Counters:
+    """Counts over the whole run of one optimizer; a tensor where no guard reads the step on the host anyway."""
+
+    steps: int = 0
+    skipped: int = 0
+    clipped: Tensor | float = 0.0
+    nonfinite: Tensor | float = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """The counts as numbers."""
+        return {key: float(value) for key, value in vars(self).items()}  # host sync: a checkpoint is written
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from :meth:`state_dict`."""
+        self.steps, self.skipped = int(state["steps"]), int(state["skipped"])
+        self.clipped, self.nonfinite = state["clipped"], state["nonfinite"]
+
+
+class Window:
+    """Folds the steps since the last record: largest norms, smallest coefficient, counts.
+
+    Holds one number per layer and a few more, whatever the length of the run.
+
+    Args:
+        layout: the parameters of the optimizer.
+        device: where their gradients live.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.layout = layout
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new window."""
+        self.max_layer_norms = torch.zeros(len(self.layout.layers), dtype=self._dtype, device=self._device)
+        self.max_total_norm = torch.zeros((), dtype=self._dtype, device=self._device)
+        self.min_coefficient = torch.ones((), dtype=self._dtype, device=self._device)
+        self.num_clipped: Tensor | float = 0.0
+        self.num_nonfinite: Tensor | float = 0.0
+        self.num_steps = 0
+        self.present: tuple[bool, ...] = (False,) * len(self.layout.params)
+
+    def add(self, norms: Tensor, total: Tensor, coefficient: Tensor | None, finite: Tensor | None) -> None:
+        """Folds one step.
+
+        Args:
+            norms: of each parameter's gradient.
+            total: over all of them.
+            coefficient: the smallest that the step was scaled by, where there is one.
+            finite: whether the step was, on the device; if not it enters nothing. ``None``: known to be.
+        """
+        layers = by_layer(self.layout, norms)
+        if finite is not None:
+            layers, total = layers.where(finite, 0.0), total.where(finite, 0.0)
+            coefficient = None if coefficient is None else coefficient.where(finite, 1.0)
+        self.max_layer_norms = torch.maximum(self.max_layer_norms, layers)
+        self.max_total_norm = torch.maximum(self.max_total_norm, total)
+        if coefficient is not None:
+            self.min_coefficient = torch.minimum(self.min_coefficient, coefficient)
+
+    def see(self, present: tuple[bool, ...]) -> None:
+        """Counts a step, and notes which parameters had a gradient."""
+        self.num_steps += 1
+        if present != self.present:
+            self.present = tuple(a or b for a, b in zip(present, self.present, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fold so far, with the layers it speaks of."""
+        return {
+            "layers": list(self.layout.layers),
+            "max_layer_norms": self.max_layer_norms.clone(),
+            "present": list(self.present),
+            **{key: float(getattr(self, key)) for key in self._SCALARS},  # host sync: a checkpoint is written
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state."""
+        if list(self.layout.layers) != state["layers"] or len(self.present) != len(state["present"]):
+            return
+        self.max_layer_norms.copy_(state["max_layer_norms"])
+        self.max_total_norm.fill_(state["max_total_norm"])
+        self.min_coefficient.fill_(state["min_coefficient"])
+        self.num_clipped, self.num_nonfinite = state["num_clipped"], state["num_nonfinite"]
+        self.num_steps, self.present = int(state["num_steps"]), tuple(state["present"])
+
+    _SCALARS = ("max_total_norm", "min_coefficient", "num_clipped", "num_nonfinite", "num_steps")
