@@ -116,6 +116,15 @@ class StepRecord:
         update_ratios: update norm over weight norm of each layer, ‖Δθ‖ / ‖θ‖, where measured.
         clip_ratio: the gradient-to-weight ratio from which the policy clips (``ratio`` of AGC); ``None`` for a policy
             that does not go by it.
+        loss: what was back-propagated, mean over the steps since the last record, where known.
+        layer_sizes: number of elements of each layer's parameters.
+        layer_kinds: class of the module that owns each layer, e.g. ``"Linear"``.
+        trainable: whether any parameter of the layer requires a gradient now.
+        depth: place of each layer in the forward pass, 0 first; ``None`` for a layer that was not seen to run.
+        activations: what the probe saw on its last sampled step, in the order of the forward pass; each sample is
+            reported by one record.
+        temporal_norms: per recurrent module, the norm of the last output's gradient with respect to the input at
+            each time step, first step first; each sample is reported by one record.
     """
 
     step: int
@@ -147,6 +156,13 @@ class StepRecord:
     min_layer_coefficients: tuple[float | None, ...] | None = None
     update_ratios: tuple[float | None, ...] | None = None
     clip_ratio: float | None = None
+    loss: float | None = None
+    layer_sizes: tuple[int, ...] | None = None
+    layer_kinds: tuple[str, ...] | None = None
+    trainable: tuple[bool, ...] | None = None
+    depth: tuple[int | None, ...] | None = None
+    activations: tuple[ActivationStats, ...] | None = None
+    temporal_norms: dict[str, tuple[float, ...]] | None = None
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""

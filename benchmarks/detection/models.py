@@ -122,7 +122,8 @@ class Recurrent(nn.Module):
         self.setup = setup
         self.embed = nn.Embedding(vocabulary, 16) if vocabulary else nn.Linear(4, 16)
         cell = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[setup.arch]
-        self.rnn = cell(16, setup.width, batch_first=True)
+        more = {"nonlinearity": "relu"} if setup.extra == "relu-rnn" else {}
+        self.rnn = cell(16, setup.width, batch_first=True, **more)
         self.head = nn.Linear(setup.width, vocabulary or 10)
         self.language = vocabulary is not None
         init_(self, setup)

@@ -23,14 +23,14 @@ class Instruments:
         loss = ...                                   # the forward pass
         instruments.after_forward(loss)
         loss.backward()
-        record = pipeline.before_step()
         instruments.before_step(layout, step)
+        record = pipeline.before_step()
+        record = instruments.enrich(record, layout)  # on a logged step, before the rules see it
         optimizer.step()
         instruments.after_step(layout)
-        record = instruments.enrich(record, layout)  # before the rules see it
 
-    With several optimizers the last four are called for each; what a probe saw goes to the first record after it that
-    speaks of layers of that model part.
+    With several optimizers the last four are called for each: losses since the last of these calls are taken for that
+    optimizer's, and what the probes saw goes to the first record after it.
 
     Args:
         module: the model.
@@ -48,8 +48,8 @@ class Instruments:
         self.temporal = TemporalProbe(module, every_n_steps)
         self._meters: list[UpdateMeter] = []
         self._kinds = {clean_name(name): type(part).__name__ for name, part in module.named_modules()}
-        self._loss: Tensor | None = None
-        self._num_losses = 0
+        self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
+        self._losses: dict[int, tuple[Tensor, int]] = {}  # by layout: their sum, and steps
 
     def before_forward(self, step: int) -> None:
         """Attaches the hooks of a sampled step."""
@@ -62,12 +62,15 @@ class Instruments:
         self.temporal.stop()
         if loss is not None:
             value = loss.detach().float()
-            self._loss = value if self._loss is None else self._loss + value
-            self._num_losses += 1
+            self._pending = value if self._pending is None else self._pending + value
 
     def before_step(self, layout: Layout, step: int) -> None:
-        """Copies the parameters of one optimizer on a sampled step."""
+        """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
         self._meter(layout).before_step(step)
+        if self._pending is not None:
+            total, steps = self._losses.get(id(layout), (0.0, 0))
+            self._losses[id(layout)] = (self._pending + total, steps + 1)
+            self._pending = None
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
@@ -75,12 +78,9 @@ class Instruments:
 
     def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
-        loss = None
-        if self._loss is not None:
-            loss = float(self._loss) / self._num_losses  # host sync: a logged step
-            self._loss, self._num_losses = None, 0
+        total, steps = self._losses.pop(id(layout), (None, 0))
         facts: dict[str, Any] = {
-            "loss": loss,
+            "loss": None if total is None else float(total) / steps,  # host sync: a logged step
             "activations": self.probe.take(),
             "temporal_norms": self.temporal.take(),
             "update_ratios": self._meter(layout).take(),
