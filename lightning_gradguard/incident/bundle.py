@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -23,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_gradguard.incident.encode import encode
 from lightning_gradguard.incident.localise import Localisation
+from lightning_gradguard.incident.recorder import named_tensors
 from lightning_gradguard.incident.report import to_markdown
 from lightning_gradguard.incident.rng import RngState
 from lightning_gradguard.layout import clean_name
@@ -63,6 +65,7 @@ class Incident:
         config: precision, accumulation and the like; numbers and strings.
         localisation: where it began, if that was looked for.
         not_localised: why it was not, if it was not.
+        bad_buffers: names of the buffers that the step made non-finite.
     """
 
     step: int
@@ -77,6 +80,7 @@ class Incident:
     config: Mapping[str, Any] = field(default_factory=dict)
     localisation: Localisation | None = None
     not_localised: str | None = None
+    bad_buffers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -127,9 +131,9 @@ class IncidentFolder:
             if self.is_full:
                 return None
             self.path.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{incident.name}-", dir=self.path))
-            self._write(temporary, incident, module, optimizer, scaler_state)
             final = _free_name(self.path / incident.name)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{incident.name}-", dir=self.path))
+            self._write(temporary, final, incident, module, optimizer, scaler_state)
             temporary.rename(final)
             _sync_folder(self.path)
             return final
@@ -146,6 +150,7 @@ class IncidentFolder:
     def _write(
         self,
         folder: Path,
+        final: Path,
         incident: Incident,
         module: nn.Module,
         optimizer: torch.optim.Optimizer | None,
@@ -167,12 +172,12 @@ class IncidentFolder:
             if size > room:
                 left_out.append(f"{name}: {size:,} bytes would pass max_bytes={self.max_bytes:,}")
                 continue
-            files[name] = _write_file(folder / name, lambda file, content=content: torch.save(content, file))
+            files[name] = _write_file(folder / name, functools.partial(torch.save, content))
             room -= files[name]["bytes"]
         report = describe(incident, module) | {"unsaved": unsaved, "left_out": left_out, "files": files}
         text = json.dumps(_jsonable(report), indent=1, allow_nan=False)
         _write_file(folder / "report.json", lambda file: file.write(text.encode()))
-        markdown = to_markdown(json.loads(text), self.path / incident.name)
+        markdown = to_markdown(json.loads(text), final)
         _write_file(folder / "report.md", lambda file: file.write(markdown.encode()))
         _sync_folder(folder)
 
@@ -192,6 +197,8 @@ def describe(incident: Incident, module: nn.Module) -> dict[str, Any]:
         "gradients": gradients,
         "localisation": incident.localisation,
         "not_localised": incident.not_localised,
+        "bad_buffers": list(incident.bad_buffers),
+        "batch_on_cpu": _on_cpu(incident, module),
         "records": [json.loads(record.to_json()) for record in incident.records],
         "config": dict(incident.config),
         "module": f"{type(module).__module__}.{type(module).__qualname__}",
@@ -206,7 +213,7 @@ def digest_gradient(grad: Tensor) -> dict[str, Any]:
     values = values.to_dense() if values.layout != torch.strided else values
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     values = torch.where(values.isnan(), torch.full_like(values, math.nan), values).contiguous().cpu()
-    digest = hashlib.sha256(values.view(-1).view(torch.uint8).numpy()).hexdigest()
+    digest = hashlib.sha256(values.view(-1).view(torch.uint8).numpy().data).hexdigest()
     return {"nan": int(values.isnan().sum()), "inf": int(values.isinf().sum()), "sha256": digest}
 
 
@@ -251,8 +258,24 @@ def _write_file(path: Path, write: Callable[[Any], Any]) -> dict[str, Any]:
         write(file)
         file.flush()
         os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _on_cpu(incident: Incident, module: nn.Module) -> list[str]:
+    """Tensors of the batches that lay on the CPU though the module did not (lengths of packed sequences, say)."""
+    if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+        return []
+    named = [named_tensors(micro.batch) for micro in incident.batches]
+    return sorted({path for pairs in named for path, tensor in pairs if tensor.device.type == "cpu"})
 
 
 def _sync_folder(path: Path) -> None:

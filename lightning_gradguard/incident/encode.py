@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,9 +32,9 @@ class Unsaved:
 def encode(value: Any, path: str = "batch", unsaved: list[str] | None = None) -> Any:
     """A copy made of tensors, numbers, strings, lists and dicts alone.
 
-    Tuples, named tuples, sets, NumPy arrays, bytes and dataclasses become a dict that says what they were. A tensor that
-    is a view of a larger memory is copied, so that a slice of a data set does not take the whole set along. Anything
-    else is described.
+    Tuples, named tuples, sets, NumPy arrays, bytes and dataclasses become a dict that says what they were. A tensor
+    that is a view of a larger memory is copied, so that a slice of a data set does not take the whole set along.
+    Anything else is described.
 
     Args:
         value: what to encode.
@@ -67,8 +68,8 @@ def encode(value: Any, path: str = "batch", unsaved: list[str] | None = None) ->
         encoded = {name: encode(item, f"{path}.{name}", unsaved) for name, item in fields.items()}
         return {_KIND: "dataclass", "type": _type_name(value), "fields": encoded}
     if isinstance(value, Mapping) and all(type(key) in (str, int, float, bool) for key in value):
-        items = {key: encode(value[key], f"{path}[{key!r}]", unsaved) for key in value}
-        return {_KIND: "mapping", "items": items} if _KIND in items else items
+        entries = {key: encode(value[key], f"{path}[{key!r}]", unsaved) for key in value}
+        return {_KIND: "mapping", "items": entries} if _KIND in entries else entries
     array = _as_array(value)
     if array is not None:
         return array
@@ -81,7 +82,7 @@ def decode(value: Any) -> Any:
     """What :func:`encode` was given.
 
     Named tuples and dataclasses come back as their own class if that is already imported (nothing is imported, and no
-    constructor runs); otherwise as a plain tuple, or an object with the same attributes. Mappings come back as ``dict``.
+    constructor runs); otherwise as a plain tuple, or an object with the same attributes. Mappings come back as dicts.
     """
     if isinstance(value, list):
         return [decode(item) for item in value]
@@ -104,6 +105,23 @@ def find_unsaved(value: Any) -> list[Unsaved]:
     elif isinstance(value, SimpleNamespace):
         value = list(vars(value).values())
     return [found for item in value for found in find_unsaved(item)] if isinstance(value, list | tuple) else []
+
+
+def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], path: str = "batch") -> Any:
+    """A copy of a batch with every tensor replaced by ``change(path, tensor)``."""
+    if isinstance(value, Tensor):
+        return change(path, value)
+    if type(value) is dict:
+        return {key: map_tensors(item, change, f"{path}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [map_tensors(item, change, f"{path}[{index}]") for index, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple.__new__(type(value), items)
+    if dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace):
+        names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else list(vars(value))
+        value = copy.copy(value)
+        for name in names:
+            object.__setattr__(value, name, map_tensors(getattr(value, name), change, f"{path}.{name}"))
+    return value
 
 
 def _as_array(value: Any) -> Any:
@@ -135,7 +153,7 @@ def _decode_dataclass(value: dict[str, Any]) -> Any:
     cls = _imported(value["type"])
     if cls is None or not dataclasses.is_dataclass(cls) or {f.name for f in dataclasses.fields(cls)} != set(fields):
         return SimpleNamespace(**fields)
-    made = object.__new__(cls)
+    made: Any = object.__new__(cls)  # type: ignore[arg-type]
     for name, item in fields.items():
         object.__setattr__(made, name, item)
     return made

@@ -80,8 +80,9 @@ def localise(
     """Runs a step again under watch, and names what made the first value that spoiled its loss or gradients.
 
     Every operator's result is looked at, which takes some ten to fifty times as long as the plain step: for an
-    incident, not for every step. Nothing stays changed: weights, gradients, buffers, metrics and random number generators are put
-    back. Gradients come from ``torch.autograd.grad``, so hooks that reduce gradients between processes do not run.
+    incident, not for every step. Nothing stays changed: weights, gradients, buffers, metrics and random number
+    generators are put back. Gradients come from ``torch.autograd.grad``, so hooks that reduce gradients between
+    processes do not run.
 
     An infinity that a mask writes on purpose is not taken for a fault unless it becomes a NaN.
 
@@ -208,4 +209,5 @@ def _sentence(origin: Origin, turned: OperatorCall | None) -> str:
 def _where(call: OperatorCall) -> str:
     module = f"module {call.module!r}" if call.module else "the training step itself"
     line = f", {call.source}" if call.source else ""
-    return f"in the {call.phase} pass of {module}{line}"
+    node = f" ({call.node})" if call.node else ""
+    return f"in the {call.phase} pass{node} of {module}{line}"

@@ -210,7 +210,8 @@ class Recorder(TorchDispatchMode):
             fraction = largest / torch.finfo(output.dtype).max
             dtype = str(output.dtype).removeprefix("torch.")
             extreme = Extreme(self._num_calls, call.phase, call.module, call.operator, dtype, largest, fraction)
-            self._trail.append(extreme)
+            if call.written or memory not in call.memories:  # a mere view tells nothing new
+                self._trail.append(extreme)
             if self._near <= fraction < 1.0:  # exactly the limit is a mask
                 self.near_limit.append(extreme)
             covered = output.numel() * output.element_size() >= output.untyped_storage().nbytes()
@@ -254,7 +255,7 @@ class Recorder(TorchDispatchMode):
     def _remember_forward(self, call: _Call) -> None:
         if call.phase == "forward":
             # An operator that autograd follows has just been given the number before the next one.
-            self._forward_of.setdefault(torch.autograd._get_sequence_nr() - 1, (call.module, call.source))
+            self._forward_of.setdefault(torch._C._autograd._get_sequence_nr() - 1, (call.module, call.source))
 
     def _scan(self, module: nn.Module, batch: object) -> None:
         for name, parameter in module.named_parameters():
@@ -398,7 +399,7 @@ def _largest(tensor: Tensor) -> float | None:
     if not values.numel():
         return None
     low, high = values.aminmax()
-    return float(torch.maximum(-low, high))
+    return abs(float(torch.maximum(-low, high)))
 
 
 def _user_line() -> str | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 # (part of the operator's name, backward only, why it happens, what to do)
 _ADVICE: tuple[tuple[str, bool, str, str], ...] = (
-    ("sqrt", True, "the slope of a square root at 0 is infinite", "add a small constant under the root: sqrt(x + 1e-8)"),
-    ("norm", True, "the slope of a norm at the zero vector is not defined", "add a small constant, or use the squared norm"),
+    ("sqrt", True, "the slope of a square root at 0 is infinite", "add a small constant under the root"),
+    ("norm", True, "the slope of a norm at the zero vector is not defined", "add a constant, or square it"),
     ("pow", True, "the slope of x**p at 0 is infinite for p < 1", "clamp x away from 0 first"),
     ("log", False, "the logarithm of 0 is -Inf, of a negative number NaN",
      "clamp the argument, or use log_softmax / logsigmoid / a loss on logits"),
@@ -21,7 +21,7 @@ _ADVICE: tuple[tuple[str, bool, str, str], ...] = (
     ("rsqrt", False, "the variance or norm under the root was 0 or overflowed", "add or raise the layer's eps"),
     ("softmax", False, "a row of which every entry is masked with -Inf has no softmax",
      "keep at least one entry of each row, or mask with a large finite number"),
-    ("attention", False, "a query for which every key is masked has no softmax", "keep at least one key for each query"),
+    ("attention", False, "a query for which every key is masked has no softmax", "keep one key for each query"),
     ("std", False, "the deviation of a single element is NaN", "use correction=0, or batches of more than one"),
     ("var", False, "the variance of a single element is NaN", "use correction=0, or batches of more than one"),
     ("acos", False, "outside [-1, 1]", "clamp to (-1 + eps, 1 - eps)"),
@@ -30,11 +30,13 @@ _ADVICE: tuple[tuple[str, bool, str, str], ...] = (
      "check the scale of the inputs; use larger batches or another normalization"),
     ("_to_copy", False, "the number does not fit the narrower dtype it was cast to",
      "train in bfloat16, keep this layer in float32, or bound its input"),
-    ("mm", False, "the sum of products passed the dtype's largest number: activations or weights have grown too large",
+    ("mm", False, "the sum of products passed the dtype's largest number: its inputs have grown too large",
      "look at the ranges above; normalize the input of this layer, lower the learning rate, clip gradients"),
-    ("conv", False, "the sum of products passed the dtype's largest number: activations or weights have grown too large",
+    ("conv", False, "the sum of products passed the dtype's largest number: its inputs have grown too large",
      "look at the ranges above; normalize the input of this layer, lower the learning rate, clip gradients"),
 )  # fmt: skip
+
+_WORTH_SAYING = 1e-3  # a fraction of the dtype's largest number below this is of no interest
 
 _HELD = {
     "batch": (
@@ -138,7 +140,7 @@ def _where(report: dict[str, Any]) -> str:
         )
     if call is not None:
         verb = "First made by" if origin["place"] == "operator" else "First used by"
-        lines.append(f"{verb} **`{call['operator']}`** in the {call['phase']} pass of {_module(call)}.")
+        lines.append(f"{verb} **`{call['operator']}`** in the {call['phase']} pass{_node(call)} of {_module(call)}.")
         if call["source"]:
             lines.append(f"Called at `{call['source']}`.")
         lines += ["", *[f"- input {index}: {_range(given)}" for index, given in enumerate(call["inputs"])]]
@@ -198,6 +200,10 @@ def _table(rows: list[tuple[str, Any]], *head: str) -> str:
     return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *body])
 
 
+def _node(call: dict[str, Any]) -> str:
+    return f" (`{call['node']}`)" if call["node"] else ""
+
+
 def _module(call: dict[str, Any]) -> str:
     return f"module **`{call['module']}`**" if call["module"] else "**the training step itself**"
 
@@ -210,10 +216,9 @@ def _range(held: dict[str, Any]) -> str:
 
 def _extreme(extreme: dict[str, Any]) -> str:
     place = extreme["module"] or "training step"
-    return (
-        f"`{place}` {extreme['phase']} `{extreme['operator']}`: largest {_number(extreme['largest'])}, "
-        f"{extreme['fraction']:.2g} of the largest {extreme['dtype']}"
-    )
+    text = f"`{place}` {extreme['phase']} `{extreme['operator']}`: largest {_number(extreme['largest'])}"
+    near = extreme["fraction"] >= _WORTH_SAYING
+    return f"{text}, {extreme['fraction']:.2g} of the largest {extreme['dtype']}" if near else text
 
 
 def _number(value: Any) -> str:

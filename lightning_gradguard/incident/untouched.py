@@ -65,7 +65,7 @@ def _silent(*args: Any, **kwargs: Any) -> None:
 
 def _copy_attributes(part: nn.Module) -> dict[str, tuple[Any, Any]]:
     """For each attribute the object itself and a copy of what is in it, where that can change in place."""
-    kept = {}
+    kept: dict[str, tuple[Any, Any]] = {}
     for name, value in part.__dict__.items():
         if name in _REGISTRIES:
             kept[name] = (value, dict(value))

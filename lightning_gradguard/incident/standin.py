@@ -1,0 +1,124 @@
+"""Lets a LightningModule's ``training_step`` run without a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SILENT = ("log", "log_dict", "print")
+
+
+class Reached(Exception):
+    """Ends a manual training step where its optimizer would have applied the bad gradients."""
+
+
+class _Trainer:
+    """What a training step may ask its Trainer, as it was at the incident."""
+
+    def __init__(self, config: Mapping[str, Any], optimizers: list[_Optimizer]) -> None:
+        self.current_epoch = config.get("epoch", 0)
+        self.global_step = config.get("global_step", 0)
+        self.global_rank = self.local_rank = self.node_rank = 0
+        self.world_size = 1
+        self.is_global_zero = True
+        self.training, self.sanity_checking, self.validating, self.testing = True, False, False, False
+        self.logger = None
+        self.loggers: list[Any] = []
+        self.callbacks: list[Any] = []
+        self.callback_metrics: dict[str, Tensor] = {}
+        self.optimizers = optimizers
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"training_step asked for trainer.{name}, and a replay has no Trainer; pass step=... instead"
+        )
+
+
+class _Optimizer:
+    """Stands for one optimizer in a manual training step: never steps, and says when the incident's would have."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, is_incident: bool) -> None:
+        self._module = module
+        self.optimizer = optimizer
+        self._is_incident = is_incident
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> None:
+        if closure is not None:
+            closure()
+        bad = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self._is_incident and any(not bool(p.grad.isfinite().all()) for p in bad):
+            raise Reached
+
+    @contextmanager
+    def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
+        self._module.toggle_optimizer(self)  # type: ignore[operator]
+        yield
+        self._module.untoggle_optimizer(self)  # type: ignore[operator]
+
+
+class _Scheduler:
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """The learning rate has no part in the gradients of one step."""
+
+
+@contextmanager
+def without_trainer(
+    module: nn.Module, config: Mapping[str, Any], optimizer_index: int, backward: Callable[[Tensor], None]
+) -> Iterator[None]:
+    """Within it, ``module.training_step`` may log, ask for its epoch, and, if manual, run its backward passes.
+
+    Args:
+        module: a LightningModule, or any module with a ``training_step``.
+        config: epoch and global step of the incident.
+        optimizer_index: the optimizer whose step was bad.
+        backward: called for ``manual_backward``.
+    """
+    kept = dict(module.__dict__)
+    for name in _SILENT:
+        if callable(getattr(module, name, None)):
+            module.__dict__[name] = _silent
+    if "_trainer" in kept:
+        optimizers: list[_Optimizer] = []
+        if is_manual(module):
+            made = _flat_optimizers(module.configure_optimizers())  # type: ignore[operator]
+            optimizers += [_Optimizer(module, one, index == optimizer_index) for index, one in enumerate(made)]
+        module.__dict__["_trainer"] = _Trainer(config, optimizers)
+        module.__dict__["optimizers"] = lambda use_pl_optimizer=True: (
+            optimizers[0] if len(optimizers) == 1 else optimizers
+        )
+        module.__dict__["lr_schedulers"] = _Scheduler
+        module.__dict__["manual_backward"] = lambda loss, *args, **kwargs: backward(loss)
+    try:
+        yield
+    finally:
+        module.__dict__.clear()
+        module.__dict__.update(kept)
+
+
+def is_manual(module: nn.Module) -> bool:
+    """Whether the module runs its own backward passes."""
+    return getattr(module, "automatic_optimization", True) is False
+
+
+def _silent(*args: Any, **kwargs: Any) -> None:
+    """Stands in for ``log``."""
+
+
+def _flat_optimizers(configured: Any) -> list[torch.optim.Optimizer]:
+    """The optimizers in any of the forms ``configure_optimizers`` may return, in the Trainer's order."""
+    if isinstance(configured, torch.optim.Optimizer):
+        return [configured]
+    if isinstance(configured, Mapping):
+        return [configured["optimizer"]]
+    if isinstance(configured, list | tuple):
+        if len(configured) == 2 and isinstance(configured[0], list | tuple):
+            configured = configured[0]
+        return [one for item in configured for one in _flat_optimizers(item)]
+    return []
