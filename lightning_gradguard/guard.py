@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+
 from lightning_gradguard.measure import Measurement, count_nonfinite
 
 Action = Literal["skip", "rollback", "stop", "raise"]
@@ -61,16 +63,20 @@ def inspect(measurement: Measurement) -> Damage | None:
     Returns:
         The damage; ``None`` if every element is finite and only the norm overflowed.
     """
+    layout = measurement.layout
+    finite = measurement.norms.isfinite().tolist()  # host sync: a bad step is no quiet step
+    counts = torch.zeros(len(finite), 2, dtype=torch.int64, device=measurement.norms.device)
+    for index, (grad, fine) in enumerate(zip(measurement.grads, finite, strict=True)):
+        if grad is not None and not fine:
+            counts[index] = torch.tensor(count_nonfinite(grad))
+    if layout.sharding:
+        counts = layout.sharding.sum(counts).ceil().long()
     nan: dict[str, int] = {}
     inf: dict[str, int] = {}
-    finite = measurement.norms.isfinite().tolist()  # host sync: a bad step is no quiet step
-    for name, grad, fine in zip(measurement.layout.names, measurement.grads, finite, strict=True):
-        if grad is not None and not fine:
-            num_nan, num_inf = count_nonfinite(grad)
-            if num_nan or num_inf:
-                nan[name], inf[name] = num_nan, num_inf
-    num_params = sum(grad is not None for grad in measurement.grads)
-    return Damage(nan, inf, num_params) if nan else None
+    for name, (num_nan, num_inf) in zip(layout.names, counts.tolist(), strict=True):
+        if num_nan or num_inf:
+            nan[name], inf[name] = num_nan, num_inf
+    return Damage(nan, inf, sum(measurement.present)) if nan else None
 
 
 class Guard:

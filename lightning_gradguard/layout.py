@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.sharding import Sharding, find_sharding, local_gradient, local_values
+
 GroupBy = Literal["layer", "parameter"]
 
 # What wrappers put into a parameter's name; none of it is the user's.
@@ -40,6 +42,7 @@ class Layout:
         layer_of: for each parameter the index of its layer.
         group_of: for each parameter the index of its parameter group in the optimizer.
         group_names: the ``"name"`` of each parameter group, or its index as a string.
+        sharding: how the parameters are spread over processes; ``None`` where every process has them whole.
     """
 
     params: tuple[nn.Parameter, ...]
@@ -48,6 +51,7 @@ class Layout:
     layer_of: tuple[int, ...]
     group_of: tuple[int, ...]
     group_names: tuple[str, ...]
+    sharding: Sharding | None = None
 
     @classmethod
     def from_optimizer(
@@ -84,6 +88,7 @@ class Layout:
             layer_of=tuple(position[layer] for layer in layer_names),
             group_of=tuple(group for _, _, _, group in entries),
             group_names=tuple(str(g.get("name", i)) for i, g in enumerate(optimizer.param_groups)),
+            sharding=find_sharding(module, [parameter for _, _, parameter, _ in entries]),
         )
 
     def fits(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -109,8 +114,21 @@ class Layout:
             layers=layers,
             layer_of=tuple(position[self.layers[self.layer_of[i]]] for i in indices),
             group_of=tuple(self.group_of[i] for i in indices),
+            sharding=self.sharding.subset(indices) if self.sharding else None,
         )
 
     def gradients(self) -> list[Tensor | None]:
-        """The gradient of each parameter now; ``None`` where there is none."""
-        return [parameter.grad for parameter in self.params]
+        """The gradient of each parameter now, or this process's piece of it; ``None`` where there is none."""
+        if self.sharding is None:
+            return [parameter.grad for parameter in self.params]
+        return [local_gradient(parameter) for parameter in self.params]
+
+    def has_gradients(self) -> bool:
+        """Whether there is a gradient anywhere; the same on every process."""
+        if self.sharding is not None and self.sharding.flat:
+            return True  # this process may hold nothing of what others have a gradient for
+        return any(parameter.grad is not None for parameter in self.params)
+
+    def values(self) -> list[Tensor]:
+        """The value of each parameter now, or this process's piece of it, detached."""
+        return [local_values(parameter) for parameter in self.params]

@@ -14,9 +14,10 @@ from lightning_gradguard.layout import Layout
 
 # Same-shape gradients up to this size are stacked and measured by one call: dispatch costs more than the copy.
 _STACK_NUMEL = 2048
-# On CPU one full float32 reduction reads low from about here on (1e-5 at 2**20, 1e-2 at 10**8): measured by rows.
-_ROWS_NUMEL = 2**17
-_ROW = 4096
+# On CPU one full float32 reduction reads low by up to 7e-6 at this size, 1e-4 at 2**17, 1e-2 at 10**8: larger ones
+# are measured in rows, and the norm is taken of the row norms.
+_ROWS_NUMEL = 2**13
+_ROW = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,8 @@ class Measurement:
 
     Attributes:
         layout: the parameters this is about.
-        grads: the gradients, in the layout's order; ``None`` is *no gradient*, not zero.
+        grads: the gradients, in the layout's order; ``None`` is *no gradient*, not zero. Under sharding, the pieces
+            that this process holds; all numbers are those of whole tensors.
         norms: l2 norm of each gradient, shape ``[num_params]``, in real units; 0 where there is no gradient.
             float32, or float64 if one of the gradients is. Accumulated in at least float32 whatever the
             gradient's dtype. A NaN or infinite element shows as NaN or infinity here.
@@ -39,7 +41,12 @@ class Measurement:
 
     @functools.cached_property
     def present(self) -> tuple[bool, ...]:
-        """For each parameter whether it has a gradient; known on the host."""
+        """For each parameter whether it has a gradient; known on the host.
+
+        Under FSDP1 slices do not tell, so there every parameter that is trained counts as having one.
+        """
+        if self.layout.sharding and self.layout.sharding.flat:
+            return tuple([parameter.requires_grad for parameter in self.layout.params])
         return tuple([grad is not None for grad in self.grads])
 
     def part(self, layout: Layout, indices: Sequence[int]) -> Measurement:
@@ -55,12 +62,12 @@ class Measurement:
         if present:
             found = [_largest(self.grads[i]).to(self.norms) for i in present]  # type: ignore[arg-type]
             values[_index(present, values.device)] = torch.stack(found)
-        return values
+        return self.layout.sharding.largest(values) if self.layout.sharding else values
 
     @functools.cached_property
     def weight_norms(self) -> Tensor:
         """l2 norm of each parameter, ``[num_params]``; reads the parameters, on demand."""
-        return measure_tensors(tuple(parameter.detach() for parameter in self.layout.params))
+        return whole_norms(self.layout, self.layout.values())
 
     def scaled(self, coefficient: Tensor) -> Measurement:
         """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""
@@ -92,8 +99,23 @@ def measure(layout: Layout) -> Measurement:
         5.0
     """
     grads = tuple(layout.gradients())
-    norms = measure_tensors(grads)
+    norms = whole_norms(layout, grads)
     return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms))
+
+
+def whole_norms(layout: Layout, tensors: Sequence[Tensor | None]) -> Tensor:
+    """l2 norm of each tensor, ``[num_params]``; under sharding of the whole ones, of which these are the pieces.
+
+    Args:
+        layout: the parameters that the tensors belong to, one each.
+        tensors: gradients, values or copies of them; ``None`` counts as zero.
+    """
+    norms = measure_tensors(tensors)
+    if layout.sharding is None:
+        return norms
+    # A process without pieces would know neither device nor dtype.
+    wide = torch.float64 in [parameter.dtype for parameter in layout.params]
+    return layout.sharding.norms(norms.to(layout.params[0].device, torch.float64 if wide else torch.float32))
 
 
 @torch.no_grad()
@@ -109,8 +131,10 @@ def measure_exactly(measurement: Measurement) -> Measurement:
             largest = float(_largest(grad))  # host sync: off the quiet path
             unit = largest if 0.0 < largest < float("inf") else 1.0
             norms[index] = float(measure_tensors((dense_values(grad) / unit,))) * unit  # host sync
-    total = torch.linalg.vector_norm(norms)
     device = measurement.norms.device
+    if measurement.layout.sharding:
+        norms = measurement.layout.sharding.norms(norms.to(device)).cpu()
+    total = torch.linalg.vector_norm(norms)
     if device.type == "mps":  # what float32 cannot hold stays infinite there
         norms, total = norms.float(), total.float()
     return replace(measurement, norms=norms.to(device), total=total.to(device))
@@ -125,7 +149,8 @@ def p_norms(measurement: Measurement, p: float) -> Tensor:
     for index, grad in enumerate(measurement.grads):
         if grad is not None and dense_values(grad).numel():
             norms[index] = torch.linalg.vector_norm(dense_values(grad).to(_at_least_float32(grad.dtype)), p)
-    return norms
+    sharding = measurement.layout.sharding
+    return sharding.norms(norms, p) if sharding else norms
 
 
 def count_nonfinite(grad: Tensor) -> tuple[int, int]:
@@ -194,14 +219,15 @@ def measure_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def _norm_by_rows(tensor: Tensor) -> Tensor:
+    if tensor.numel() < _ROWS_NUMEL:
+        return torch.linalg.vector_norm(tensor, dtype=_accumulator(tensor.dtype))
     flat = tensor.reshape(-1)
     whole = flat.numel() // _ROW * _ROW
-    dtype = _accumulator(tensor.dtype)
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=dtype)
-    if whole == flat.numel():
-        return torch.linalg.vector_norm(rows)
-    rest = torch.linalg.vector_norm(flat[whole:], dtype=dtype)
-    return torch.linalg.vector_norm(torch.cat([rows, rest.view(1)]))
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=_accumulator(tensor.dtype))
+    if whole < flat.numel():
+        rest = torch.linalg.vector_norm(flat[whole:], dtype=rows.dtype)
+        rows = torch.cat([rows, rest.view(1)])
+    return _norm_by_rows(rows)
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

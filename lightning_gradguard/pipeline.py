@@ -126,7 +126,7 @@ class GradientPipeline:
         """
         if not self.layout.fits(self.optimizer):
             self._follow_layout()
-        if all(grad is None for grad in self.layout.gradients()):
+        if not self.layout.has_gradients():
             return None
         live_scaler = scaler if unscale_once_(scaler, self.optimizer) else None
         measurement = measure(self.layout)
@@ -160,10 +160,12 @@ class GradientPipeline:
         self.window.num_clipped = self.window.num_clipped + clipped
         self.window.add(measurement.norms, measurement.total, clips.smallest_coefficient(), finite)
 
-        after = clips.after(measurement) if log else None  # before the gradients change
+        # The record is made first: it speaks of the raw gradients, which clipping overwrites.
+        after = clips.after(measurement) if log else None
+        record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else None
         if clipped is not False:
             clips.apply_()
-        return self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else None
+        return record
 
     def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
         """A step that does not go through: left to the scaler if there is one, else dropped."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement, dense_values, measure_tensors
+from lightning_gradguard.measure import Measurement, dense_values, whole_norms
 
 State = dict[str, Tensor]
 By = Literal["norm", "value"]
@@ -144,7 +144,7 @@ def after(measurement: Measurement, clip: Clip) -> Measurement:
         return measurement
     copy = replace(measurement, grads=tuple(None if grad is None else grad.clone() for grad in measurement.grads))
     apply_(copy, clip)
-    norms = measure_tensors(copy.grads)
+    norms = whole_norms(measurement.layout, copy.grads)
     return replace(copy, norms=norms, total=torch.linalg.vector_norm(norms))
 
 
@@ -160,13 +160,14 @@ def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
     if clipped.grads is raw.grads:
         inner = ((raw.norms / raw.total) * (clipped.norms / clipped.total)).sum()
     else:
-        inner = raw.total.new_zeros(())
-        for grad, cut in zip(raw.grads, clipped.grads, strict=True):
+        products = torch.zeros_like(raw.norms)
+        for index, (grad, cut) in enumerate(zip(raw.grads, clipped.grads, strict=True)):
             if grad is not None and cut is not None:
                 left, right = dense_values(grad) / raw.total.to(grad.device), dense_values(cut)
                 product = (left * right.conj()).sum(dtype=None if left.is_complex() else raw.norms.dtype)
-                inner = inner + torch.real(product).to(inner)
-        inner = inner / clipped.total
+                products[index] = torch.real(product)
+        sharding = raw.layout.sharding
+        inner = (sharding.sum(products) if sharding else products).sum() / clipped.total
     return inner.clamp(max=1.0)
 
 
@@ -179,6 +180,8 @@ def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
     elif clip.units is not None:
         found = [(unit < 1.0).any() for unit in clip.units if unit is not None]
         changes = torch.stack([f.to(changes.device) for f in found]).any() if found else changes
+        sharding = measurement.layout.sharding
+        changes = sharding.any(changes) if sharding else changes
     elif clip.bound is not None:
         changes = (measurement.max_abs > clip.bound).any()
     return changes if clip.then is None else changes | is_clipped(measurement, clip.then)
