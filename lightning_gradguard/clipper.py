@@ -55,8 +55,16 @@ class Clips:
 
     @property
     def threshold(self) -> Tensor | None:
-        """What the policy compared with; ``None`` if there are several policies, or several thresholds."""
-        return self.answers[0][1].threshold if len(self.answers) == 1 else None
+        """What the policy compared with; ``None`` where that is not one number for all parameters."""
+        return self.answers[0][1].threshold if self.indices == (None,) else None
+
+    @property
+    def single_coefficient(self) -> Tensor | None:
+        """The one coefficient that scales the whole gradient, shape ``[]``; ``None`` where there is no such."""
+        if self.indices != (None,):
+            return None
+        clip = self.answers[0][1]
+        return clip.coefficient if clip.coefficient is not None and not clip.coefficient.dim() and not clip.then else None
 
     def any_clipped(self) -> Tensor | bool:
         """Whether an answer changes anything, a boolean of shape ``[]`` on the device."""

@@ -97,7 +97,8 @@ def build_record(
             "post": after.total if after else None,
             "cosine": cosine(measurement, after) if after and clips_at_all else None,
             "threshold": clips.threshold if clips else None,
-            "coefficient": clips.smallest_coefficient() if clips else None,
+            "clipped": clips.any_clipped() if clips else None,
+            "coefficient": clips.single_coefficient if clips else None,
             "p_norms": p_norms(measurement, norm_type) if per_layer and norm_type != 2.0 else None,
             "weights": by_layer(layout, measurement.weight_norms) if per_layer else None,
             "max_layers": window.max_layer_norms if per_layer else None,
@@ -120,15 +121,15 @@ def build_record(
         seen = {layer for layer, there in zip(layout.layer_of, present, strict=True) if there}
         return tuple(value if i in seen else None for i, value in enumerate(values))
 
-    post, coefficient = host.maybe("post"), host.maybe("coefficient")
+    post, coefficient, clipped = host.maybe("post"), host.maybe("coefficient"), bool(host.maybe("clipped"))
     if clips_at_all and post is not None and coefficient is None:
-        coefficient = post / total if total > 0 else 1.0
+        coefficient = min(1.0, post / total) if clipped else 1.0
     layer_norms = by_layer(layout, norms) if norm_type == 2.0 else _by_layer_p(layout, host.many("p_norms"), norm_type)
     verdict: Verdict
     if damage is not None:
         verdict = "overflow" if scaler else "skipped" if stopped else "nonfinite"
     else:
-        verdict = "clipped" if coefficient is not None and coefficient < 1.0 else "ok"
+        verdict = "clipped" if clipped else "ok"
     max_layers = host.many("max_layers")
     return StepRecord(
         step=step,

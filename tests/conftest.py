@@ -1,0 +1,34 @@
+"""Shared by all tests: one thread (the models are tiny), and a real Trainer on CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Any) -> Callable[..., pl.Trainer]:
+    def make(**options: Any) -> pl.Trainer:
+        defaults: dict[str, Any] = {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": tmp_path,
+            "log_every_n_steps": 1,
+        }
+        return pl.Trainer(**{**defaults, **options})
+
+    return make

@@ -1,0 +1,74 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from lightning_gradguard.record import Finding, JsonlSink, MemorySink, StepRecord, read_jsonl
+
+RECORD = StepRecord(
+    step=3,
+    optimizer=0,
+    num_optimizers=1,
+    layers=("nan", "net.2"),
+    layer_norms=(math.nan, None),
+    total_norm=math.inf,
+    post_clip_norm=None,
+    threshold=1.0,
+    coefficient=0.5,
+    cosine=None,
+    verdict="skipped",
+    nonfinite_layers=("nan",),
+    cause="nan",
+    loss_scale=None,
+    num_steps=1,
+    num_clipped=0,
+    num_nonfinite=1,
+    max_layer_norms=(-math.inf, None),
+    max_total_norm=0.0,
+    min_coefficient=1.0,
+    clip_rate=0.25,
+    nonfinite_total=1,
+    skipped_total=1,
+    findings=(Finding("rule", "warning", "nan", 3, ("inf",), {"slope": math.nan}),),
+)
+
+
+def test_a_record_survives_json_with_its_nan_and_its_layer_called_nan():
+    line = RECORD.to_json()
+    json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    assert repr(StepRecord.from_json(line)) == repr(RECORD)
+
+
+@pytest.mark.parametrize("line", ["[]", '{"step": 1}', "3"], ids=["list", "fields missing", "number"])
+def test_what_is_no_record_is_refused(line):
+    with pytest.raises(ValueError, match="not a StepRecord"):
+        StepRecord.from_json(line)
+
+
+def test_the_memory_sink_keeps_the_latest():
+    sink = MemorySink(max_records=2)
+    for step in range(5):
+        sink.write(replace(RECORD, step=step))
+    assert [record.step for record in sink.records] == [3, 4]
+
+
+def test_the_memory_sink_wants_room_for_one():
+    with pytest.raises(ValueError, match="max_records must be at least 1, got 0"):
+        MemorySink(max_records=0)
+
+
+def test_a_jsonl_file_is_read_back_and_continued(tmp_path):
+    path = tmp_path / "deep" / "gradients.jsonl"
+    JsonlSink(path).write(RECORD)
+    JsonlSink(path).write(replace(RECORD, step=4))
+    assert [record.step for record in read_jsonl(path)] == [3, 4]
+
+
+def test_a_line_cut_off_by_a_killed_run_is_left_out_and_a_broken_one_is_named(tmp_path):
+    path = tmp_path / "gradients.jsonl"
+    path.write_text(RECORD.to_json() + "\n" + RECORD.to_json()[:40])
+    assert len(list(read_jsonl(path))) == 1
+    path.write_text("{}\n" + RECORD.to_json() + "\n")
+    with pytest.raises(ValueError, match=r"gradients.jsonl, line 1: not a StepRecord"):
+        list(read_jsonl(path))
