@@ -35,8 +35,9 @@ class EventLog:
         self._spikes = SpikeDetector()
         self._unwritten = 0
 
-    def observe(self, record: StepRecord) -> None:
-        """Takes note of what one record tells."""
+    def observe(self, record: StepRecord) -> bool:
+        """Takes note of what one record tells, and says whether anything happened at it."""
+        before = self._unwritten
         if record.cause is not None:
             self._add(_nonfinite_event(record))
         factor = self._spikes.observe(record.max_total_norm)
@@ -47,6 +48,7 @@ class EventLog:
                 self._add(_finding_event(record.step, finding))
             first = self._findings.get(finding.rule, {}).get("first_step", finding.step)
             self._findings[finding.rule] = asdict(finding) | {"first_step": first}
+        return self._unwritten > before
 
     @property
     def is_due(self) -> bool:
@@ -98,7 +100,7 @@ def _spike_event(record: StepRecord, factor: float) -> Event:
     text = f"gradient norm {record.max_total_norm:.3g}, {factor:.1f} times the typical one"
     if record.min_coefficient is not None and record.min_coefficient < 1.0:
         text += f", cut to {record.min_coefficient:.2g} of it"
-    return _event(record.step, "spike", text, tuple(layer for _, layer in largest[:1]))
+    return _event(record.step, "spike", text, tuple(layer for _, layer in largest[:1])) | {"factor": factor}
 
 
 def _finding_event(step: int, finding: Finding) -> Event:

@@ -65,9 +65,7 @@ class GradientFlowPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             body = encode_frame(flow, stat)
         except (ValueError, KeyError) as error:
             return _refusal(request, error)
-        return http_util.Respond(
-            request, gzip.compress(body, 1), "application/octet-stream", content_encoding="gzip"
-        )
+        return http_util.Respond(request, gzip.compress(body, 1), "application/octet-stream", content_encoding="gzip")
 
     @wrappers.Request.application
     def _events(self, request: Request) -> Response:

@@ -20,6 +20,10 @@ from lightning_gradguard.tensorboard.flow import VERSION, flow_matrix, flow_meta
 from lightning_gradguard.tensorboard.protos import matrix_value, plugin_metadata, string_value
 from lightning_gradguard.tensorboard.scalars import scalar_values, to_float32
 
+# TensorBoard keeps a random sample of a tag's records once there are more than 1,000. Those at which something happened
+# are written under a second tag too, so few that it keeps them all.
+_MAX_NOTABLE = 500
+
 
 class TensorBoardSink(Sink):
     """Shows records in TensorBoard: scalars, the *Gradient flow* tab, and the diagnosis in words.
@@ -51,14 +55,15 @@ class TensorBoardSink(Sink):
         self._described: set[str] = set()
         self._file_writer: Callable[[], object | None] = lambda: None
         self._last: dict[int, StepRecord] = {}
+        self._num_notable = 0
         self._failed = False
 
     def write(self, record: StepRecord) -> None:
         """Writes one record as one event; flushes if the step was not finite."""
         events = self._events.setdefault(record.optimizer, EventLog())
-        events.observe(record)
+        is_notable = events.observe(record)
         self._last[record.optimizer] = record
-        self._attempt(record, lambda: self._write(record, events))
+        self._attempt(record, lambda: self._write(record, events, is_notable))
 
     def close(self) -> None:
         """Writes what is left, and closes the sink's own writer; one that was handed in is left to who made it."""
@@ -70,7 +75,7 @@ class TensorBoardSink(Sink):
             self._own.close()
             self._own = None
 
-    def _write(self, record: StepRecord, events: EventLog) -> None:
+    def _write(self, record: StepRecord, events: EventLog, is_notable: bool) -> None:
         file_writer = self._current_file_writer()
         if self._file_writer() is not file_writer:  # a new file knows nothing of the one before
             self._described.clear()
@@ -79,7 +84,10 @@ class TensorBoardSink(Sink):
             Summary.Value(tag=self._tag_prefix + tag, simple_value=to_float32(value))
             for tag, value in scalar_values(record).items()
         ]
-        values.append(self._flow_value(record))
+        values.append(self._flow_value(record, "flow"))
+        if is_notable and self._num_notable < _MAX_NOTABLE:
+            self._num_notable += 1
+            values.append(self._flow_value(record, "flow_notable"))
         if events.is_due:
             values.append(self._events_value(record, events))
         for value in self._diagnosis.values(record):
@@ -89,8 +97,8 @@ class TensorBoardSink(Sink):
         if record.cause is not None:
             self._current_writer().flush()
 
-    def _flow_value(self, record: StepRecord) -> Summary.Value:
-        tag = f"{self._tag_prefix}gradguard/flow{_suffix(record)}/{layout_hash(record.layers)}"
+    def _flow_value(self, record: StepRecord, name: str) -> Summary.Value:
+        tag = f"{self._tag_prefix}gradguard/{name}{_suffix(record)}/{layout_hash(record.layers)}"
         metadata = None if tag in self._described else plugin_metadata(flow_metadata(record))
         self._described.add(tag)
         return matrix_value(tag, flow_matrix(record), metadata)

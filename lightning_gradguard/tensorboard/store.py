@@ -150,10 +150,11 @@ def in_order(columns: Iterable[Column]) -> list[Column]:
     """Columns with strictly increasing steps, in the order they were written.
 
     Where the steps go back, training was taken up again from an earlier checkpoint: the columns from there on are of
-    the attempt that was given up, and go. Two records of one step are folded, the worst of both.
+    the attempt that was given up, and go. Two records of one step are folded, the worst of both; one record that was
+    written under two tags is one.
     """
     kept: list[Column] = []
-    for column in sorted(columns, key=lambda c: c.wall_time):
+    for column in sorted({(c.wall_time, c.step): c for c in columns}.values(), key=lambda c: c.wall_time):
         while kept and kept[-1].step > column.step:
             kept.pop()
         if kept and kept[-1].step == column.step:

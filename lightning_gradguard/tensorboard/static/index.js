@@ -1,0 +1,13 @@
+/** The entry that TensorBoard calls. */
+
+import { App } from "./app.js";
+import { el } from "./dom.js";
+import { ReportSource, ServerSource } from "./source.js";
+
+/** Draws the tab into the document; in a report the data are in the page, and so is the style. */
+export async function render() {
+  const report = document.getElementById("gradguard-report");
+  if (!report) document.head.append(el("link", { rel: "stylesheet", href: "./static/style.css" }));
+  const app = new App(document.body, report ? new ReportSource(report) : new ServerSource());
+  await app.start();
+}

@@ -1,0 +1,264 @@
+/** Holds the state, loads what it needs, and draws it. */
+
+import { makeCards } from "./cards.js";
+import { STATS } from "./cells.js";
+import { makeControls } from "./controls.js";
+import { makeDiagnosis } from "./diagnosis.js";
+import { debounce, el } from "./dom.js";
+import { makeEventTable } from "./eventtable.js";
+import { formatAge, formatStep } from "./format.js";
+import { columnAt } from "./frame.js";
+import { fullDomain } from "./geometry.js";
+import { listenToKeys, makeKeyHelp } from "./keyboard.js";
+import { readLink, watchLink, writeLink } from "./link.js";
+import { keepFresh } from "./live.js";
+import { Loader } from "./loader.js";
+import { emptyNotice, errorNotice, loadingNotice, setPageState } from "./notice.js";
+import { paletteOf } from "./palette.js";
+import { Picture } from "./picture.js";
+import { download, figureCanvas, toCsv } from "./save.js";
+import { emptyState, settle } from "./state.js";
+import { isDark, watchTheme } from "./theme.js";
+import { describeCell, Tooltip } from "./tooltip.js";
+import { makeView, zoom } from "./view.js";
+
+// Other statistics are fetched ahead for the tooltip only where they are small.
+const AHEAD = 400000;
+
+export class App {
+  constructor(root, source) {
+    this.source = source;
+    this.loader = new Loader(source);
+    this.state = { ...emptyState(), ...readLink() };
+    this.picture = new Picture({
+      pin: (step, layer) => this.change({ step, layer }),
+      zoom: (steps, span) => this.change({ steps, span }),
+      frames: () => this.loader.loaded(this.state.run, this.state.optimizer),
+      tooltip: new Tooltip(),
+    });
+    this.help = makeKeyHelp();
+    this.top = el("header", { class: "top" });
+    this.summary = el("div");
+    this.notice = el("div");
+    this.below = el("div", { class: "below" });
+    this.reading = el("p", { class: "reading", id: "reading", role: "status" });
+    root.append(el("main", {}, this.top, this.notice, this.summary, this.picture.node, this.reading, this.below), this.help);
+  }
+
+  /** Shows the first picture, then follows run, window, theme and address. */
+  async start() {
+    this.applyTheme();
+    await this.load();
+    watchTheme(() => this.applyTheme());
+    watchLink(() => this.followLink());
+    window.addEventListener("resize", debounce(() => this.view && this.draw(), 80));
+    listenToKeys(this.keys());
+    if (this.source.isLive) keepFresh(() => this.refresh());
+  }
+
+  /** Takes over a part of the state; loads only if that needs other data. */
+  async change(part) {
+    const before = this.state;
+    this.state = { ...before, ...part };
+    const data = ["run", "compare", "optimizer", "stat", "anchor", "rows", "filter"];
+    if (data.some((name) => this.state[name] !== before[name])) await this.load();
+    else if (this.view) {
+      zoom(this.view, this.state);
+      this.draw();
+    }
+  }
+
+  async load() {
+    const turn = (this.turn = (this.turn || 0) + 1);
+    try {
+      if (!this.view) this.show("loading", loadingNotice("the runs"));
+      if (!this.loader.runs.length) await this.loader.refresh();
+      if (!this.loader.runs.length) return this.show("empty", emptyNotice());
+      const view = await this.prepare();
+      if (turn !== this.turn) return undefined; // a later choice has overtaken this one
+      this.view = view;
+      this.show("ready", null);
+      this.draw();
+      this.fetchAhead();
+    } catch (error) {
+      this.view = null;
+      this.show("error", errorNotice(error, () => this.load()));
+    }
+    return undefined;
+  }
+
+  /** Settles the state on what there is, and fetches it. */
+  async prepare() {
+    const names = this.loader.runs.map((run) => run.name);
+    const run = names.includes(this.state.run) ? this.state.run : names[0];
+    const compare = names.includes(this.state.compare) && this.state.compare !== run ? this.state.compare : "";
+    const optimizer = this.loader.optimizerOf(run, this.state.optimizer);
+    if (!this.view) this.show("loading", loadingNotice(`run “${run}”`));
+    const events = this.loader.events(run, optimizer);
+    let frame = await this.loader.flow(run, optimizer, this.state.stat in STATS ? this.state.stat : "ratio");
+    this.state = settle({ ...this.state, run, compare, optimizer }, frame.measured);
+    if (frame.stat !== this.state.stat) frame = await this.loader.flow(run, optimizer, this.state.stat);
+    const other = compare
+      ? await this.loader.flow(compare, this.loader.optimizerOf(compare, optimizer), this.state.stat)
+      : null;
+    return makeView({ state: this.state, frame, other, events: await events });
+  }
+
+  /** Looks whether the shown runs have grown; a failure is shown only as a line, the picture stays. */
+  async refresh() {
+    try {
+      const grown = await this.loader.refresh();
+      if (!this.view || grown.has(this.state.run) || grown.has(this.state.compare)) await this.load();
+      else this.showAge();
+    } catch (error) {
+      this.setLive("stale", error.message);
+    }
+  }
+
+  show(state, notice) {
+    setPageState(state);
+    this.notice.replaceChildren(...(notice ? [notice] : []));
+    for (const node of [this.summary, this.picture.node, this.reading, this.below]) node.hidden = state !== "ready";
+    if (state !== "ready") this.drawControls(null);
+  }
+
+  draw() {
+    this.drawControls(this.view.frame);
+    const pin = (step, layer = "") => this.change({ step, layer });
+    this.summary.replaceChildren(makeCards(this.view, (step) => pin(step)));
+    this.picture.draw(this.view, this.palette);
+    this.below.replaceChildren(makeDiagnosis(this.view.events.findings, pin), makeEventTable(this.view, this.state.step, pin));
+    this.readOut();
+    this.showAge();
+    writeLink(this.state);
+  }
+
+  /** The controls, unless one of them is in use: a live update must not close a menu or take the cursor away. */
+  drawControls(frame) {
+    const active = document.activeElement;
+    const typing = active?.id === "filter";
+    if (typing && this.top.contains(active)) {
+      active.setCustomValidity(this.view?.problem || "");
+      active.title = this.view?.problem || "";
+      return;
+    }
+    const focus = this.top.contains(active) ? active.id : "";
+    const actions = { png: () => this.savePng(), csv: () => this.saveCsv(), keys: () => this.help.showModal() };
+    const change = (part) => this.change(part);
+    this.top.replaceChildren(makeControls({ state: this.state, runs: this.loader.runs, frame, change, actions }));
+    if (focus) document.getElementById(focus)?.focus();
+  }
+
+  /** The pinned cell in one line, for the eye and for screen readers. */
+  readOut() {
+    const { column, row, isPinned } = this.picture.cursor();
+    document.documentElement.dataset.pin = isPinned ? String(this.state.step) : "";
+    if (!isPinned) {
+      this.reading.textContent = "Click the picture to pin a step, drag to zoom; the arrow keys move the pin.";
+      return;
+    }
+    const cell = row === null ? null : describeCell(this.view, this.picture.hooks.frames(), column, row);
+    const parts = cell ? cell.lines.slice(1).map(([name, value]) => `${name} ${value}`) : [];
+    this.reading.textContent = [`Pinned: step ${formatStep(this.view.frame.steps[column])}`, cell?.title, ...parts].filter(Boolean).join(" · ");
+  }
+
+  showAge() {
+    if (!this.source.isLive || !this.view) return;
+    const times = this.view.frame.wallTimes;
+    const age = Date.now() / 1000 - times[times.length - 1];
+    this.setLive(age < 60 ? "on" : "", age < 60 ? "live" : `last step ${formatAge(age)} ago`);
+  }
+
+  setLive(kind, text) {
+    const badge = document.getElementById("live");
+    if (!badge) return;
+    badge.className = `live ${kind}`;
+    badge.textContent = text;
+  }
+
+  applyTheme() {
+    const dark = isDark();
+    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    this.palette = paletteOf(dark);
+    if (this.view) this.draw();
+  }
+
+  followLink() {
+    const linked = { ...emptyState(), ...readLink() };
+    if (linked.run) this.change(linked);
+  }
+
+  fetchAhead() {
+    const { frame } = this.view;
+    const { run, optimizer } = this.state;
+    if (frame.values.length > AHEAD) return;
+    for (const stat of frame.measured) this.loader.flow(run, optimizer, stat).catch(() => undefined);
+  }
+
+  keys() {
+    return {
+      column: (by) => this.movePin(by, 0),
+      row: (by) => this.movePin(0, by),
+      event: (by) => this.nextEvent(by),
+      zoom: (factor) => this.zoomBy(factor),
+      release: () => this.change({ step: null, layer: "" }),
+      filter: () => document.getElementById("filter")?.focus(),
+      png: () => this.savePng(),
+      csv: () => this.saveCsv(),
+      keys: () => this.help.showModal(),
+    };
+  }
+
+  movePin(columns, rows) {
+    if (!this.view) return;
+    const { steps } = this.view.frame;
+    const { column, row } = this.picture.cursor();
+    const clamp = (value, last) => Math.max(0, Math.min(last, value));
+    const [first, end] = this.view.span;
+    const nextRow = row === null ? (rows ? first : null) : Math.max(first, Math.min(end - 1, row + rows));
+    this.picture.hover = null;
+    this.change({
+      step: steps[clamp(column + columns, steps.length - 1)],
+      layer: nextRow === null ? "" : this.view.nameOf(nextRow),
+    });
+  }
+
+  nextEvent(by) {
+    if (!this.view) return;
+    const from = this.state.step ?? (by > 0 ? -Infinity : Infinity);
+    const later = this.view.marks.filter((mark) => (by > 0 ? mark.step > from : mark.step < from));
+    const mark = by > 0 ? later[0] : later[later.length - 1];
+    if (mark) this.change({ step: mark.step, layer: mark.layers[0] || "" });
+  }
+
+  zoomBy(factor) {
+    if (!this.view) return;
+    if (factor === Infinity) {
+      this.change({ steps: null, span: null });
+      return;
+    }
+    const [from, to] = this.view.domain;
+    const [first, last] = fullDomain(this.view.frame.steps);
+    const centre = this.state.step ?? (from + to) / 2;
+    const half = ((to - from) * factor) / 2;
+    const steps = [Math.max(first, centre - half), Math.min(last, centre + half)];
+    this.change({ steps: steps[0] <= first && steps[1] >= last ? null : steps });
+  }
+
+  savePng() {
+    if (!this.view) return;
+    const { places } = this.picture;
+    const cursor = { ...this.picture.cursor(), selection: null };
+    const step = formatStep(this.view.frame.steps[columnAt(this.view.frame.steps, Infinity)]);
+    const canvas = figureCanvas(places, this.view, this.palette, cursor, `${this.state.run}, ${step} steps`);
+    canvas.toBlob((blob) => download(blob, this.fileName("png")));
+  }
+
+  saveCsv() {
+    if (this.view) download(new Blob([toCsv(this.view)], { type: "text/csv" }), this.fileName("csv"));
+  }
+
+  fileName(ending) {
+    return `gradient-flow-${this.state.run.replace(/[^\w.-]+/g, "_")}-${this.state.stat}.${ending}`;
+  }
+}

@@ -1,0 +1,70 @@
+/** The bar above the picture: which run, what of it, and how. */
+
+import { ANCHORS, STATS } from "./cells.js";
+import { debounce, el } from "./dom.js";
+import { isByParameter } from "./rows.js";
+import { anchorsOf } from "./state.js";
+
+/**
+ * @param {Object} input
+ * @param {import("./types.js").State} input.state
+ * @param {import("./types.js").RunInfo[]} input.runs
+ * @param {import("./types.js").Frame|null} input.frame
+ * @param {function(Partial<import("./types.js").State>): void} input.change
+ * @param {Object<string, function(): void>} input.actions png, csv, keys.
+ */
+export function makeControls({ state, runs, frame, change, actions }) {
+  const names = runs.map((run) => [run.name, run.name || "."]);
+  const others = names.filter(([name]) => name !== state.run);
+  const optimizers = runs.find((run) => run.name === state.run)?.optimizers || [0];
+  const measured = frame ? Object.keys(STATS).filter((stat) => frame.measured.includes(stat)) : [];
+  const bar = el("div", { class: "controls", role: "toolbar", "aria-label": "What to show" });
+  bar.append(choice("run", "Run", names, state.run, (run) => change({ run, step: null, layer: "", steps: null, span: null })));
+  bar.append(choice("compare", "Compare", [["", "none"], ...others], state.compare, (compare) => change({ compare })));
+  if (optimizers.length > 1) {
+    const entries = optimizers.map((number) => [String(number), `optimizer ${number}`]);
+    const pick = (value) => change({ optimizer: Number(value), layer: "", span: null });
+    bar.append(choice("optimizer", "Optimizer", entries, String(state.optimizer), pick));
+  }
+  if (frame) {
+    bar.append(
+      choice("stat", "Show", measured.map((stat) => [stat, STATS[stat].label]), state.stat, (stat) => change({ stat, anchor: "" })),
+      choice("anchor", "Colour against", anchorEntries(state), state.anchor, (anchor) => change({ anchor })),
+      choice("rows", "Rows", rowEntries(frame), state.rows, (rows) => change({ rows, layer: "", span: null })),
+      filterBox(state, change),
+    );
+  }
+  bar.append(el("span", { class: "spring" }), el("span", { class: "live", id: "live", role: "status" }));
+  for (const [id, text, title] of [
+    ["png", "PNG", "Save the picture as an image (S)"],
+    ["csv", "CSV", "Save the values of the picture as a table (C)"],
+    ["keys", "Keys", "Keyboard and mouse (?)"],
+  ]) {
+    bar.append(el("button", { class: "button", id: `save-${id}`, text, title, onclick: actions[id] }));
+  }
+  return bar;
+}
+
+function choice(id, label, entries, value, pick) {
+  const select = el("select", { id, onchange: () => pick(select.value) });
+  for (const [key, text] of entries) select.append(el("option", { value: key, text, selected: key === value }));
+  return el("label", { class: "field", for: id }, el("span", { text: label }), select);
+}
+
+function anchorEntries(state) {
+  return anchorsOf(state.stat, state.compare).map((anchor) => [anchor, ANCHORS[anchor]]);
+}
+
+function rowEntries(frame) {
+  const finest = isByParameter(frame.layers) ? [["parameter", "parameters"], ["layer", "layers"]] : [["parameter", "layers"]];
+  return [...finest, ["block", "blocks"]];
+}
+
+function filterBox(state, change) {
+  const box = el("input", {
+    id: "filter", type: "search", placeholder: "regular expression", spellcheck: "false", value: state.filter,
+  });
+  const apply = debounce(() => change({ filter: box.value, span: null }), 200);
+  box.addEventListener("input", apply);
+  return el("label", { class: "field", for: "filter" }, el("span", { text: "Filter" }), box);
+}

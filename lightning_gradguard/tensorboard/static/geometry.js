@@ -1,0 +1,78 @@
+/** Where everything lies in the figure, and the way from steps and rows to pixels and back. */
+
+export const FONT = "11px Roboto, system-ui, sans-serif";
+export const BOLD = "600 12px Roboto, system-ui, sans-serif";
+export const LANE = 15;
+
+const LEGEND = 42;
+const STRIP = 66;
+const AXIS = 34;
+const GAP = 6;
+const LEAST = 240;
+
+/**
+ * @param {Object} size
+ * @param {number} size.width CSS pixels.
+ * @param {number} size.room Height of the window below the top of the figure.
+ * @param {number} size.rows Rows to show.
+ * @param {number} size.label Width of the longest label.
+ * @param {number} size.lanes
+ * @returns {Object<string, import("./types.js").Rect> & {width: number, height: number}}
+ */
+export function arrange({ width, room, rows, label, lanes }) {
+  const gutter = Math.max(96, Math.min(label + 12, width * 0.24, 260));
+  const profileWidth = width < 720 ? 0 : Math.max(210, Math.min(width * 0.22, 340));
+  const inner = width - gutter - (profileWidth ? profileWidth + 26 : 8);
+  const stripTop = LEGEND + GAP;
+  const laneTop = stripTop + STRIP + GAP;
+  const mapTop = laneTop + lanes * LANE + 7;
+  const mapHeight = Math.round(Math.max(150, Math.min(rows * 22, Math.max(LEAST, room - mapTop - AXIS))));
+  return {
+    width,
+    height: mapTop + mapHeight + AXIS,
+    legend: { x: 0, y: 0, width, height: LEGEND },
+    strip: { x: gutter, y: stripTop, width: inner, height: STRIP },
+    lanes: { x: gutter, y: laneTop, width: inner, height: lanes * LANE },
+    map: { x: gutter, y: mapTop, width: inner, height: mapHeight },
+    axis: { x: gutter, y: mapTop + mapHeight, width: inner, height: AXIS },
+    profile: { x: width - profileWidth, y: mapTop, width: profileWidth, height: mapHeight },
+    heading: { x: width - profileWidth, y: stripTop, width: profileWidth, height: mapTop - stripTop },
+  };
+}
+
+/** First and last step that the columns cover; each column covers the steps since the one before. */
+export function fullDomain(steps) {
+  const last = steps[steps.length - 1];
+  const first = steps[0];
+  const stride = steps.length > 1 ? (last - first) / (steps.length - 1) : 1;
+  return [first - stride, last];
+}
+
+/** @param {import("./types.js").Rect} rect @param {[number, number]} domain */
+export function stepToX(rect, domain, step) {
+  return rect.x + ((step - domain[0]) / (domain[1] - domain[0])) * rect.width;
+}
+
+/** Middle of a column, where its marks and the points of curves are. */
+export function columnToX(rect, domain, steps, column) {
+  const from = column > 0 ? steps[column - 1] : fullDomain(steps)[0];
+  return stepToX(rect, domain, (from + steps[column]) / 2);
+}
+
+export function xToStep(rect, domain, x) {
+  return domain[0] + ((x - rect.x) / rect.width) * (domain[1] - domain[0]);
+}
+
+/** Vertical middle of a row; rows are counted among the visible ones. */
+export function rowToY(rect, span, row) {
+  return rect.y + ((row + 0.5 - span[0]) / (span[1] - span[0])) * rect.height;
+}
+
+export function yToRow(rect, span, y) {
+  const row = Math.floor(span[0] + ((y - rect.y) / rect.height) * (span[1] - span[0]));
+  return Math.max(span[0], Math.min(span[1] - 1, row));
+}
+
+export function contains(rect, x, y) {
+  return x >= rect.x && x < rect.x + rect.width && y >= rect.y && y < rect.y + rect.height;
+}

@@ -1,0 +1,86 @@
+/** Marks over the picture: what happened when. Shape and colour both tell the kind. */
+
+import { columnAt } from "./frame.js";
+import { columnToX, FONT, LANE, stepToX } from "./geometry.js";
+
+/** One lane each, `kinds` being those of its events; what cannot happen in a run has no lane. */
+export function lanesOf(view) {
+  const lanes = [
+    { label: "non-finite", kinds: ["nonfinite", "overflow", "rollback"] },
+    { label: "spike", kinds: ["spike"] },
+  ];
+  if (view.marks.some((mark) => mark.kind === "finding")) lanes.push({ label: "finding", kinds: ["finding"] });
+  if (view.frame.step.coefficient.some((value) => value >= 0)) lanes.push({ label: "clipped", kinds: [] });
+  return lanes;
+}
+
+export const SIGNS = {
+  nonfinite: { sign: "✕", name: "non-finite", colour: "bad" },
+  overflow: { sign: "▽", name: "overflow, left to the loss scaler", colour: "soft" },
+  rollback: { sign: "↩", name: "rolled back", colour: "bad" },
+  spike: { sign: "◆", name: "spike", colour: "spike" },
+  finding: { sign: "▲", name: "finding", colour: "warn" },
+};
+
+export function drawLanes(context, rect, view, palette) {
+  lanesOf(view).forEach((lane, i) => {
+    const y = rect.y + i * LANE;
+    context.font = FONT;
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    context.fillStyle = palette.soft;
+    context.fillText(lane.label, rect.x - 7, y + LANE / 2);
+    context.fillStyle = palette.faint;
+    context.globalAlpha = 0.55;
+    context.fillRect(rect.x, y + 1, rect.width, LANE - 2);
+    context.globalAlpha = 1;
+    if (lane.kinds.length) drawMarks(context, rect, y, view, palette, lane.kinds);
+    else drawClipDensity(context, rect, y, view, palette);
+  });
+}
+
+function drawMarks(context, rect, y, view, palette, kinds) {
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.font = "bold 12px system-ui, sans-serif";
+  for (const event of view.marks) {
+    if (!kinds.includes(event.kind) || event.step < view.domain[0] || event.step > view.domain[1]) continue;
+    const { sign, colour } = SIGNS[event.kind];
+    context.fillStyle = palette[colour];
+    context.fillText(sign, markX(rect, view, event), y + LANE / 2 + 0.5);
+  }
+}
+
+/** Height of a bar is the share of steps that were clipped; the largest of a pixel shows. */
+function drawClipDensity(context, rect, y, view, palette) {
+  const { num_clipped: clipped, num_steps: all } = view.frame.step;
+  const steps = view.frame.steps;
+  context.fillStyle = palette.clip;
+  for (let j = 0; j < steps.length; j++) {
+    if (!(clipped[j] > 0) || steps[j] < view.domain[0] || (j && steps[j - 1] > view.domain[1])) continue;
+    const from = Math.max(rect.x, stepToX(rect, view.domain, j ? steps[j - 1] : view.domain[0]));
+    const to = Math.min(rect.x + rect.width, stepToX(rect, view.domain, steps[j]));
+    const height = Math.max(2, (LANE - 3) * Math.min(1, clipped[j] / Math.max(1, all[j])));
+    context.fillRect(from, y + LANE - 1.5 - height, Math.max(1, to - from), height);
+  }
+}
+
+function markX(rect, view, event) {
+  return columnToX(rect, view.domain, view.frame.steps, columnAt(view.frame.steps, event.step));
+}
+
+/** The event whose mark is under the pointer, if any. */
+export function eventAt(rect, view, x, y) {
+  const lane = lanesOf(view)[Math.floor((y - rect.y) / LANE)];
+  if (!lane) return null;
+  let best = null;
+  let nearest = 7;
+  for (const event of view.marks) {
+    const distance = Math.abs(markX(rect, view, event) - x);
+    if (lane.kinds.includes(event.kind) && distance < nearest) {
+      best = event;
+      nearest = distance;
+    }
+  }
+  return best;
+}

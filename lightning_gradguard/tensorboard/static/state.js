@@ -1,0 +1,27 @@
+/** What the user chose, and what is chosen for one who has not. */
+
+import { STATS } from "./cells.js";
+
+/** @returns {import("./types.js").State} */
+export function emptyState() {
+  return {
+    run: "", compare: "", optimizer: 0, stat: "", anchor: "", rows: "parameter", filter: "",
+    step: null, layer: "", steps: null, span: null,
+  };
+}
+
+/** The first of these that the run has is shown: a ratio means the same in every model, a norm does not. */
+const PREFERRED = ["ratio", "norm"];
+
+/** Puts something valid in place of what is missing or does not fit the data. */
+export function settle(state, measured) {
+  const stat = measured.includes(state.stat) ? state.stat : PREFERRED.find((name) => measured.includes(name)) || measured[0];
+  const anchors = anchorsOf(stat, state.compare);
+  const anchor = anchors.includes(state.anchor) ? state.anchor : anchors[0];
+  return { ...state, stat, anchor };
+}
+
+/** What the middle colour can mean for a statistic; the compared run only if there is one. */
+export function anchorsOf(stat, compare) {
+  return STATS[stat].anchors.filter((anchor) => anchor !== "compare" || compare);
+}

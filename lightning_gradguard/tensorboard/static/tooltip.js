@@ -1,0 +1,71 @@
+/** All that is known of the cell under the pointer. */
+
+import { NO_GRADIENT, NOT_MEASURED, STATS } from "./cells.js";
+import { el } from "./dom.js";
+import { formatNumber, formatStep } from "./format.js";
+import { groupRows, rowValues } from "./rows.js";
+
+/** A value in words. @param {number} value */
+export function inWords(value) {
+  if (value === NO_GRADIENT) return "no gradient";
+  if (value === NOT_MEASURED) return "not measured";
+  if (Number.isNaN(value)) return "NaN";
+  return value === Infinity ? "infinite" : formatNumber(value);
+}
+
+/**
+ * @param {Object} view
+ * @param {Object<string, import("./types.js").Frame>} frames Those that are loaded, by statistic.
+ * @param {number} column
+ * @param {number} row Among the visible rows.
+ * @returns {{title: string, lines: [string, string][]}}
+ */
+export function describeCell(view, frames, column, row) {
+  const at = view.visible[row];
+  const { steps, step, shapes } = view.frame;
+  const lines = [["step", stepRange(steps, step, column)]];
+  for (const [stat, { label }] of Object.entries(STATS)) {
+    const frame = frames[stat];
+    if (!frame || !frame.measured.includes(stat) || frame.steps.length !== steps.length) continue;
+    const values = stat === view.state.stat ? view.values : rowValues(frame, groupRows(frame.layers, view.state.rows));
+    lines.push([label.toLowerCase(), inWords(values[at * steps.length + column])]);
+  }
+  lines.push(["total norm", inWords(step.total_norm[column])]);
+  if (step.threshold[column] >= 0) lines.push(["clip threshold", inWords(step.threshold[column])]);
+  if (step.num_clipped[column] > 0) {
+    lines.push(["clipped", `${step.num_clipped[column]} of ${step.num_steps[column]} steps, to ${inWords(step.coefficient[column])}`]);
+  }
+  if (step.num_nonfinite[column] > 0) lines.push(["non-finite", `${step.num_nonfinite[column]} of ${step.num_steps[column]} steps`]);
+  const members = view.rows.members[at];
+  if (members.length === 1 && shapes[members[0]]) lines.push(["shape", shapes[members[0]]]);
+  if (members.length > 1) lines.push(["holds", `${members.length} rows`]);
+  return { title: view.nameOf(row), lines };
+}
+
+/** Shows text beside the pointer, inside the window. */
+export class Tooltip {
+  constructor() {
+    this.node = el("div", { class: "tooltip", id: "tooltip", role: "status", hidden: true });
+    document.body.append(this.node);
+  }
+
+  show({ title, lines }, clientX, clientY) {
+    const table = el("table", {}, ...lines.map(([name, value]) => el("tr", {}, el("th", { text: name }), el("td", { text: value }))));
+    this.node.replaceChildren(el("b", { text: title }), table);
+    this.node.hidden = false;
+    const { width, height } = this.node.getBoundingClientRect();
+    const left = clientX + 18 + width > window.innerWidth ? clientX - width - 14 : clientX + 18;
+    const top = Math.min(clientY + 14, window.innerHeight - height - 6);
+    this.node.style.left = `${Math.max(4, left)}px`;
+    this.node.style.top = `${Math.max(4, top)}px`;
+  }
+
+  hide() {
+    this.node.hidden = true;
+  }
+}
+
+function stepRange(steps, step, column) {
+  const count = step.num_steps[column];
+  return count > 1 ? `${formatStep(steps[column])}, worst of ${formatStep(count)}` : formatStep(steps[column]);
+}
