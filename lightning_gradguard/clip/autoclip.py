@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import torch
+from torch import Tensor
 
 from lightning_gradguard.clip.arguments import between, ceiling, quantity, whole
 from lightning_gradguard.clip.base import LARGEST, By, Clip, ClipPolicy, State, limited, observed
@@ -88,10 +89,8 @@ class AutoClip(ClipPolicy):
         target = threshold if self.max_norm is None else threshold.clamp(max=self.max_norm)
         return limited(measurement, self.by, target, target)
 
-    def _percentile(self, history: torch.Tensor, num: torch.Tensor) -> torch.Tensor:
+    def _percentile(self, history: Tensor, num: Tensor) -> Tensor:
         ranked = history.sort().values
         position = (num - 1).clamp(min=0) * (self.percentile / 100.0)
-        low = position.floor()
-        rank = low.long().view(1)
-        pair = ranked.take(torch.cat([rank, torch.minimum(rank + 1, (num - 1).clamp(min=0))]))
-        return torch.lerp(pair[0], pair[1], position - low)
+        ranks = torch.arange(self.window, dtype=ranked.dtype, device=ranked.device)
+        return ranked.dot((1.0 - (ranks - position).abs()).clamp(min=0.0))  # the two neighbours, by their nearness

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch
+from torch import Tensor
 
 from lightning_gradguard.clip.arguments import between, ceiling, one_of, positive, quantity, whole
 from lightning_gradguard.clip.base import LARGEST, By, Clip, ClipPolicy, State, limited, observed
@@ -13,18 +14,49 @@ from lightning_gradguard.measure import Measurement
 
 Target = Literal["adaptive_scaling", "mean", "percentile"]
 
+# The paper's code adds it to the spread and to the norm it divides by.
 _EPS = 1e-6
-# The spread is taken to be at least this fraction of the mean: equal norms do not make the next one a spike.
-_FLOOR = 0.1
+# The spread counts as at least this fraction of the mean: after equal norms the next one is no spike.
+_FLOOR = 0.25
+# A step up to so many times the limit enters the statistics whole, a wilder one as the limit.
+_WILD = 2.0
 
 
 @final
 class ZClip(ClipPolicy):
     """Clips spikes: steps whose norm lies more than ``z`` standard deviations above the running mean.
 
-    z_t = (||g|| - mu) / sigma;  if z_t > z:  g <- g * c / ||g|| with c = mu + z^2 * sigma / z_t
+    limit = mu + z * sigma;  if ||g|| > limit:  g <- g * c / ||g||,  c = mu + (z * sigma)^2 / (||g|| - mu)
 
-    The larger the spike, the closer to the mean it is cut. mu and sigma are those of the steps before.
+    mu and sigma are those of the steps before. The larger the spike, the nearer to the mean it is cut, which is the
+    paper's ``adaptive_scaling``. Ordinary steps are left alone: use it where training is mostly calm.
+
+    It departs from the paper's code on purpose. Protection is on from the second step, not after the warm-up, and
+    what enters mu and sigma is min(||g||, limit): an explosion in the first steps is not learned as normal. A step
+    within twice the limit enters whole, and a wilder one as the limit rather than as what it was cut to: a lasting
+    rise is followed, where the paper's rule can clip every step for ever. sigma is at least a quarter of mu, so that
+    equal norms do not make the next one a spike; a value that is not finite never enters. ``original=True`` gives the
+    paper's code in all this but the last.
+
+    Args:
+        z: standard deviations, > 0. The paper's 2.5; its authors took 2 for very high learning rates.
+        decay: of the running statistics, in (0, 1): 0.97 remembers about 33 steps.
+        warmup: the first steps, which are averaged with equal weight, >= 1. With ``original`` they are not clipped,
+            except to ``max_norm``.
+        max_norm: a hard ceiling beside the limit, > 0 (``None``: none). Advised where training can explode with its
+            first step, which no history can foresee; the paper's code has 1.0. With ``by="value"`` it bounds elements.
+        by: ``"norm"`` follows the total norm and scales; ``"value"`` follows the largest absolute element and clamps.
+        to: where a spike is cut to: ``"adaptive_scaling"`` c as above, ``"mean"`` mu, ``"percentile"`` the limit.
+        original: the statistics of the paper's code, as described above.
+
+    Raises:
+        TypeError, ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> ZClip(z=3.0, max_norm=1.0).z
+        3.0
+
+    Reference: Kumar et al. 2025, arXiv:2504.02507.
     """
 
     def __init__(
@@ -46,7 +78,7 @@ class ZClip(ClipPolicy):
         self.original = original
 
     def init_state(self, layout: Layout, device: torch.device) -> State:
-        """No step seen: a mean of zero means *unknown*."""
+        """No step seen; a mean of zero means *unknown*."""
         return {
             "mean": torch.zeros((), device=device),
             "variance": torch.zeros((), device=device),
@@ -55,29 +87,42 @@ class ZClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares with the statistics of the steps before, then lets this step into them."""
-        level = observed(measurement, self.by)
-        mean, variance, count = state["mean"], state["variance"], state["count"]
-        sigma = variance.sqrt()
-        width = torch.maximum(sigma, mean * _FLOOR)
-        margin = width * self.z
-        active = mean > 0.0
-        limit = torch.where(active, mean + margin, torch.inf)
-        spike = level > limit
-        cut = torch.addcmul(mean, margin, margin / (level - mean))
-        learned = torch.minimum(level, limit)
+        level, mean = observed(measurement, self.by), state["mean"]
+        sigma = state["variance"].sqrt()
+        if self.original:
+            reach = (sigma * self.z).masked_fill(state["count"] < self.warmup, torch.inf)
+            margin = reach if self.to == "percentile" else reach + self.z * _EPS
+        else:
+            reach = (torch.maximum(sigma, mean * _FLOOR) * self.z).masked_fill(mean == 0.0, torch.inf)
+            margin = reach
+        limit = mean + margin
+        target = self._target(level, mean, limit, reach, margin)
 
-        known = measurement.total <= LARGEST
-        steps = count + known
-        weight = torch.where(steps <= self.warmup, steps.reciprocal(), 1.0 - self.decay)
-        new_mean = torch.lerp(mean, learned.to(mean.dtype), weight)
-        off = learned - new_mean
-        new_variance = torch.lerp(variance, (off * off).to(mean.dtype), weight)
-        state.update(
-            mean=torch.where(known, new_mean, mean),
-            variance=torch.where(known, new_variance, variance),
-            count=steps,
-        )
-        target = torch.where(spike, cut, torch.inf)
+        wild = level > (limit if self.original else limit * _WILD)
+        learned = torch.where(wild, target if self.original else limit, level)
+        self._learn(learned, measurement.total <= LARGEST, state)
         if self.max_norm is not None:
             target, limit = target.clamp(max=self.max_norm), limit.clamp(max=self.max_norm)
-        return limited(measurement, self.by, limit, target)
+        return limited(measurement, self.by, limit, target, _EPS if self.original else 0.0)
+
+    def _target(self, level: Tensor, mean: Tensor, limit: Tensor, reach: Tensor, margin: Tensor) -> Tensor:
+        if self.to == "percentile":
+            return limit
+        if self.to == "mean":
+            return torch.where(level > limit, mean, limit)
+        gap = (level - mean).clamp(min=torch.finfo(mean.dtype).tiny)
+        return torch.addcmul(mean, reach, margin / gap)  # at or above the norm itself wherever that is no spike
+
+    def _learn(self, learned: Tensor, known: Tensor, state: State) -> None:
+        mean, variance = state["mean"], state["variance"]
+        count = state["count"] + known
+        weight = count.reciprocal().masked_fill(count > self.warmup, 1.0 - self.decay)
+        new_mean = torch.lerp(mean, learned.to(mean.dtype), weight)
+        off = learned.to(mean.dtype) - new_mean
+        square = off * off
+        if self.original:  # the population variance of the warm-up, from the running mean
+            square = torch.where(count <= self.warmup, square / (1.0 - weight).clamp(min=_EPS), square)
+        new_variance = torch.lerp(variance, square, weight)
+        state["mean"] = torch.where(known, new_mean, mean)
+        state["variance"] = torch.where(known, new_variance, variance)
+        state["count"] = count
