@@ -60,7 +60,8 @@ class Layout:
         """Reads the layout of one optimizer.
 
         Args:
-            module: where the names come from; parameters of it that the optimizer does not hold are left out.
+            module: where the names come from; parameters of it that the optimizer does not hold are left out. Under
+                DDP or FSDP the outermost wrapper, which knows how parameters are spread over processes.
             optimizer: the plain torch optimizer.
             group_by: ``"layer"`` puts weight and bias of a module together, ``"parameter"`` keeps them apart.
 
@@ -69,7 +70,8 @@ class Layout:
         """
         if group_by not in ("layer", "parameter"):
             raise ValueError(f"group_by must be 'layer' or 'parameter', got {group_by!r}")
-        names = {parameter: clean_name(name) for name, parameter in module.named_parameters()}
+        named = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+        names = {parameter: clean_name(name) for name, parameter in named.named_parameters()}
         depth = {parameter: position for position, parameter in enumerate(names)}
         entries = []  # (depth, name, parameter, group)
         for group_index, group in enumerate(optimizer.param_groups):

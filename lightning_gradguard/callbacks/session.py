@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.sinks import sink_for
+from lightning_gradguard.callbacks.strategies import outer_module, refuse_what_cannot_work, steps_now
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clipper import Policies
 from lightning_gradguard.diagnose.base import Rule
@@ -91,13 +92,15 @@ class Session:
         if self.pipelines:
             return
         optimizers = trainer.optimizers
+        refuse_what_cannot_work(trainer, self.plan, optimizers)
+        outer = outer_module(trainer, module)
         self.sinks: list[Sink] = [self.memory]
         if trainer.is_global_zero:
             self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
         policies = policies_by_optimizer(self.plan.clip, optimizers)
         self.pipelines = [
             GradientPipeline(
-                module,
+                outer,
                 optimizer,
                 clip=policies[index],
                 on_nonfinite=self.plan.on_nonfinite,
@@ -118,7 +121,7 @@ class Session:
         if getattr(trainer.fit_loop, "_skip_backward", False):
             return  # the last epoch of weight averaging steps without a backward: the gradients are old ones
         pipeline = next((p for p in self.pipelines if p.optimizer is optimizer), None)
-        if pipeline is None:
+        if pipeline is None or not steps_now(trainer):
             return
         # The x-axis of the user's own metrics. trainer.global_step counts every optimizer, so with two of them it
         # would run twice as fast as the losses beside it.

@@ -1,0 +1,63 @@
+"""What Lightning's strategies change for us, and what is refused under them when fit starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import LBFGS, Optimizer
+
+if TYPE_CHECKING:
+    from lightning_gradguard.callbacks.session import Plan
+
+
+def outer_module(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module:
+    """Where it can be read how parameters are spread over processes: the wrapper of FSDP or DDP, else the module.
+
+    Parameters have the same names in all of them; what the wrapper flattened or ignores, it alone knows.
+    """
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) or hasattr(model, "_fsdp_wrapped_module"):
+        return model
+    return module
+
+
+def is_deepspeed(trainer: pl.Trainer) -> bool:
+    """Whether DeepSpeed's engine, and not the optimizer, holds the gradients."""
+    # By name, since lightning.pytorch and pytorch_lightning have a class each.
+    return any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__)
+
+
+def steps_now(trainer: pl.Trainer) -> bool:
+    """Whether the hook before the optimizer step is followed by a step.
+
+    Strategies that accumulate gradients themselves (DeepSpeed's flag) have Lightning call it for every batch.
+    """
+    return not (trainer.strategy.handles_gradient_accumulation and trainer.fit_loop._should_accumulate())
+
+
+def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequence[Optimizer]) -> None:
+    """Raises when fit starts, before a weight has moved, if what was asked for cannot be kept.
+
+    Raises:
+        MisconfigurationException: says what, why, and what to do instead.
+    """
+    asked = [role for role in ("tame", "survive") if role in plan.roles]
+    if is_deepspeed(trainer) and asked:
+        names = " and ".join(sorted({plan.roles[role] for role in asked}))
+        raise MisconfigurationException(
+            f"{names}: under DeepSpeed the engine holds the gradients, in its own flat buffers, and steps by itself; "
+            "nothing outside it can clip or skip. Set gradient_clip_val on the Trainer, which DeepSpeed carries out, "
+            "and keep GradientNormMonitor, which logs the engine's global norm."
+        )
+    lbfgs = [index for index, optimizer in enumerate(optimizers) if isinstance(optimizer, LBFGS)]
+    if lbfgs and "survive" in plan.roles:
+        raise MisconfigurationException(
+            f"{plan.roles['survive']}: optimizer {lbfgs[0]} is LBFGS, which evaluates the loss many times in one step "
+            "and has moved the weights by the time a gradient is not finite: a step cannot be dropped half way. "
+            "Remove the guard, or use another optimizer."
+        )
