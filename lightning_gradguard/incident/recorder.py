@@ -100,7 +100,7 @@ class Origin:
         name: of the parameter, buffer or batch entry.
         call: the operator that made it, or the first that used it.
         held: for what was there before the step: what it held.
-        meant: written by a pure filling operator, or there before in a buffer: a mask, unless it becomes a NaN.
+        meant: an infinity written by a pure filling operator, or -Inf in a buffer: a mask, unless it becomes a NaN.
         trail: the last results before it, oldest first.
     """
 
@@ -270,7 +270,8 @@ class Recorder(TorchDispatchMode):
         if largest is None or largest < float("inf"):
             return
         held = TensorRange.of(tensor)
-        origin = Origin(place, name, None, held, place == "buffer" and not held.nan)
+        is_mask = place == "buffer" and not held.nan and not bool((_reals(tensor) == float("inf")).any())
+        origin = Origin(place, name, None, held, is_mask)
         self._taints.setdefault(_memory(tensor), _Taint(origin, order, None))
 
     def _taint_of(self, tensor: Tensor) -> _Taint | None:

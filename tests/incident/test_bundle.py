@@ -1,0 +1,168 @@
+"""Writing incidents: whole or not at all, bounded, and never at the cost of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lightning_gradguard.incident.bundle import IncidentFolder, digest_gradient
+from lightning_gradguard.incident.read import read_bundle
+from tests.incident.workshop import Net, bad_step
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_a_bundle_holds_what_it_promises(net, tmp_path):
+    optimizer = torch.optim.Adam(net.parameters())
+    saved = IncidentFolder(tmp_path / "a" / "incidents").save(bad_step(net), net, optimizer, {"scale": 1024.0})
+    assert saved == tmp_path / "a" / "incidents" / "step-000412-opt0"
+    assert {path.name for path in saved.iterdir()} == {"report.md", "report.json", "batch.pt", "rng.pt", "state.pt"}
+    assert os.listdir(saved.parent) == ["step-000412-opt0"]
+    bundle = read_bundle(saved)
+    assert bundle.report["step"] == 412
+    assert bundle.report["gradients"]["layers.0.weight"]["nan"] > 0
+    assert bundle.report["localisation"]["origin"]["call"]["module"] == "layers.3"
+    assert torch.equal(bundle.batches[0].batch[1], torch.arange(16) % 3)
+    assert all(torch.equal(bundle.state["parameters"][name], p) for name, p in net.named_parameters())
+    state = torch.load(saved / "state.pt", weights_only=True)
+    assert state["scaler"] == {"scale": 1024.0}
+    assert state["optimizer"]["param_groups"][0]["lr"] == 0.001
+
+
+def test_the_buffers_saved_are_those_before_the_batch(net, tmp_path):
+    incident = bad_step(net)
+    saved = IncidentFolder(tmp_path).save(incident, net)
+    buffers = read_bundle(saved).state["buffers"]
+    assert float(buffers["layers.1.running_mean"].abs().sum()) == 0.0
+    assert float(net.layers[1].running_mean.abs().sum()) > 0.0
+
+
+def test_frozen_parameters_and_modules_in_evaluation_mode_are_remembered(net, tmp_path):
+    net.layers[1].eval()
+    net.layers[4].bias.requires_grad_(False)
+    state = read_bundle(IncidentFolder(tmp_path).save(bad_step(net), net)).state
+    assert state["eval"] == ["layers.1"]
+    assert state["frozen"] == ["layers.4.bias"]
+
+
+def test_a_person_reads_what_where_why_and_how_to_run_it_again(net, tmp_path):
+    saved = IncidentFolder(tmp_path).save(bad_step(net), net)
+    text = (saved / "report.md").read_text()
+    for words in (
+        "# NaN at step 412, optimizer 0",
+        "4 of 6 parameters have a non-finite gradient",
+        "(`SqrtBackward0`) of module **`layers.3`**",
+        "workshop.py:",
+        "The slope of a square root at 0 is infinite",
+        f"python -m lightning_gradguard replay {saved} --module",
+        "| torch |",
+    ):
+        assert words in text
+
+
+def test_the_first_incidents_are_kept_and_no_more(net, tmp_path):
+    folder = IncidentFolder(tmp_path, max_incidents=2)
+    assert [folder.save(bad_step(net, step=step), net) is not None for step in (1, 2, 3)] == [True, True, False]
+    assert sorted(os.listdir(tmp_path)) == ["step-000001-opt0", "step-000002-opt0"]
+    assert folder.is_full
+
+
+def test_the_same_step_of_another_run_gets_a_number(net, tmp_path):
+    folder = IncidentFolder(tmp_path)
+    first, second = folder.save(bad_step(net), net), folder.save(bad_step(net), net)
+    assert second.name == f"{first.name}-2"
+    assert str(second) in (second / "report.md").read_text()
+
+
+def test_what_would_pass_max_bytes_is_left_out_and_the_report_says_so(net, tmp_path):
+    whole = IncidentFolder(tmp_path / "whole").save(bad_step(net), net)
+    size = {path.name: path.stat().st_size for path in whole.iterdir()}
+    tight = size["rng.pt"] + size["batch.pt"]
+    saved = IncidentFolder(tmp_path / "tight", max_bytes=tight).save(bad_step(net), net)
+    assert {path.name for path in saved.iterdir()} == {"report.md", "report.json", "rng.pt", "batch.pt"}
+    assert re.search(f"state.pt: [0-9]+ bytes would pass max_bytes={tight:,}", (saved / "report.md").read_text())
+    saved = IncidentFolder(tmp_path / "tiny", max_bytes=1).save(bad_step(net), net)
+    assert {path.name for path in saved.iterdir()} == {"report.md", "report.json"}
+
+
+def test_what_other_incidents_take_counts_towards_max_bytes(net, tmp_path):
+    first = IncidentFolder(tmp_path).save(bad_step(net, step=1), net)
+    taken = sum(path.stat().st_size for path in first.iterdir())
+    second = IncidentFolder(tmp_path, max_bytes=taken + 100).save(bad_step(net, step=2), net)
+    assert {path.name for path in second.iterdir()} == {"report.md", "report.json"}
+
+
+def test_what_cannot_be_saved_is_described_in_the_report(net, tmp_path):
+    incident = bad_step(net)
+    object.__setattr__(incident.batches[0], "batch", (*incident.batches[0].batch, lambda: 0))
+    saved = IncidentFolder(tmp_path).save(incident, net)
+    assert "batch[2]" in (saved / "report.md").read_text()
+    assert "batch[2]" in json.loads((saved / "report.json").read_text())["unsaved"][0]
+
+
+@pytest.mark.parametrize("arguments", [{"max_incidents": 0}, {"max_bytes": 0}])
+def test_limits_below_one_are_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        IncidentFolder(tmp_path, **arguments)
+
+
+def test_an_unwritable_folder_costs_the_bundle_with_a_warning(net, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="incident at step 412 could not be saved"):
+        assert IncidentFolder(tmp_path / "file" / "incidents").save(bad_step(net), net) is None
+
+
+FULL_DISK = """
+import signal, resource, sys, warnings, os
+from tests.incident.workshop import Net, bad_step
+from lightning_gradguard.incident.bundle import IncidentFolder
+net = Net()
+incident = bad_step(net)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert IncidentFolder(sys.argv[1]).save(incident, net) is None
+assert any("could not be saved" in str(w.message) for w in caught), caught
+assert os.listdir(sys.argv[1]) == []
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 1_000, 6_000])
+def test_a_disk_that_takes_no_more_leaves_nothing_behind_and_stops_nothing(tmp_path, limit):
+    assert resource.RLIMIT_FSIZE is not None
+    assert signal.SIGXFSZ is not None
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "incidents"), str(limit)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    "grad",
+    [
+        torch.tensor([1.0, float("nan"), float("inf"), -float("inf")]),
+        torch.tensor([1.0, float("nan"), float("inf"), -float("inf")], dtype=torch.bfloat16),
+        torch.tensor([1.0, float("nan"), float("inf"), -float("inf")]).to_sparse(),
+        torch.tensor([complex(1.0, float("nan")), complex(float("inf"), -float("inf"))]),
+    ],
+    ids=["float32", "bfloat16", "sparse", "complex"],
+)
+def test_a_digest_counts_and_takes_every_nan_for_the_same(grad):
+    digest = digest_gradient(grad)
+    assert (digest["nan"], digest["inf"]) == (1, 2)
+    assert digest_gradient(grad.clone().neg().neg())["sha256"] == digest["sha256"]
+    assert digest_gradient(grad * 0.5)["sha256"] != digest["sha256"]
