@@ -48,10 +48,12 @@ class Clips:
     Attributes:
         answers: what each policy saw and said; empty where nothing clips.
         indices: for each answer its parameters, as indices into the layout; ``None``: all.
+        ratio: the gradient-to-weight ratio from which the policy clips, for one that goes by it (AGC).
     """
 
     answers: tuple[tuple[Measurement, Clip], ...] = ()
     indices: tuple[list[int] | None, ...] = ()
+    ratio: float | None = None
 
     @property
     def threshold(self) -> Tensor | None:
@@ -64,7 +66,9 @@ class Clips:
         if self.indices != (None,):
             return None
         clip = self.answers[0][1]
-        return clip.coefficient if clip.coefficient is not None and not clip.coefficient.dim() and not clip.then else None
+        return (
+            clip.coefficient if clip.coefficient is not None and not clip.coefficient.dim() and not clip.then else None
+        )
 
     def any_clipped(self) -> Tensor | bool:
         """Whether an answer changes anything, a boolean of shape ``[]`` on the device."""
@@ -83,6 +87,24 @@ class Clips:
         if len(smallest) <= 1:
             return smallest[0] if smallest else None
         return torch.stack(smallest).min()
+
+    def layer_coefficients(self, layout: Layout) -> Tensor | None:
+        """The smallest coefficient of each layer, ``[num_layers]``, for policies that scale tensor by tensor.
+
+        ``None`` where one coefficient scales everything, and where gradients are not simply scaled.
+        """
+        if not self.answers or self.single_coefficient is not None:
+            return None
+        smallest = None
+        for (_, clip), indices in zip(self.answers, self.indices, strict=True):
+            if clip.coefficient is None or clip.then is not None:
+                return None
+            if smallest is None:
+                smallest = clip.coefficient.new_ones(len(layout.layers))
+            index = layout.layer_index(smallest.device)
+            index = index if indices is None else index[torch.tensor(indices, device=smallest.device)]
+            smallest = smallest.scatter_reduce(0, index, clip.coefficient.expand(index.shape), "amin")
+        return smallest
 
     def after(self, measurement: Measurement) -> Measurement:
         """What the whole gradient measures once the answers are applied; nothing is written."""
@@ -134,6 +156,7 @@ class Clipper:
                     self.parts.append(_Part(group, policy, own, indices, policy.init_state(own, device)))
         for part in self.parts:
             part.policy.check(part.layout)
+        self._ratio = getattr(policies, "ratio", None) if isinstance(policies, ClipPolicy) else None
 
     def decide(self, measurement: Measurement) -> Clips:
         """Asks each policy."""
@@ -141,7 +164,7 @@ class Clipper:
         for part in self.parts:
             seen = measurement if part.indices is None else measurement.part(part.layout, part.indices)
             answers.append((seen, part.policy.decide(seen, part.state)))
-        return Clips(tuple(answers), tuple(part.indices for part in self.parts))
+        return Clips(tuple(answers), tuple(part.indices for part in self.parts), self._ratio)
 
     def state_dict(self) -> dict[str, Any]:
         """What the policies remember, per-parameter values with the names they belong to."""

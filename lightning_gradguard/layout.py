@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -42,6 +43,8 @@ class Layout:
         layer_of: for each parameter the index of its layer.
         group_of: for each parameter the index of its parameter group in the optimizer.
         group_names: the ``"name"`` of each parameter group, or its index as a string.
+        owners: for each parameter the module it is a parameter of (for a parametrized one the module whose weight it
+            makes); ``None`` for one that the module does not hold.
         sharding: how the parameters are spread over processes; ``None`` where every process has them whole.
     """
 
@@ -51,6 +54,7 @@ class Layout:
     layer_of: tuple[int, ...]
     group_of: tuple[int, ...]
     group_names: tuple[str, ...]
+    owners: tuple[nn.Module | None, ...]
     sharding: Sharding | None = None
 
     @classmethod
@@ -72,6 +76,7 @@ class Layout:
             raise ValueError(f"group_by must be 'layer' or 'parameter', got {group_by!r}")
         named = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
         names = {parameter: clean_name(name) for name, parameter in named.named_parameters()}
+        owners = _owners(module)
         depth = {parameter: position for position, parameter in enumerate(names)}
         entries = []  # (depth, name, parameter, group)
         for group_index, group in enumerate(optimizer.param_groups):
@@ -90,6 +95,7 @@ class Layout:
             layer_of=tuple(position[layer] for layer in layer_names),
             group_of=tuple(group for _, _, _, group in entries),
             group_names=tuple(str(g.get("name", i)) for i, g in enumerate(optimizer.param_groups)),
+            owners=tuple(owners.get(parameter) for _, _, parameter, _ in entries),
             sharding=find_sharding(module, [parameter for _, _, parameter, _ in entries]),
         )
 
@@ -105,6 +111,14 @@ class Layout:
             cache[device] = torch.tensor(self.layer_of, dtype=torch.int64, device=device)
         return cache[device]
 
+    @functools.cached_property
+    def layer_shapes(self) -> tuple[str, ...]:
+        """The shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``."""
+        shapes: list[list[str]] = [[] for _ in self.layers]
+        for parameter, layer in zip(self.params, self.layer_of, strict=True):
+            shapes[layer].append("×".join(map(str, parameter.shape)) or "scalar")
+        return tuple(" + ".join(words) for words in shapes)
+
     def subset(self, indices: Sequence[int]) -> Layout:
         """The layout of some of the parameters, by index, in the order given."""
         layers = tuple(dict.fromkeys(self.layers[self.layer_of[i]] for i in indices))
@@ -116,6 +130,7 @@ class Layout:
             layers=layers,
             layer_of=tuple(position[self.layers[self.layer_of[i]]] for i in indices),
             group_of=tuple(self.group_of[i] for i in indices),
+            owners=tuple(self.owners[i] for i in indices),
             sharding=self.sharding.subset(indices) if self.sharding else None,
         )
 
@@ -134,3 +149,15 @@ class Layout:
     def values(self) -> list[Tensor]:
         """The value of each parameter now, or this process's piece of it, detached."""
         return [local_values(parameter) for parameter in self.params]
+
+
+def _owners(module: nn.Module) -> dict[Tensor, nn.Module]:
+    owners: dict[Tensor, nn.Module] = {}
+    for part in module.modules():  # a module comes before what parametrizes its weights
+        parametrizations = part._modules.get("parametrizations")
+        if parametrizations is not None:
+            for parameter in parametrizations.parameters():
+                owners.setdefault(parameter, part)
+        for parameter in part.parameters(recurse=False):
+            owners.setdefault(parameter, part)
+    return owners

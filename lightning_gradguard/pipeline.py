@@ -159,6 +159,8 @@ class GradientPipeline:
         self.counters.clipped = self.counters.clipped + clipped
         self.window.num_clipped = self.window.num_clipped + clipped
         self.window.add(measurement.norms, measurement.total, clips.smallest_coefficient(), finite)
+        if (by_layer := clips.layer_coefficients(self.layout)) is not None:
+            self.window.add_layer_coefficients(by_layer)
 
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         after = clips.after(measurement) if log else None

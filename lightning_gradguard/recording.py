@@ -26,7 +26,7 @@ class HostValues(dict[str, "list[float] | float | None"]):
 
     def many(self, key: str) -> list[float]:
         """A vector; empty where it was not asked for."""
-        value = self[key]
+        value = self.get(key)
         return value if isinstance(value, list) else []
 
     def one(self, key: str) -> float:
@@ -104,6 +104,8 @@ def build_record(
             "max_layers": window.max_layer_norms if per_layer else None,
             "max_total": window.max_total_norm,
             "min_coefficient": window.min_coefficient,
+            "min_layer_coefficients": window.min_layer_coefficients if per_layer else None,
+            "after_norms": after.norms if after and clips and per_layer and clips.single_coefficient is None else None,
             "num_clipped": window.num_clipped,
             "num_nonfinite": window.num_nonfinite,
             "clipped_total": counters.clipped,
@@ -156,6 +158,9 @@ def build_record(
         nonfinite_total=int(host.one("nonfinite_total")),
         skipped_total=counters.skipped,
         weight_norms=tuple(host.many("weights")) if per_layer else None,
+        layer_shapes=layout.layer_shapes if per_layer else None,
+        min_layer_coefficients=_layer_coefficients(layout, norms, host) if clips and clips.answers else None,
+        clip_ratio=clips.ratio if clips else None,
     )
 
 
@@ -167,6 +172,16 @@ def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tenso
     again = measure_exactly(measurement.part(measurement.layout.subset(doubtful), doubtful))
     norms[doubtful] = again.norms.to(norms)
     return norms, float(torch.linalg.vector_norm(norms))
+
+
+def _layer_coefficients(layout: Layout, norms: Tensor, host: HostValues) -> tuple[float | None, ...] | None:
+    """The smallest coefficient of each layer: what the window folded, and what this step's norms say."""
+    if not (after := host.many("after_norms")):
+        return None
+    raw, clipped = by_layer(layout, norms), by_layer(layout, torch.tensor(after, dtype=torch.float64))
+    now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
+    folded = host.many("min_layer_coefficients")
+    return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
 
 
 def _by_layer_p(layout: Layout, norms: Sequence[float], p: float) -> Tensor:

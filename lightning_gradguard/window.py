@@ -63,6 +63,7 @@ class Window:
         self.max_layer_norms = torch.zeros(len(self.layout.layers), dtype=self._dtype, device=self._device)
         self.max_total_norm = torch.zeros((), dtype=self._dtype, device=self._device)
         self.min_coefficient = torch.ones((), dtype=self._dtype, device=self._device)
+        self.min_layer_coefficients: Tensor | None = None  # for policies that scale tensor by tensor
         self.num_clipped: Tensor | float = 0.0
         self.num_nonfinite: Tensor | float = 0.0
         self.num_steps = 0
@@ -85,6 +86,11 @@ class Window:
         self.max_total_norm = torch.maximum(self.max_total_norm, total)
         if coefficient is not None:
             self.min_coefficient = torch.minimum(self.min_coefficient, coefficient)
+
+    def add_layer_coefficients(self, coefficients: Tensor) -> None:
+        """Folds the smallest coefficient of each layer; NaN, of a step that was not finite, enters nothing."""
+        before = self.min_layer_coefficients
+        self.min_layer_coefficients = coefficients if before is None else torch.fmin(before, coefficients)
 
     def see(self, present: tuple[bool, ...]) -> None:
         """Counts a step, and notes which parameters had a gradient."""

@@ -128,6 +128,7 @@ class Session:
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         every = self.plan.log_every_n_steps
         log = trainer._logger_connector.should_update_logs if every is None else (step + 1) % every == 0
+        log = log or is_last_step(trainer)  # what the window has folded since the last record is not lost
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         record = pipeline.before_step(step=step, log=log, scaler=scaler)
         if pipeline.total_norm is not None:
@@ -163,6 +164,12 @@ class Session:
                 )
             else:
                 pipeline.load_state_dict(own)
+
+
+def is_last_step(trainer: pl.Trainer) -> bool:
+    """Whether training ends after this step, as far as it is known beforehand."""
+    last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return (last_epoch and trainer.is_last_batch) or trainer.global_step + 1 == trainer.max_steps
 
 
 def policies_by_optimizer(
