@@ -11,7 +11,7 @@ from tensorboard.plugins import base_plugin
 _SAMPLES = 1000
 
 
-class GradientFlowLoader(base_plugin.TBLoader):  # type: ignore[misc]
+class GradientFlowLoader(base_plugin.TBLoader):
     """Entry point of the *Gradient flow* tab (``tensorboard_plugins``).
 
     TensorBoard guards neither the import of an entry point nor its call: an error here would keep TensorBoard from

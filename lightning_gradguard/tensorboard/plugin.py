@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import mimetypes
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from lightning_gradguard.tensorboard.store import FlowStore
 STATIC = Path(__file__).with_name("static")
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
 
+Answer = Callable[[Request], Response]
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
-class GradientFlowPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
+class GradientFlowPlugin(base_plugin.TBPlugin):
     """Serves the pictures of gradients over layers and steps, and the page that draws them.
 
     Routes, all read-only: ``/runs``; ``/flow?run=&optimizer=&stat=``; ``/events?run=&optimizer=``; and each file of
@@ -38,8 +38,8 @@ class GradientFlowPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def get_plugin_apps(self) -> dict[str, App]:
         """Route to WSGI application."""
-        apps: dict[str, App] = {"/runs": self._runs, "/flow": self._flow, "/events": self._events}
-        return apps | {f"/static/{name}": self._static_app(name) for name in self._static}
+        apps = {"/runs": _app(self._runs), "/flow": _app(self._flow), "/events": _app(self._events)}
+        return apps | {f"/static/{name}": _app(self._static_answer(name)) for name in self._static}
 
     def is_active(self) -> bool:
         """``False``: TensorBoard shows the tab by itself as soon as a run has data of this plugin."""
@@ -53,11 +53,9 @@ class GradientFlowPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         environ = request.environ
         return FlowStore(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
 
-    @wrappers.Request.application
     def _runs(self, request: Request) -> Response:
         return http_util.Respond(request, {"runs": self._store(request).runs()}, "application/json")
 
-    @wrappers.Request.application
     def _flow(self, request: Request) -> Response:
         stat = request.args.get("stat", LAYER_STATS[0])
         try:
@@ -67,7 +65,6 @@ class GradientFlowPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             return _refusal(request, error)
         return http_util.Respond(request, gzip.compress(body, 1), "application/octet-stream", content_encoding="gzip")
 
-    @wrappers.Request.application
     def _events(self, request: Request) -> Response:
         try:
             events = self._store(request).events(*_run_and_optimizer(request))
@@ -75,14 +72,14 @@ class GradientFlowPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             return _refusal(request, error)
         return http_util.Respond(request, events, "application/json")
 
-    def _static_app(self, name: str) -> App:
-        content_type = _TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0]
+    def _static_answer(self, name: str) -> Answer:
+        return lambda request: http_util.Respond(request, self._static[name], _TYPES[Path(name).suffix])
 
-        @wrappers.Request.application
-        def serve(request: Request) -> Response:
-            return http_util.Respond(request, self._static[name], content_type)
 
-        return serve
+def _app(answer: Answer) -> App:
+    """The answer to a request as a WSGI application."""
+    application: Any = wrappers.Request.application(answer)
+    return application
 
 
 def _run_and_optimizer(request: Request) -> tuple[str, int]:

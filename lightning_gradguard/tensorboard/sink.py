@@ -7,6 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,15 @@ class TensorBoardSink(Sink):
         events = self._events.setdefault(record.optimizer, EventLog())
         is_notable = events.observe(record)
         self._last[record.optimizer] = record
-        self._attempt(record, lambda: self._write(record, events, is_notable))
+        self._attempt(record, partial(self._write, record, events, is_notable))
 
     def close(self) -> None:
         """Writes what is left, and closes the sink's own writer; one that was handed in is left to who made it."""
         for optimizer, events in self._events.items():
             if events.has_unwritten:
                 record = self._last[optimizer]
-                self._attempt(record, lambda r=record, e=events: self._add([self._events_value(r, e)], r.step))
+                values = [self._events_value(record, events)]
+                self._attempt(record, partial(self._add, values, record.step))
         if self._own is not None:
             self._own.close()
             self._own = None
@@ -117,8 +119,8 @@ class TensorBoardSink(Sink):
             self._described.clear()
             if not self._failed:
                 warnings.warn(
-                    f"TensorBoard record of step {record.step}, optimizer {record.optimizer}, was not written: {error}. "
-                    "Training goes on; records are lost until writing works again.",
+                    f"TensorBoard: the record of step {record.step} (optimizer {record.optimizer}) is lost: {error}. "
+                    "Training goes on, later records are lost too until writing works again.",
                     stacklevel=3,
                 )
             self._failed = True

@@ -34,31 +34,31 @@ def make_record(step: int, layers: tuple[str, ...], norms: np.ndarray, **changes
     values = tuple(None if math.isnan(norm) and "cause" not in changes else float(norm) for norm in norms)
     total = float(np.sqrt(np.square(np.nan_to_num(norms)).sum()))
     finite = tuple(None if value is None or not math.isfinite(value) else value for value in values)
-    fields: dict[str, object] = dict(
-        step=step,
-        optimizer=0,
-        num_optimizers=1,
-        layers=layers,
-        layer_norms=values,
-        total_norm=total,
-        post_clip_norm=total,
-        threshold=None,
-        coefficient=None,
-        cosine=None,
-        verdict="ok",
-        nonfinite_layers=(),
-        cause=None,
-        loss_scale=None,
-        num_steps=10,
-        num_clipped=0,
-        num_nonfinite=0,
-        max_layer_norms=finite,
-        max_total_norm=total,
-        min_coefficient=None,
-        clip_rate=None,
-        nonfinite_total=0,
-        skipped_total=0,
-    )
+    fields: dict[str, object] = {
+        "step": step,
+        "optimizer": 0,
+        "num_optimizers": 1,
+        "layers": layers,
+        "layer_norms": values,
+        "total_norm": total,
+        "post_clip_norm": total,
+        "threshold": None,
+        "coefficient": None,
+        "cosine": None,
+        "verdict": "ok",
+        "nonfinite_layers": (),
+        "cause": None,
+        "loss_scale": None,
+        "num_steps": 10,
+        "num_clipped": 0,
+        "num_nonfinite": 0,
+        "max_layer_norms": finite,
+        "max_total_norm": total,
+        "min_coefficient": None,
+        "clip_rate": None,
+        "nonfinite_total": 0,
+        "skipped_total": 0,
+    }
     return StepRecord(**(fields | changes))  # type: ignore[arg-type]
 
 
@@ -84,33 +84,33 @@ def busy_run(num_records: int = 300, blocks: int = 6, seed: int = 0, every: int 
         total = float(np.sqrt(np.square(np.nan_to_num(norms)).sum()))
         coefficient = min(1.0, 1.0 / total)
         clipped += coefficient < 1.0
-        changes: dict[str, object] = dict(
-            threshold=1.0,
-            coefficient=coefficient,
-            min_coefficient=coefficient,
-            post_clip_norm=total * coefficient,
-            cosine=1.0,
-            verdict="clipped" if coefficient < 1 else "ok",
-            num_steps=every,
-            num_clipped=int(every * 0.6) if coefficient < 1 else 0,
-            clip_rate=clipped / (i + 1),
-            weight_norms=tuple(weights),
-            update_ratios=tuple(1e-3 * 10 ** random.normal(0, 0.2, len(layers))),
-            layer_shapes=tuple("64×64" for _ in layers),
-            nonfinite_total=nonfinite,
-            skipped_total=nonfinite,
-        )
+        changes: dict[str, object] = {
+            "threshold": 1.0,
+            "coefficient": coefficient,
+            "min_coefficient": coefficient,
+            "post_clip_norm": total * coefficient,
+            "cosine": 1.0,
+            "verdict": "clipped" if coefficient < 1 else "ok",
+            "num_steps": every,
+            "num_clipped": int(every * 0.6) if coefficient < 1 else 0,
+            "clip_rate": clipped / (i + 1),
+            "weight_norms": tuple(weights),
+            "update_ratios": tuple(1e-3 * 10 ** random.normal(0, 0.2, len(layers))),
+            "layer_shapes": tuple("64×64" for _ in layers),
+            "nonfinite_total": nonfinite,
+            "skipped_total": nonfinite,
+        }
         if i == nan_at:
             nonfinite += 1
             bad = layers[8:16]
             norms[8:16] = math.nan
-            changes |= dict(
-                verdict="skipped", cause="nan", nonfinite_layers=bad, total_norm=math.nan, post_clip_norm=None,
-                num_nonfinite=1, nonfinite_total=nonfinite, skipped_total=nonfinite, num_clipped=0,
-            )  # fmt: skip
+            changes |= {
+                "verdict": "skipped", "cause": "nan", "nonfinite_layers": bad, "total_norm": math.nan,
+                "post_clip_norm": None, "num_nonfinite": 1, "nonfinite_total": nonfinite, "skipped_total": nonfinite, "num_clipped": 0,
+            }  # fmt: skip
             values = tuple(float(norm) for norm in norms)
             finite = tuple(value if math.isfinite(value) else None for value in values)
-            changes |= dict(layer_norms=values, max_layer_norms=finite)
+            changes |= {"layer_norms": values, "max_layer_norms": finite}
         yield make_record(i * every, layers, norms, **changes)
 
 

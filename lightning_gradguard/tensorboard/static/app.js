@@ -79,6 +79,7 @@ export class App {
       this.view = view;
       this.show("ready", null);
       this.draw();
+      performance.mark("gradguard-picture");
       this.fetchAhead();
     } catch (error) {
       this.view = null;

@@ -57,7 +57,7 @@ export function drawProfileBase(context, rect, view, palette) {
     context.strokeStyle = palette.faint;
     line(context, x, rect.y, x, rect.y + rect.height);
     context.fillStyle = palette.soft;
-    context.fillText(text, x, rect.y + rect.height + 6);
+    if (x > rect.x + 10 && x < rect.x + rect.width - 10) context.fillText(text, x, rect.y + rect.height + 6);
   }
   context.fillStyle = palette.soft;
   context.fillText(STATS[view.state.stat].unit, rect.x + rect.width / 2, rect.y + rect.height + 20);
