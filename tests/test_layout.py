@@ -80,3 +80,14 @@ def test_a_subset_keeps_names_layers_and_groups():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     subset = Layout.from_optimizer(net, sgd(net.parameters())).subset([2, 3])
     assert (subset.names, subset.layers, subset.layer_of) == (("1.weight", "1.bias"), ("1",), (0, 0))
+
+
+def test_each_parameter_knows_the_module_it_belongs_to():
+    net = nn.Sequential(nn.Linear(2, 2), nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(2, 2, 3)))
+    stranger = nn.Parameter(torch.ones(2))
+    layout = Layout.from_optimizer(net, sgd([*net.parameters(), stranger]))
+    owners = dict(zip(layout.names, layout.owners, strict=True))
+    assert owners["0.weight"] is net[0]
+    assert owners["1.parametrizations.weight.original1"] is net[1]
+    assert owners["unnamed.0.5"] is None
+    assert layout.subset([1, 5]).owners == (net[0], None)
