@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.clipper import Clipper, Clips, Policies
 from lightning_gradguard.diagnose.base import Diagnosis, Rule
+from lightning_gradguard.diagnose.instruments import Instruments
 from lightning_gradguard.guard import Action, Damage, Guard, NonFiniteGradientError, inspect
 from lightning_gradguard.layout import GroupBy, Layout
 from lightning_gradguard.measure import Measurement, measure, measure_exactly
@@ -43,6 +44,9 @@ class GradientPipeline:
         per_layer: whether records hold layers, or totals only.
         optimizer_index: which optimizer this is, for the record.
         num_optimizers: how many there are.
+        instruments: probes of activations, updates and time, for the rules that need more than gradients; shared by
+            the pipelines of a model. See :class:`~lightning_gradguard.diagnose.instruments.Instruments` for the calls
+            around the forward pass.
 
     Attributes:
         should_stop: set when ``on_nonfinite="stop"`` met a bad step: end the loop.
@@ -80,6 +84,7 @@ class GradientPipeline:
         per_layer: bool = True,
         optimizer_index: int = 0,
         num_optimizers: int = 1,
+        instruments: Instruments | None = None,
     ) -> None:
         if isinstance(log_every_n_steps, bool) or not isinstance(log_every_n_steps, int) or log_every_n_steps < 1:
             raise ValueError(f"log_every_n_steps must be an int of at least 1, got {log_every_n_steps!r}")
@@ -93,6 +98,7 @@ class GradientPipeline:
         self.per_layer = per_layer
         self.optimizer_index = optimizer_index
         self.num_optimizers = num_optimizers
+        self.instruments = instruments
         self.should_stop = False
         self.total_norm: Tensor | None = None
         self.counters = Counters()
@@ -167,7 +173,14 @@ class GradientPipeline:
         record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else None
         if clipped is not False:
             clips.apply_()
+        if self.instruments is not None:
+            self.instruments.before_step(self.layout, step)
         return record
+
+    def after_step(self) -> None:
+        """Compares weights with those before the step, on sampled steps of the instruments; otherwise does nothing."""
+        if self.instruments is not None:
+            self.instruments.after_step(self.layout)
 
     def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
         """A step that does not go through: left to the scaler if there is one, else dropped."""
@@ -211,6 +224,8 @@ class GradientPipeline:
             **facts,
         )
         self.window.reset()
+        if self.instruments is not None:
+            record = self.instruments.enrich(record, self.layout)
         if self.diagnosis is not None:
             record = replace(record, findings=self.diagnosis.observe(record))
         for sink in list(self.sinks):

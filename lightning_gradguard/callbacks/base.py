@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.session import Plan, Session
@@ -59,13 +60,31 @@ class GradientCallback(Callback):
             self._session.load_state_dict(self._restored)
             self._restored = None
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Attaches probes, on sampled steps."""
+        if (session := self._driven) is not None:
+            session.before_forward(trainer)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Removes them."""
+        if (session := self._driven) is not None:
+            session.after_forward(loss)
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Runs the pipeline of the optimizer that is about to step."""
-        assert self._session is not None
-        if self._session.driver is self:
-            self._session.before_step(trainer, optimizer)
+        if (session := self._driven) is not None:
+            session.before_step(trainer, optimizer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measures what the step changed, on sampled steps."""
+        if (session := self._driven) is not None:
+            session.after_step()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the views."""
@@ -76,8 +95,13 @@ class GradientCallback(Callback):
         self._close()
 
     def _close(self) -> None:
-        if self._session is not None and self._session.driver is self:
-            self._session.close()
+        if (session := self._driven) is not None:
+            session.close()
+
+    @property
+    def _driven(self) -> Session | None:
+        """The session, if it is this callback that forwards the Trainer's hooks to it."""
+        return self._session if self._session is not None and self._session.driver is self else None
 
     def state_dict(self) -> dict[str, Any]:
         """What the next steps depend on, for each optimizer, by its index."""

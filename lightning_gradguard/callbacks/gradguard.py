@@ -27,6 +27,7 @@ class GradGuard(GradientCallback):
         log_every_n_steps: as for :class:`GradientNormMonitor`.
         patience: as for :class:`NonFiniteGuard`.
         sinks: as for :class:`GradientNormMonitor`.
+        probe_every_n_steps: as for :class:`GradientNormMonitor`.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -45,9 +46,15 @@ class GradGuard(GradientCallback):
         log_every_n_steps: int | None = None,
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
+        probe_every_n_steps: int | None = 50,
     ) -> None:
         self._parts: list[GradientCallback] = [
-            GradientNormMonitor(rules=rules, log_every_n_steps=log_every_n_steps, sinks=sinks)
+            GradientNormMonitor(
+                rules=rules,
+                log_every_n_steps=log_every_n_steps,
+                sinks=sinks,
+                probe_every_n_steps=probe_every_n_steps,
+            )
         ]
         if clip is not None:
             self._parts.append(AdaptiveGradientClipping(clip))

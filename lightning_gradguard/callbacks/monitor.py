@@ -8,7 +8,7 @@ from typing import get_args
 from lightning_gradguard.callbacks.arguments import check_all, check_choice, check_interval
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
-from lightning_gradguard.diagnose.base import Rule
+from lightning_gradguard.diagnose import Rule, default_rules
 from lightning_gradguard.layout import GroupBy
 from lightning_gradguard.record import Sink
 
@@ -29,6 +29,8 @@ class GradientNormMonitor(GradientCallback):
         group_by: ``"layer"`` shows weight and bias of a module as one, ``"parameter"`` apart.
         norm_type: p of the norms in the per-layer charts, > 0 or infinite. Other than 2.0 it costs one more pass on
             logged steps; totals, clipping and the fold over steps stay l2.
+        probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the
+            rules; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -45,6 +47,7 @@ class GradientNormMonitor(GradientCallback):
         sinks: Sequence[Sink] | None = None,
         group_by: GroupBy = "layer",
         norm_type: float = 2.0,
+        probe_every_n_steps: int | None = 50,
     ) -> None:
         check_choice(group_by, get_args(GroupBy), "group_by")
         if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
@@ -52,6 +55,7 @@ class GradientNormMonitor(GradientCallback):
         if not norm_type > 0:
             raise ValueError(f"norm_type must be positive or infinite, got {norm_type}")
         self.rules = check_all(rules, Rule, "rules")
+        self.probe_every_n_steps = check_interval(probe_every_n_steps, "probe_every_n_steps")
         self.log_every_n_steps = check_interval(log_every_n_steps, "log_every_n_steps")
         self.sinks = check_all(sinks, Sink, "sinks") or ()
         self.group_by = group_by
@@ -59,6 +63,8 @@ class GradientNormMonitor(GradientCallback):
 
     def _contribute(self, plan: Plan) -> None:
         plan.take("see")
-        plan.rules, plan.sinks = self.rules, [*self.sinks]
+        plan.rules = default_rules() if self.rules is None else self.rules
+        plan.probe_every_n_steps = self.probe_every_n_steps if plan.rules else None
+        plan.sinks = [*self.sinks]
         plan.log_every_n_steps = self.log_every_n_steps
         plan.group_by, plan.norm_type = self.group_by, self.norm_type

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.sinks import sink_for
@@ -17,6 +18,7 @@ from lightning_gradguard.callbacks.strategies import outer_module, refuse_what_c
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clipper import Policies
 from lightning_gradguard.diagnose.base import Rule
+from lightning_gradguard.diagnose.instruments import Instruments
 from lightning_gradguard.guard import Action
 from lightning_gradguard.layout import GroupBy
 from lightning_gradguard.pipeline import GradientPipeline
@@ -36,7 +38,8 @@ class Plan:
 
     contributor: str = ""
     roles: dict[str, str] = field(default_factory=dict)
-    rules: Sequence[Rule] | None = None
+    rules: Sequence[Rule] = ()
+    probe_every_n_steps: int | None = None
     sinks: list[Sink] = field(default_factory=list)
     log_every_n_steps: int | None = None
     group_by: GroupBy = "layer"
@@ -80,6 +83,7 @@ class Session:
         self.driver = driver
         self.memory = MemorySink(max_records=1000)
         self.pipelines: list[GradientPipeline] = []
+        self.instruments: Instruments | None = None
         self._told_of_skip = False
 
     @property
@@ -97,6 +101,8 @@ class Session:
         self.sinks: list[Sink] = [self.memory]
         if trainer.is_global_zero:
             self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
+        if self.plan.probe_every_n_steps is not None:
+            self.instruments = Instruments(module, self.plan.probe_every_n_steps)
         policies = policies_by_optimizer(self.plan.clip, optimizers)
         self.pipelines = [
             GradientPipeline(
@@ -112,9 +118,25 @@ class Session:
                 per_layer="see" in self.plan.roles,
                 optimizer_index=index,
                 num_optimizers=len(optimizers),
+                instruments=self.instruments,
             )
             for index, optimizer in enumerate(optimizers)
         ]
+
+    def before_forward(self, trainer: pl.Trainer) -> None:
+        """Attaches the probes of a sampled step."""
+        if self.instruments is not None:
+            self.instruments.before_forward(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def after_forward(self, loss: Tensor) -> None:
+        """Removes them."""
+        if self.instruments is not None:
+            self.instruments.after_forward(loss)
+
+    def after_step(self) -> None:
+        """Measures what the step changed, on sampled steps."""
+        for pipeline in self.pipelines:
+            pipeline.after_step()
 
     def before_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""

@@ -21,9 +21,8 @@ def outer_module(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module:
     Parameters have the same names in all of them; what the wrapper flattened or ignores, it alone knows.
     """
     model = trainer.strategy.model
-    if isinstance(model, DistributedDataParallel) or hasattr(model, "_fsdp_wrapped_module"):
-        return model
-    return module
+    wraps = isinstance(model, DistributedDataParallel) or hasattr(model, "_fsdp_wrapped_module")
+    return model if wraps and model is not None else module
 
 
 def is_deepspeed(trainer: pl.Trainer) -> bool:

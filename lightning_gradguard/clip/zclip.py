@@ -110,7 +110,7 @@ class ZClip(ClipPolicy):
             return limit
         if self.to == "mean":
             return torch.where(level > limit, mean, limit)
-        gap = (level - mean).clamp(min=torch.finfo(mean.dtype).tiny)
+        gap = (level - mean).clamp(min=torch.finfo(mean.dtype).tiny, max=LARGEST)
         return torch.addcmul(mean, reach, margin / gap)  # at or above the norm itself wherever that is no spike
 
     def _learn(self, learned: Tensor, known: Tensor, state: State) -> None:

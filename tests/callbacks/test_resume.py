@@ -18,9 +18,9 @@ from lightning_gradguard import (
 from tests.models import Pair, Regression, batches, same, weights
 
 CALLBACKS = {
-    "GradGuard with ZClip": lambda: [GradGuard(clip=ZClip(warmup=3))],
-    "GradGuard with AutoClip": lambda: [GradGuard(clip=AutoClip(percentile=50, window=5))],
-    "three callbacks": lambda: [NonFiniteGuard(), AdaptiveGradientClipping(ZClip(warmup=3)), GradientNormMonitor()],
+    "GradGuard with ZClip": lambda: [GradGuard(clip=ZClip(warmup=3), rules=[])],
+    "GradGuard with AutoClip": lambda: [GradGuard(clip=AutoClip(percentile=50, window=5), rules=[])],
+    "three callbacks": lambda: [NonFiniteGuard(), AdaptiveGradientClipping(ZClip(warmup=3)), GradientNormMonitor(rules=[])],
 }
 MODELS = {
     "one optimizer": lambda: Regression(

@@ -1,0 +1,118 @@
+"""What a guard puts back after a bad step: buffers always, the last good state when it is asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_gradguard.rollback import Buffers, Snapshot
+
+
+class Recovery:
+    """One for all optimizers of a module, since they share its buffers and may share its damage.
+
+    Args:
+        module: the model.
+        optimizers: all of them.
+        rollback: whether to keep snapshots to go back to.
+        rollback_after: bad steps in a row after which to go back, >= 1. 3: a single bad batch is just dropped, while
+            three in a row say that the weights are the cause. A NaN in a parameter goes back at once.
+        snapshot_every_n_steps: good steps between two snapshots, >= 1. 100: what a rollback loses stays small beside
+            an epoch, and copying the state costs a hundredth of a step or so.
+
+    Raises:
+        ValueError, TypeError: for counts that are not ints of at least 1.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        rollback: bool = False,
+        rollback_after: int = 3,
+        snapshot_every_n_steps: int = 100,
+    ) -> None:
+        check_count(rollback_after, "rollback_after")
+        check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
+        self.buffers = Buffers(module)
+        self.snapshot = Snapshot(module, optimizers) if rollback else None
+        self.rollback_after = rollback_after
+        self.snapshot_every_n_steps = snapshot_every_n_steps
+        self._params = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+        self._since_snapshot = 0
+        self._started = False
+
+    def start(self) -> None:
+        """Takes the present state as the first good one: at the first step, or after a checkpoint was loaded."""
+        self._started = True
+        self.buffers.keep()
+        if self.snapshot is not None:
+            self.snapshot.take(step=0)
+            self._since_snapshot = 0
+
+    def before_step(self) -> None:
+        """Starts, if nobody did."""
+        if not self._started:
+            self.start()
+
+    def good_step(self, step: int) -> None:
+        """Takes note of a step whose gradients are fine; with them the weights that gave them, not yet updated."""
+        self.buffers.keep()
+        if self.snapshot is None:
+            return
+        self._since_snapshot += 1
+        if self._since_snapshot >= self.snapshot_every_n_steps:
+            self.snapshot.take(step)
+            self._since_snapshot = 0
+
+    def bad_step(self, streak: int) -> bool:
+        """Puts the buffers back, and after enough bad steps everything; tells whether it did the latter.
+
+        Args:
+            streak: bad steps in a row, this one included.
+        """
+        self.buffers.restore_()
+        if self.snapshot is None or (streak % self.rollback_after and not self.ruined()):
+            return False
+        self.snapshot.restore_()
+        self.buffers.keep()
+        self._since_snapshot = 0
+        return True
+
+    @torch.no_grad()
+    def ruined(self) -> bool:
+        """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
+        flags = [parameter.isfinite().all() for parameter in map(_local, self._params)]
+        bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False
+        return any_process(bad, self._params)
+
+
+def any_process(flag: bool, params: Sequence[Tensor]) -> bool:
+    """Whether a flag is set on any process; every process must ask."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return flag
+    votes = torch.tensor(float(flag), device=_local(params[0]).device if params else None)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return bool(votes)
+
+
+def check_count(value: object, name: str) -> None:
+    """Refuses what is not an int of at least 1.
+
+    Raises:
+        ValueError, TypeError: says what was got.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _local(tensor: Tensor) -> Tensor:
+    to_local = getattr(tensor, "to_local", None)
+    piece: Tensor = to_local() if to_local is not None else tensor
+    return piece.detach()
