@@ -75,8 +75,20 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def quantity(value: Any) -> By:
     """What an adaptive policy follows: ``"norm"`` or ``"value"``."""
-    one_of("by", value, ("norm", "value"))
-    return value  # type: ignore[no-any-return]
+    return "norm" if one_of("by", value, ("norm", "value")) == "norm" else "value"
+
+
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """Shell patterns for names of parameters; ``None`` gives none.
+
+    Raises:
+        TypeError: if it is no list of strings; a single string is no list.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
+        raise TypeError(f"{name} must be a list of patterns such as ['head.*'], got {value!r}")
+    return tuple(value)
 
 
 def _number(name: str, value: Any, do: str) -> float:

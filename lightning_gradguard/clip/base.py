@@ -31,7 +31,10 @@ class Clip:
             policy with one threshold per tensor or unit.
         coefficient: multiply gradients by it, in [0, 1]: shape ``[]``, or ``[num_params]``.
         bound: clamp elements to [-bound, bound]: a float, or a tensor of shape ``[]`` or ``[num_params]``.
-        units: for each parameter a coefficient that broadcasts over its gradient, ``None`` where untouched.
+        units: for each parameter a coefficient that broadcasts over its gradient (over the values of a coalesced
+            sparse one), ``None`` where untouched.
+        changes: whether the gradients change at all, a boolean of shape ``[]``, from a policy that knows it; otherwise
+            :func:`is_clipped` finds out.
         then: what to do after this, for a chain of policies.
     """
 
@@ -39,6 +42,7 @@ class Clip:
     coefficient: Tensor | None = None
     bound: float | Tensor | None = None
     units: Sequence[Tensor | None] | None = None
+    changes: Tensor | None = None
     then: Clip | None = None
 
 
@@ -119,14 +123,11 @@ def apply_(measurement: Measurement, clip: Clip) -> None:
     if clip.coefficient is not None:
         _scale_(present, clip.coefficient)
     elif clip.units is not None:
-        for index, grad in present:
-            unit = clip.units[index]
-            if unit is not None:
-                grad.mul_(unit)
+        _scale_units_([(grad, clip.units[index]) for index, grad in present])
     elif clip.bound is not None:
+        bounds = clip.bound.unbind() if isinstance(clip.bound, Tensor) and clip.bound.dim() else None
         for index, grad in present:
-            bound = clip.bound
-            _clamp_(grad, bound if isinstance(bound, float) or bound.dim() == 0 else bound[index])
+            _clamp_(grad, clip.bound if bounds is None else bounds[index])
     if clip.then is not None:
         apply_(measurement, clip.then)
 
@@ -175,7 +176,9 @@ def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
 def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
     """Whether a clip changes anything, a boolean of shape ``[]`` on the device."""
     changes = measurement.total.new_zeros((), dtype=torch.bool)
-    if clip.coefficient is not None:
+    if clip.changes is not None:
+        changes = clip.changes
+    elif clip.coefficient is not None:
         changes = (clip.coefficient < 1.0).any()
     elif clip.units is not None:
         found = [(unit < 1.0).any() for unit in clip.units if unit is not None]
@@ -198,6 +201,19 @@ def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
         else:
             one_each = local.unbind()
             torch._foreach_mul_([grad for _, grad in entries], [one_each[index] for index, _ in entries])
+
+
+def _scale_units_(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    by_device = defaultdict(list)
+    for grad, unit in pairs:
+        if unit is not None and grad.layout != torch.strided:
+            cut = grad.coalesce()
+            cut.values().mul_(unit)
+            grad.copy_(cut)
+        elif unit is not None:
+            by_device[grad.device].append((grad, unit))
+    for entries in by_device.values():
+        torch._foreach_mul_([grad for grad, _ in entries], [unit for _, unit in entries])
 
 
 def _clamp_(grad: Tensor, bound: float | Tensor) -> None:

@@ -1,0 +1,165 @@
+"""A ceiling for each unit's gradient, relative to the unit's weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.clip.arguments import patterns, positive
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
+from lightning_gradguard.clip.units import Units, units_of
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement
+
+# Units of small parameters of one shape are measured together: dispatch costs more than the copy.
+_STACK_NUMEL = 2048
+
+
+@final
+class AGC(ClipPolicy):
+    """Keeps each unit's gradient small beside the unit's weights (adaptive gradient clipping of the NFNets).
+
+    limit_i = ratio * max(||W_i||, eps);  G_i <- G_i * min(1, limit_i / ||G_i||)
+
+    A unit i is what feeds one output: a row of a linear, convolution, embedding, attention or recurrent weight, a
+    column of a transposed convolution; a bias or gain is one unit. See
+    :func:`~lightning_gradguard.clip.units.units_of`. The direction turns, since units are scaled apart.
+
+    Choose it for networks without normalization, or where layers differ much in scale. It bounds the relative change
+    of weights under plain SGD; under Adam or Lion, which normalize themselves, it does little.
+
+    Args:
+        ratio: of gradient to weight norm at which a unit is clipped, > 0: the paper's 0.01 at batch size 4096, more
+            for smaller batches (up to 0.16 at 256).
+        eps: least weight norm to count with, > 0, so that weights which start at zero can train: the paper's 1e-3.
+        exclude: names of parameters to leave alone, as shell patterns: ``["head.*", "*.bias"]``. The paper leaves out
+            the final linear layer. Names, not positions: reordering a model changes nothing.
+
+    Raises:
+        TypeError, ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> AGC(ratio=0.02, exclude=["head.*"]).exclude
+        ('head.*',)
+
+    Reference: Brock et al. 2021, arXiv:2102.06171.
+    """
+
+    def __init__(self, ratio: float = 0.01, eps: float = 1e-3, exclude: Sequence[str] | None = None) -> None:
+        self.ratio = positive("ratio", ratio, "the paper's is 0.01")
+        self.eps = positive("eps", eps, "the paper's is 1e-3; with 0, weights that start at zero could never train")
+        self.exclude = patterns("exclude", exclude)
+
+    def init_state(self, layout: Layout, device: torch.device) -> State:
+        """Nothing to remember: the weights are the history."""
+        return {}
+
+    def check(self, layout: Layout) -> None:
+        """Warns if every parameter is excluded, or if a pattern excludes none."""
+        if layout.names and not _groups(layout, self.exclude):
+            warnings.warn(f"AGC clips nothing: exclude={list(self.exclude)} covers every parameter", stacklevel=2)
+            return
+        unused = [pattern for pattern in self.exclude if not any(fnmatchcase(name, pattern) for name in layout.names)]
+        if unused:
+            names = f"they are called {layout.names[0]!r}, ..."
+            warnings.warn(f"AGC: exclude={unused} matches no parameter of this optimizer; {names}", stacklevel=2)
+
+    def decide(self, measurement: Measurement, state: State) -> Clip:
+        """Compares the gradient of each unit with its weights."""
+        by_device = defaultdict(list)
+        for piece in _measure_units(measurement, _groups(measurement.layout, self.exclude)):
+            by_device[piece.grads.device].append(piece)
+        answer: list[Tensor | None] = [None] * len(measurement.grads)
+        changes = []
+        for pieces in by_device.values():  # one vector of all units, for the arithmetic
+            grads, weights = torch.cat([p.grads.flatten() for p in pieces]), torch.cat([p.weights for p in pieces])
+            factors = norm_coefficient(grads, weights.clamp(min=self.eps) * self.ratio)
+            changes.append((factors < 1.0).any().to(measurement.total.device, non_blocking=True))
+            for piece, part in zip(pieces, factors.split([p.grads.numel() for p in pieces]), strict=True):
+                each = piece.units.spread(part.view(piece.grads.shape)).unbind()
+                for index, factor in zip(piece.indices, each, strict=True):
+                    answer[index] = factor
+        if len(changes) > 1:
+            changes = [torch.stack(changes).any()]
+        return Clip(units=answer, changes=changes[0] if changes else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Norms of the units of some parameters of one shape: gradients ``[len(indices), ...]``, weights flat."""
+
+    indices: Sequence[int]
+    units: Units
+    grads: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Parameters of one shape, dtype and device that are measured in one stack."""
+
+    indices: list[int]
+    units: Units
+    on_device: Tensor
+
+
+_plans: WeakKeyDictionary[Layout, dict[tuple[str, ...], list[_Group]]] = WeakKeyDictionary()
+
+
+def _groups(layout: Layout, exclude: tuple[str, ...]) -> list[_Group]:
+    """What of a layout is clipped, in stacks; found once for each layout."""
+    plans = _plans.setdefault(layout, {})
+    if exclude not in plans:
+        found = defaultdict(list)
+        for index, (units, name, parameter) in enumerate(
+            zip(units_of(layout), layout.names, layout.params, strict=True)
+        ):
+            if not any(fnmatchcase(name, pattern) for pattern in exclude):
+                alone = index if parameter.numel() > _STACK_NUMEL else None
+                found[parameter.device, parameter.shape, parameter.dtype, units, alone].append(index)
+        plans[exclude] = [
+            _Group(indices, key[3], torch.tensor(indices, device=key[0])) for key, indices in found.items()
+        ]
+    return plans[exclude]
+
+
+def _measure_units(measurement: Measurement, groups: Sequence[_Group]) -> Iterator[_Piece]:
+    grads, layout = measurement.grads, measurement.layout
+    weights = layout.params if layout.sharding is None else layout.values()
+    for group in groups:
+        units, indices = group.units, group.indices
+        if units.whole:  # its norm is known; where there is no gradient it is zero, and the factor is not used
+            seen = units.norms(_stack([weights[i] for i in indices]))
+            yield _Piece(indices, units, measurement.norms[group.on_device], seen.flatten())
+            continue
+        own = [grad for i in indices if (grad := grads[i]) is not None and grad.layout == torch.strided]
+        if len(own) < len(indices):
+            yield from _measure_rows(indices, units, grads, weights)
+            indices = [i for i in indices if (grad := grads[i]) is not None and grad.layout == torch.strided]
+        if own:
+            seen = units.norms(_stack([weights[i] for i in indices]))
+            yield _Piece(indices, units, units.norms(_stack(own)), seen.flatten())
+
+
+def _measure_rows(
+    indices: Sequence[int], units: Units, grads: Sequence[Tensor | None], weights: Sequence[Tensor]
+) -> Iterator[_Piece]:
+    """The rows of sparse gradients: those entries of an embedding that occurred in the batch."""
+    for i in indices:
+        grad = grads[i]
+        if grad is not None and grad.layout != torch.strided:
+            rows = grad.coalesce()
+            seen = units.norms(weights[i][rows.indices()[0]].unsqueeze(0))
+            yield _Piece([i], units, units.norms(rows.values().unsqueeze(0)), seen.flatten())
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)

@@ -1,0 +1,78 @@
+"""Several policies, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, after
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement
+
+
+@final
+class Chain(ClipPolicy):
+    """Runs policies one after the other, each on what the one before left.
+
+    The reported threshold is that of the first. Policies that scale whole tensors see each other for free. After one
+    that clamps elements or scales units the gradients have to be copied and measured again, at every step: about the
+    price of the clipping once more, and the memory of the gradients.
+
+    Args:
+        policies: at least one, in the order in which they act.
+
+    Raises:
+        TypeError: if something in the list is no policy.
+        ValueError: if the list is empty.
+
+    Example:
+        >>> from lightning_gradguard.clip.agc import AGC
+        >>> from lightning_gradguard.clip.norm import NormClip
+        >>> len(Chain([AGC(), NormClip(1.0)]).policies)
+        2
+    """
+
+    def __init__(self, policies: Sequence[ClipPolicy]) -> None:
+        for policy in policies:
+            if not isinstance(policy, ClipPolicy):
+                made = (
+                    f"write {policy.__name__}(...)"
+                    if isinstance(policy, type)
+                    else "give policies such as NormClip(1.0)"
+                )
+                raise TypeError(f"Chain takes ClipPolicy instances, got {policy!r}; {made}")
+        if not policies:
+            raise ValueError("Chain needs at least one policy, got none; leave clipping out instead")
+        self.policies = tuple(policies)
+        self.per_parameter = tuple(f"{i}.{key}" for i, policy in enumerate(policies) for key in policy.per_parameter)
+
+    def init_state(self, layout: Layout, device: torch.device) -> State:
+        """The states of all, each key with its policy's number in front."""
+        states = [policy.init_state(layout, device) for policy in self.policies]
+        return {f"{i}.{key}": value for i, state in enumerate(states) for key, value in state.items()}
+
+    def check(self, layout: Layout) -> None:
+        """Lets each policy check."""
+        for policy in self.policies:
+            policy.check(layout)
+
+    def decide(self, measurement: Measurement, state: State) -> Clip:
+        """Asks each policy about what the ones before it would leave."""
+        clips: list[Clip] = []
+        seen = measurement
+        finite = measurement.total <= LARGEST  # clamping makes a plausible number of infinity: not to be learned
+        for i, policy in enumerate(self.policies):
+            if clips:
+                seen = after(seen, clips[-1])
+            prefix = f"{i}."
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            old = dict(own)
+            clips.append(policy.decide(seen, own))
+            state.update({prefix + key: torch.where(finite, value, old[key]) for key, value in own.items()})
+        answer = clips[-1]
+        for clip in reversed(clips[:-1]):
+            answer = replace(clip, then=answer)
+        return answer

@@ -1,0 +1,92 @@
+"""A bound for each tensor's elements, at the running mean of its largest one."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.clip.arguments import between
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement, dense_values
+
+# What one step may add to a running mean, in units of the bound before it.
+_MAX_RISE = 2.0
+
+
+@final
+class MaxClip(ClipPolicy):
+    """Clamps each tensor's elements to the running mean of its largest element (Stable-SPAM's *AdaClip*).
+
+    m <- decay * m + (1 - decay) * max|g|;  m_hat = m / (1 - decay^t);  g_j <- max(-m_hat, min(g_j, m_hat))
+
+    Single wild elements are cut, the rest of the tensor is left alone. Each tensor is touched in about every second
+    step, in few elements; the direction turns a little. Choose it for low-precision training, where spikes sit in
+    single elements.
+
+    It departs from the paper's code on purpose. There an element above m_hat is multiplied by m_hat / max|g|, so that
+    one a little above ends below one that was left alone; the raw maximum enters m, so that an explosion in the first
+    steps is learned as normal; and a decay of 0.999 follows a lasting rise only after a thousand steps. Here elements
+    are clamped, a maximum enters with at most twice the bound before it, and zero gradients do not count as steps.
+    ``MaxClip(decay=0.999, original=True)`` is the paper's clipping.
+
+    Args:
+        decay: of the running mean, in (0, 1): 0.97 remembers about 33 steps.
+        original: rescale instead of clamp, and let the raw maximum in. Costs a copy of the gradients.
+
+    Raises:
+        TypeError, ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> MaxClip(decay=0.99).decay
+        0.99
+
+    Reference: Huang et al. 2025, arXiv:2502.17055.
+    """
+
+    per_parameter = ("mean", "steps")
+
+    def __init__(self, decay: float = 0.97, original: bool = False) -> None:
+        self.decay = between("decay", decay, 0.0, 1.0, "0.97 remembers about 33 steps", open_ends=True)
+        self.original = original
+
+    def init_state(self, layout: Layout, device: torch.device) -> State:
+        """No maximum seen."""
+        return {
+            "mean": torch.zeros(len(layout.params), device=device),
+            "steps": torch.zeros(len(layout.params), dtype=torch.int64, device=device),
+        }
+
+    def decide(self, measurement: Measurement, state: State) -> Clip:
+        """Lets this step's maxima into the running means, and clamps to these."""
+        largest, mean, steps = measurement.max_abs, state["mean"], state["steps"]
+        known = (measurement.total <= LARGEST) & (largest > 0.0)
+        entry = largest.to(mean.dtype)
+        if not self.original:
+            before = self._corrected(mean, steps).masked_fill(steps == 0, torch.inf)
+            entry = torch.minimum(entry, before * _MAX_RISE)
+        mean = torch.where(known, torch.lerp(mean, entry, 1.0 - self.decay), mean)
+        steps = steps + known
+        state["mean"], state["steps"] = mean, steps
+        bound = self._corrected(mean, steps).masked_fill(steps == 0, torch.inf)
+        if not self.original:
+            return Clip(bound=bound)
+        return Clip(units=_rescaled(measurement, bound), changes=(largest > bound).any())
+
+    def _corrected(self, mean: Tensor, steps: Tensor) -> Tensor:
+        return mean / -torch.expm1(steps * torch.tensor(self.decay).log().item())
+
+
+def _rescaled(measurement: Measurement, bound: Tensor) -> list[Tensor | None]:
+    """For each gradient the paper's factors: 1, and bound / max|g| where the element lies above the bound."""
+    factors: list[Tensor | None] = []
+    ratios = bound / measurement.max_abs
+    for grad, limit, ratio in zip(measurement.grads, bound.unbind(), ratios.unbind(), strict=True):
+        if grad is None:
+            factors.append(None)
+        else:
+            size = dense_values(grad).abs()
+            factors.append(torch.where(size > limit.to(size), ratio.to(size), 1.0))
+    return factors

@@ -1,0 +1,71 @@
+"""A ceiling that drifts to a quantile of the norms, with a single number to remember."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+from lightning_gradguard.clip.arguments import between, ceiling, positive, quantity
+from lightning_gradguard.clip.base import LARGEST, By, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.layout import Layout
+from lightning_gradguard.measure import Measurement
+
+
+@final
+class QuantileClip(ClipPolicy):
+    """Clips to a quantile of the norms, which it tracks by small steps up and down.
+
+    g <- g * min(1, C / ||g||);  C <- C * exp(rate * (quantile - [||g|| <= C]))
+
+    At rest ``quantile`` of the steps lie below C. It needs no history, moves by at most ``rate`` a step however wild
+    the norm (nothing can be learned as normal in one step), and never locks in. Choose it instead of
+    :class:`~lightning_gradguard.clip.autoclip.AutoClip` where memory or a long window matters.
+
+    It departs from its paper on purpose: there the fraction below C is a noisy mean over the examples of a batch, for
+    privacy; here it is the step itself, and C starts at the first norm.
+
+    Args:
+        quantile: fraction of steps to leave alone, in (0, 1). The paper's 0.5 is a robust choice; 0.9 for spikes only,
+            which is then slow to come down from a high start.
+        rate: of change of log C, > 0: the paper's 0.2. A rise by a factor r is followed in log(r) / (rate * quantile)
+            steps.
+        max_norm: a hard ceiling beside C, > 0 (``None``: none). With ``by="value"`` it bounds elements.
+        by: ``"norm"`` follows the total norm and scales; ``"value"`` follows the largest absolute element and clamps.
+
+    Raises:
+        TypeError, ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> QuantileClip(quantile=0.9, rate=0.1).quantile
+        0.9
+
+    Reference: Andrew et al. 2021, arXiv:1905.03871.
+    """
+
+    def __init__(
+        self, quantile: float = 0.5, rate: float = 0.2, max_norm: float | None = None, by: By = "norm"
+    ) -> None:
+        self.quantile = between("quantile", quantile, 0.0, 1.0, "0.5 clips to the median", open_ends=True)
+        self.rate = positive("rate", rate, "the paper's is 0.2")
+        self.max_norm = ceiling(max_norm)
+        self.by = quantity(by)
+
+    def init_state(self, layout: Layout, device: torch.device) -> State:
+        """No step seen: a threshold of zero means *unknown*."""
+        return {"threshold": torch.zeros((), device=device)}
+
+    def decide(self, measurement: Measurement, state: State) -> Clip:
+        """Clips to the tracked quantile, then moves it."""
+        level, total = observed(measurement, self.by), measurement.total
+        known = (total > 0.0) & (total <= LARGEST)
+        threshold = torch.where(
+            (state["threshold"] == 0.0) & known, level.to(state["threshold"].dtype), state["threshold"]
+        )
+        below = level <= threshold
+        moved = threshold * torch.exp((self.quantile - below.to(threshold.dtype)) * self.rate)
+        state["threshold"] = torch.where(known, moved, state["threshold"])
+
+        target = torch.where(threshold == 0.0, torch.inf, threshold)
+        target = target if self.max_norm is None else target.clamp(max=self.max_norm)
+        return limited(measurement, self.by, target, target)

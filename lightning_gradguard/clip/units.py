@@ -1,0 +1,76 @@
+"""What one unit of a parameter is: the weights that feed one output, by the type of the module that owns them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradguard.layout import Layout
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.LayerNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True)
+class Units:
+    """How the elements of a parameter fall into units.
+
+    Attributes:
+        dims: dimensions within a unit, over which its norm is taken; all of them where the parameter is one unit.
+        view: the shape to see the parameter in before, where its own will not do (grouped transposed convolutions).
+    """
+
+    dims: tuple[int, ...]
+    view: tuple[int, ...] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the parameter is a single unit."""
+        return not self.dims
+
+    def norms(self, tensors: Tensor) -> Tensor:
+        """l2 norm of each unit of a stack of such parameters, ``[num, ...]`` with ones for the dimensions inside.
+
+        ``[num]`` where each is one unit.
+        """
+        half = tensors.dtype in (torch.float16, torch.bfloat16)
+        dtype = torch.float32 if half else None
+        if self.whole:
+            return torch.linalg.vector_norm(tensors.flatten(1), dim=1, dtype=dtype)
+        seen = tensors if self.view is None else tensors.view(tensors.shape[0], *self.view)
+        return torch.linalg.vector_norm(seen, dim=[dim + 1 for dim in self.dims], keepdim=True, dtype=dtype)
+
+    def spread(self, factors: Tensor) -> Tensor:
+        """Factors of each unit, shaped as from :meth:`norms`, so that they broadcast over such parameters."""
+        if self.view is None:
+            return factors
+        return factors.expand(-1, -1, self.view[1], *[-1] * (factors.dim() - 3)).flatten(1, 2)
+
+
+WHOLE = Units(())
+
+
+def units_of(layout: Layout) -> list[Units]:
+    """For each parameter of a layout its units.
+
+    A row for every parameter of two or more dimensions (linear, convolution, embedding, attention, recurrent weights:
+    the first dimension counts outputs, or entries of the table); the second dimension of transposed convolutions,
+    within each group, and of the ``Conv1D`` of Hugging Face's GPT-2; a whole for biases, gains and scalars.
+    """
+    return [_units(parameter, owner) for parameter, owner in zip(layout.params, layout.owners, strict=True)]
+
+
+def _units(parameter: nn.Parameter, owner: nn.Module | None) -> Units:
+    dim, shape = parameter.dim(), parameter.shape
+    if dim < 2 or isinstance(owner, _NORMS):
+        return WHOLE
+    if isinstance(owner, _TRANSPOSED) and dim == len(owner.kernel_size) + 2:
+        if owner.groups == 1:
+            return Units((0, *range(2, dim)))
+        view = (owner.groups, shape[0] // owner.groups, *shape[1:])
+        return Units((1, *range(3, dim + 1)), view)
+    if type(owner).__name__ == "Conv1D" and dim == 2:  # transformers' own: a Linear with its weight transposed
+        return Units((0,))
+    return Units(tuple(range(1, dim))) if shape[0] > 1 else WHOLE
