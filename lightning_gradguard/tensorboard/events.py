@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.spikes import Spike, SpikeRule, SpikeWatch
 from lightning_gradguard.tensorboard.flow import VERSION
-from lightning_gradguard.tensorboard.spikes import SpikeDetector
 
 Event = dict[str, Any]
 
@@ -32,7 +32,7 @@ class EventLog:
         self._last: list[Event] = []
         self._counts: Counter[str] = Counter()
         self._findings: dict[str, Event] = {}
-        self._spikes = SpikeDetector()
+        self._spikes = SpikeWatch(SpikeRule(window=64, warmup=16))  # in records, not in steps
         self._unwritten = 0
 
     def observe(self, record: StepRecord) -> bool:
@@ -40,9 +40,9 @@ class EventLog:
         before = self._unwritten
         if record.cause is not None:
             self._add(_nonfinite_event(record))
-        factor = self._spikes.observe(record.max_total_norm)
-        if factor is not None and record.cause is None:
-            self._add(_spike_event(record, factor))
+        spike = self._spikes.see(record.max_total_norm)
+        if spike is not None and record.cause is None:
+            self._add(_spike_event(record, spike))
         for finding in record.findings:
             if finding.rule not in self._findings:
                 self._add(_finding_event(record.step, finding))
@@ -94,10 +94,11 @@ def _nonfinite_event(record: StepRecord) -> Event:
     return _event(record.step, kind, f"{what} gradient in {where}: {outcome}", layers)
 
 
-def _spike_event(record: StepRecord, factor: float) -> Event:
+def _spike_event(record: StepRecord, spike: Spike) -> Event:
     norms = zip(record.layers, record.max_layer_norms, strict=True)
     largest = sorted(((norm, layer) for layer, norm in norms if norm is not None), reverse=True)
-    text = f"gradient norm {record.max_total_norm:.3g}, {factor:.1f} times the typical one"
+    factor = spike.value / spike.usual
+    text = f"gradient norm {spike.value:.3g}, {factor:.1f} times the usual one"
     if record.min_coefficient is not None and record.min_coefficient < 1.0:
         text += f", cut to {record.min_coefficient:.2g} of it"
     return _event(record.step, "spike", text, tuple(layer for _, layer in largest[:1])) | {"factor": factor}

@@ -12,12 +12,10 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response, wrappers
 
+from lightning_gradguard.tensorboard.assets import CONTENT_TYPES, read_assets
 from lightning_gradguard.tensorboard.flow import LAYER_STATS, PLUGIN_NAME
 from lightning_gradguard.tensorboard.frame import encode_frame
 from lightning_gradguard.tensorboard.store import FlowStore
-
-STATIC = Path(__file__).with_name("static")
-_TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 Answer = Callable[[Request], Response]
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -34,7 +32,7 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
 
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._provider = context.data_provider
-        self._static = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in _TYPES}
+        self._static = read_assets()
 
     def get_plugin_apps(self) -> dict[str, App]:
         """Route to WSGI application."""
@@ -73,7 +71,7 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
         return http_util.Respond(request, events, "application/json")
 
     def _static_answer(self, name: str) -> Answer:
-        return lambda request: http_util.Respond(request, self._static[name], _TYPES[Path(name).suffix])
+        return lambda request: http_util.Respond(request, self._static[name], CONTENT_TYPES[Path(name).suffix])
 
 
 def _app(answer: Answer) -> App:

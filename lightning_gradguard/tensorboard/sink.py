@@ -86,8 +86,9 @@ class TensorBoardSink(Sink):
             Summary.Value(tag=self._tag_prefix + tag, simple_value=to_float32(value))
             for tag, value in scalar_values(record).items()
         ]
-        values.append(self._flow_value(record, "flow"))
-        if is_notable and self._num_notable < _MAX_NOTABLE:
+        if record.layers:
+            values.append(self._flow_value(record, "flow"))
+        if record.layers and is_notable and self._num_notable < _MAX_NOTABLE:
             self._num_notable += 1
             values.append(self._flow_value(record, "flow_notable"))
         if events.is_due:

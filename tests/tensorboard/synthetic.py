@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.tensorboard.sink import TensorBoardSink
 
 VANISHING = Finding(
     rule="vanishing-over-depth",
@@ -32,7 +34,7 @@ def transformer_layers(blocks: int) -> tuple[str, ...]:
 def make_record(step: int, layers: tuple[str, ...], norms: np.ndarray, **changes: object) -> StepRecord:
     """A quiet record; ``changes`` replace what is special about it."""
     values = tuple(None if math.isnan(norm) and "cause" not in changes else float(norm) for norm in norms)
-    total = float(np.sqrt(np.square(np.nan_to_num(norms)).sum()))
+    total = math.hypot(*norms[np.isfinite(norms)])
     finite = tuple(None if value is None or not math.isfinite(value) else value for value in values)
     fields: dict[str, object] = {
         "step": step,
@@ -105,9 +107,16 @@ def busy_run(num_records: int = 300, blocks: int = 6, seed: int = 0, every: int 
             bad = layers[8:16]
             norms[8:16] = math.nan
             changes |= {
-                "verdict": "skipped", "cause": "nan", "nonfinite_layers": bad, "total_norm": math.nan,
-                "post_clip_norm": None, "num_nonfinite": 1, "nonfinite_total": nonfinite, "skipped_total": nonfinite, "num_clipped": 0,
-            }  # fmt: skip
+                "verdict": "skipped",
+                "cause": "nan",
+                "nonfinite_layers": bad,
+                "total_norm": math.nan,
+                "post_clip_norm": None,
+                "num_nonfinite": 1,
+                "nonfinite_total": nonfinite,
+                "skipped_total": nonfinite,
+                "num_clipped": 0,
+            }
             values = tuple(float(norm) for norm in norms)
             finite = tuple(value if math.isfinite(value) else None for value in values)
             changes |= {"layer_norms": values, "max_layer_norms": finite}
@@ -155,3 +164,11 @@ def large_run(num_layers: int, num_records: int, every: int = 50) -> Iterator[St
         if i in (num_records // 3, num_records // 2):
             norms *= 80
         yield make_record(i * every, layers, norms, weight_norms=weights, num_steps=every)
+
+
+def write_run(folder: Path, records: Iterator[StepRecord]) -> None:
+    """Writes records as a run of their own."""
+    sink = TensorBoardSink(folder)
+    for record in records:
+        sink.write(record)
+    sink.close()
