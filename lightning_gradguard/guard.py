@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from lightning_gradguard.measure import Measurement, count_nonfinite
+from lightning_gradguard.spikes import Spike, SpikeRule, SpikeWatch
 
 Action = Literal["skip", "rollback", "stop", "raise"]
+Cause = Literal["nan", "inf", "buffer", "spike"]
 
 
 class NonFiniteGradientError(RuntimeError):
@@ -18,17 +21,21 @@ class NonFiniteGradientError(RuntimeError):
 
 @dataclass(frozen=True)
 class Damage:
-    """The non-finite elements of one step's gradients, counted.
+    """What is wrong with one step: non-finite elements of its gradients, counted; or something else.
 
     Attributes:
         nan: number of NaN elements of each affected parameter, by name; 0 where it has infinities only.
         inf: number of infinite elements of each affected parameter, by name.
         num_params: how many parameters had a gradient.
+        buffers: names of buffers that the forward pass made non-finite, where the gradients are finite.
+        spike: in words, a gradient norm or loss far above the usual, where all is finite.
     """
 
     nan: dict[str, int]
     inf: dict[str, int]
     num_params: int
+    buffers: tuple[str, ...] = ()
+    spike: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,12 +43,18 @@ class Damage:
         return tuple(self.nan)
 
     @property
-    def cause(self) -> Literal["nan", "inf"]:
+    def cause(self) -> Cause:
         """``"nan"`` if there is one anywhere: it is what spreads."""
-        return "nan" if any(self.nan.values()) else "inf"
+        if any(self.nan.values()):
+            return "nan"
+        return "inf" if self.inf else "buffer" if self.buffers else "spike"
 
     def describe(self) -> str:
         """The damage in words: how many parameters, and the first of them with their counts."""
+        if self.spike is not None:
+            return self.spike
+        if self.buffers:
+            return f"the forward pass made buffers non-finite: {', '.join(map(repr, self.buffers[:5]))}"
         shown = [
             f"'{name}' ({self.nan[name]} NaN, {self.inf[name]} Inf)"
             if self.nan[name]
@@ -79,29 +92,81 @@ def inspect(measurement: Measurement) -> Damage | None:
     return Damage(nan, inf, sum(measurement.present)) if nan else None
 
 
+def why_not_droppable(optimizer: torch.optim.Optimizer) -> str | None:
+    """Why a step of this optimizer cannot be dropped half way; ``None`` where it can.
+
+    LBFGS, and those that step twice in one step (SAM and its kin), ask for gradients again after they have moved the
+    weights: dropping the later gradients would leave the weights where they were only meant to look.
+    """
+    name = type(optimizer).__name__
+    if isinstance(optimizer, torch.optim.LBFGS):
+        return f"{name} evaluates the loss many times in one step"
+    if hasattr(optimizer, "first_step") and hasattr(optimizer, "second_step"):
+        return f"{name} steps twice in one step (first_step, second_step)"
+    return None
+
+
 class Guard:
     """Counts bad steps and says what becomes of them.
 
     Args:
-        action: ``"skip"`` drops the step: no weight, momentum or step counter moves. ``"stop"`` drops it and ends
-            training in order. ``"raise"`` drops it and raises :class:`NonFiniteGradientError`.
-        patience: bad steps in a row after which ``"skip"`` raises as well, >= 1. 20 lets a rare bad batch pass and
+        action: ``"skip"`` drops the step: no weight, momentum or step counter moves. ``"rollback"`` drops it, and
+            after some in a row goes back to the last good state. ``"stop"`` drops it and ends training in order.
+            ``"raise"`` drops it and raises :class:`NonFiniteGradientError`.
+        patience: bad steps in a row after which every action raises, >= 1. 20 lets a rare bad batch pass and
             ends a run that will not recover before it has wasted much.
+        loss_scale_floor: with a ``GradScaler``, overflows are its business as long as its scale is above this, > 0.
+            1: when the scale does not enlarge gradients any more, halving it again is no cure.
+        spikes: what counts as a spike of gradient norm or loss; ``None`` lets finite steps pass.
 
     Raises:
-        ValueError: for an unknown action, or a patience below 1.
+        TypeError, ValueError: for an unknown action, a patience below 1, a floor that is not positive.
     """
 
-    def __init__(self, action: Action = "skip", patience: int = 20) -> None:
+    def __init__(
+        self,
+        action: Action = "skip",
+        patience: int = 20,
+        *,
+        loss_scale_floor: float = 1.0,
+        spikes: SpikeRule | None = None,
+    ) -> None:
         if action not in get_args(Action):
             raise ValueError(f"action must be one of {', '.join(map(repr, get_args(Action)))}, got {action!r}")
         if isinstance(patience, bool) or not isinstance(patience, int):
             raise TypeError(f"patience must be an int, got {type(patience).__name__}: {patience!r}")
         if patience < 1:
             raise ValueError(f"patience must be at least 1 bad step in a row, got {patience}")
+        if not loss_scale_floor > 0:
+            raise ValueError(f"loss_scale_floor must be positive, got {loss_scale_floor!r}")
+        if not isinstance(spikes, SpikeRule | None):
+            raise TypeError(f"spikes must be a SpikeRule or None, got {spikes!r}")
         self.action = action
         self.patience = patience
+        self.loss_scale_floor = loss_scale_floor
+        self.spikes = spikes
         self.streak = 0
+        self._watches = {name: SpikeWatch(spikes) for name in ("gradient norm", "loss")} if spikes is not None else {}
+
+    @property
+    def watches_loss(self) -> bool:
+        """Whether it wants to be told the loss."""
+        return self.spikes is not None and self.spikes.watch_loss
+
+    def find_spike(self, norm: float, loss: float | None) -> str | None:
+        """A spike of one of them, in words; ``None`` for an ordinary step, or without a rule."""
+        if self.spikes is None:
+            return None
+        values = {"gradient norm": norm, "loss": loss if self.spikes.watch_loss else None}
+        found: dict[str, Spike] = {}
+        for name, value in values.items():
+            if value is not None and (spike := self._watches[name].see(value)) is not None:
+                found[name] = spike
+        return "; ".join(f"{name} {spike}" for name, spike in found.items()) or None
+
+    def leaves_to_scaler(self, loss_scale: float) -> bool:
+        """Whether an overflow at this loss scale is the scaler's business."""
+        return loss_scale > self.loss_scale_floor
 
     def good_step(self) -> None:
         """Ends a streak of bad steps."""
@@ -111,3 +176,14 @@ class Guard:
         """Counts a bad step; tells whether the run must end with an error now."""
         self.streak += 1
         return self.action == "raise" or self.streak >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """The streak, and what is usual."""
+        return {"streak": self.streak, "usual": {name: watch.state_dict() for name, watch in self._watches.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`."""
+        self.streak = int(state["streak"])
+        for name, watch in self._watches.items():
+            if name in state["usual"]:
+                watch.load_state_dict(state["usual"][name])

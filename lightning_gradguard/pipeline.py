@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.clipper import Clipper, Clips, Policies
 from lightning_gradguard.diagnose.base import Diagnosis, Rule
 from lightning_gradguard.diagnose.instruments import Instruments
-from lightning_gradguard.guard import Action, Damage, Guard, NonFiniteGradientError, inspect
+from lightning_gradguard.guard import Action, Damage, Guard, NonFiniteGradientError, inspect, why_not_droppable
+from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.layout import GroupBy, Layout
 from lightning_gradguard.measure import Measurement, measure, measure_exactly
-from lightning_gradguard.record import Sink, StepRecord
+from lightning_gradguard.record import Finding, Sink, StepRecord, Verdict
 from lightning_gradguard.recording import build_record
+from lightning_gradguard.recovery import Recovery, any_process
 from lightning_gradguard.scaling import unscale_once_
 from lightning_gradguard.window import Counters, Window
 
@@ -33,9 +37,9 @@ class GradientPipeline:
         module: where parameter names come from.
         optimizer: whose parameters to watch; nothing else is touched.
         clip: a policy, a mapping from parameter-group name to policy, or ``None`` to leave gradients alone.
-        on_nonfinite: ``"skip"``, ``"stop"`` or ``"raise"``, see :class:`~lightning_gradguard.guard.Guard`;
-            ``None`` watches only.
-        patience: bad steps in a row before ``"skip"`` raises.
+        on_nonfinite: ``"skip"``, ``"rollback"``, ``"stop"`` or ``"raise"``, or a
+            :class:`~lightning_gradguard.guard.Guard` with more settings; ``None`` watches only.
+        patience: bad steps in a row before every action raises; for a word, not for a ``Guard``.
         rules: diagnosis rules, looked at on logged steps; ``None`` for none.
         sinks: views that get the records.
         log_every_n_steps: how often a record is made; a bad step always makes one. 50, as the Trainer's.
@@ -47,11 +51,15 @@ class GradientPipeline:
         instruments: probes of activations, updates and time, for the rules that need more than gradients; shared by
             the pipelines of a model. See :class:`~lightning_gradguard.diagnose.instruments.Instruments` for the calls
             around the forward pass.
+        recovery: what puts buffers and weights back, shared by the pipelines of a model; made if not given.
+        incidents: saves bad steps for replay, shared by the pipelines of a model; ``None`` saves nothing.
 
     Attributes:
         should_stop: set when ``on_nonfinite="stop"`` met a bad step: end the loop.
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
+        moved: whether the last step was let through: not dropped, nor left to a scaler that drops it.
+        last_incident: what was saved of the last bad step, in words; ``None`` if nothing was.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -74,7 +82,7 @@ class GradientPipeline:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         clip: Policies | None = None,
-        on_nonfinite: Action | None = None,
+        on_nonfinite: Action | Guard | None = None,
         patience: int = 20,
         rules: Sequence[Rule] | None = None,
         sinks: Sequence[Sink] = (),
@@ -85,12 +93,22 @@ class GradientPipeline:
         optimizer_index: int = 0,
         num_optimizers: int = 1,
         instruments: Instruments | None = None,
+        recovery: Recovery | None = None,
+        incidents: BlackBox | None = None,
     ) -> None:
         if isinstance(log_every_n_steps, bool) or not isinstance(log_every_n_steps, int) or log_every_n_steps < 1:
             raise ValueError(f"log_every_n_steps must be an int of at least 1, got {log_every_n_steps!r}")
         self.module = module
         self.optimizer = optimizer
-        self.guard = Guard(on_nonfinite, patience) if on_nonfinite is not None else None
+        self.guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
+        if self.guard is not None and (reason := why_not_droppable(optimizer)) is not None:
+            raise ValueError(f"on_nonfinite: {reason}, and a step cannot be dropped half way; pass on_nonfinite=None")
+        rollback = self.guard is not None and self.guard.action == "rollback"
+        self.recovery = recovery or (Recovery(module, [optimizer], rollback=rollback) if self.guard else None)
+        self.incidents = incidents
+        self.moved = True
+        self.last_incident: str | None = None
+        self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.diagnosis = Diagnosis(rules) if rules else None
         self.sinks = list(sinks)
         self.log_every_n_steps = log_every_n_steps
@@ -101,6 +119,7 @@ class GradientPipeline:
         self.instruments = instruments
         self.should_stop = False
         self.total_norm: Tensor | None = None
+        self._spike: str | None = None
         self.counters = Counters()
         self._clip = clip
         self._group_by = group_by
@@ -114,7 +133,12 @@ class GradientPipeline:
 
     @torch.no_grad()
     def before_step(
-        self, *, step: int | None = None, log: bool | None = None, scaler: GradScaler | None = None
+        self,
+        *,
+        step: int | None = None,
+        log: bool | None = None,
+        scaler: GradScaler | None = None,
+        loss: Tensor | float | None = None,
     ) -> StepRecord | None:
         """Does all there is to do for one optimizer step: call it after ``backward()``, before ``optimizer.step()``.
 
@@ -123,6 +147,7 @@ class GradientPipeline:
             log: whether a step that goes well makes a record; every ``log_every_n_steps`` if not given.
             scaler: the live ``GradScaler``, if there is one. Gradients are unscaled through it, once, and an overflow
                 is left to it: go on with ``scaler.step(optimizer)`` as always.
+            loss: of the step, without the loss scale; only a guard with ``spikes`` looks at it.
 
         Returns:
             The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and ``None``.
@@ -150,18 +175,30 @@ class GradientPipeline:
             clipped = clipped & finite
             self._count_nonfinite(~finite)
         else:
+            assert self.recovery is not None
+            self.recovery.before_step()
+            doubts = self._doubts(measurement.total, loss)
             # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the
             # step is clipped, so that gradients are not multiplied by one.
-            total, flag = torch.stack([measurement.total, torch.as_tensor(clipped).to(measurement.total)]).tolist()
+            flags = [measurement.total, torch.as_tensor(clipped).to(measurement.total), *doubts.values()]
+            total, flag, *rest = torch.stack(flags).tolist()
+            damage: Damage | None = None
             if not math.isfinite(total):
                 damage = inspect(measurement)
-                if damage is not None:
-                    return self._bad_step(step, measurement, damage, live_scaler)
-                measurement = measure_exactly(measurement)
-                clips = self.clipper.decide(measurement) if self.clipper else clips
-                flag = bool(clips.any_clipped())  # host sync: the norm overflowed, which is rare
+                if damage is None:
+                    measurement = measure_exactly(measurement)
+                    clips = self.clipper.decide(measurement) if self.clipper else clips
+                    total, flag = float(measurement.total), bool(clips.any_clipped())  # host syncs: a rare overflow
+            if damage is None:
+                damage = self._look_beyond_gradients(total, dict(zip(doubts, rest, strict=True)))
+            log = log or self._spike is not None
+            if damage is not None:
+                self._history.append((step, total, damage.cause))
+                return self._bad_step(step, measurement, damage, live_scaler)
             self.guard.good_step()
-            clipped = bool(flag)
+            self.recovery.good_step(step)
+            self._history.append((step, total, "clipped" if flag else "ok"))
+            clipped, self.moved = bool(flag), True
         self.counters.clipped = self.counters.clipped + clipped
         self.window.num_clipped = self.window.num_clipped + clipped
         self.window.add(measurement.norms, measurement.total, clips.smallest_coefficient(), finite)
@@ -183,20 +220,66 @@ class GradientPipeline:
             self.instruments.after_step(self.layout)
 
     def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
-        """A step that does not go through: left to the scaler if there is one, else dropped."""
-        assert self.guard is not None
-        self._count_nonfinite(1.0)
+        """A step that does not go through: left to the scaler if that is its business, else dropped."""
+        assert self.guard is not None and self.recovery is not None
+        self._count_nonfinite(1.0 if damage.nan else 0.0)
         self.counters.skipped += 1
-        must_end = False
-        if scaler is None:
-            must_end = self.guard.bad_step()
-            self.should_stop = self.should_stop or self.guard.action == "stop"
-            for parameter in self.layout.params:
-                parameter.grad = None  # zeros would still move weights, through momentum and weight decay
-        record = self._record(step, measurement, damage=damage, scaler=scaler)
+        self.moved = False
+        if scaler is not None and damage.nan and self.guard.leaves_to_scaler(scaler.get_scale()):  # host sync: rare
+            self.recovery.overflow_step()
+            return self._record(step, measurement, damage=damage, scaler=scaler, dropped_as="overflow")
+        must_end = self.guard.bad_step()
+        self.should_stop = self.should_stop or self.guard.action == "stop"
+        self._save_incident(step, measurement, damage, scaler)
+        for parameter in self.layout.params:
+            parameter.grad = None  # zeros would still move weights, through momentum and weight decay
+        dropped_as: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
+        record = self._record(step, measurement, damage=damage, scaler=scaler, dropped_as=dropped_as)
         if must_end:
             raise NonFiniteGradientError(self._last_words(damage, step))
         return record
+
+    def _doubts(self, total: Tensor, loss: Tensor | float | None) -> dict[str, Tensor]:
+        """What else may be wrong with a step whose gradients are fine, on the device, the same on every process."""
+        assert self.guard is not None and self.recovery is not None
+        doubts: dict[str, Tensor] = {}
+        if (norm := self.recovery.buffers.norm()) is not None:
+            doubts["buffers"] = (~norm.isfinite()).to(total)
+        if loss is not None and self.guard.watches_loss:
+            doubts["loss"] = torch.as_tensor(loss).detach().to(total)
+        return mean_over_processes(doubts)
+
+    def _look_beyond_gradients(self, total: float, doubts: Mapping[str, float]) -> Damage | None:
+        """Damage to buffers by the forward pass, and spikes; ``None`` for a good step."""
+        assert self.guard is not None and self.recovery is not None
+        num_params = len(self.layout.params)
+        if doubts.get("buffers"):
+            spoiled = self.recovery.buffers.spoiled()  # host syncs: only a doubtful step gets here
+            if any_process(bool(spoiled), self.layout.params):
+                return Damage({}, {}, num_params, buffers=spoiled or ("on another process",))
+        self._spike = self.guard.find_spike(total, doubts.get("loss"))
+        if self._spike is not None and self.guard.spikes is not None and self.guard.spikes.drop:
+            return Damage({}, {}, num_params, spike=self._spike)
+        return None
+
+    def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
+        assert self.guard is not None and self.recovery is not None
+        self.last_incident = None
+        if self.incidents is not None:
+            self.last_incident = self.incidents.save(
+                step=step,
+                optimizer=self.optimizer,
+                optimizer_index=self.optimizer_index,
+                action=self.guard.action,
+                cause=damage.cause,
+                layout=self.layout,
+                gradients=measurement.grads,
+                bad_names=damage.names,
+                bad_buffers=damage.buffers,
+                history=tuple(self._history),
+                buffers=self.recovery.buffers.named(),
+                scaler=scaler,
+            )
 
     def _count_nonfinite(self, steps: Tensor | float) -> None:
         self.counters.nonfinite = self.counters.nonfinite + steps
@@ -205,10 +288,14 @@ class GradientPipeline:
     def _last_words(self, damage: Damage, step: int) -> str:
         assert self.guard is not None
         why = "" if self.guard.action == "raise" else f" This was bad step {self.guard.streak} in a row (patience)."
-        return (
-            f"gradient of {damage.describe()}; step {step}, optimizer {self.optimizer_index}.{why} No weight was moved "
-            f"by it. Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
+        what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
+        ruined = (
+            " A parameter is not finite, so dropping steps cannot help: use rollback, or go back to a checkpoint."
+            if self.recovery is not None and self.recovery.ruined()
+            else " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
         )
+        saved = f" {self.last_incident}" if self.last_incident else ""
+        return f"{what}; step {step}, optimizer {self.optimizer_index}.{why} No weight was moved by it.{ruined}{saved}"
 
     def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord:
         record = build_record(
@@ -228,6 +315,9 @@ class GradientPipeline:
             record = self.instruments.enrich(record, self.layout)
         if self.diagnosis is not None:
             record = replace(record, findings=self.diagnosis.observe(record))
+        if self._spike is not None:
+            record = replace(record, findings=(*record.findings, spike_finding(self._spike, record)))
+            self._spike = None
         for sink in list(self.sinks):
             try:
                 sink.write(record)
@@ -248,7 +338,7 @@ class GradientPipeline:
         return {
             "counters": self.counters.state_dict(),
             "window": self.window.state_dict(),
-            "streak": self.guard.streak if self.guard else 0,
+            "guard": self.guard.state_dict() if self.guard else {},
             "clip": self.clipper.state_dict() if self.clipper else {},
         }
 
@@ -256,7 +346,28 @@ class GradientPipeline:
         """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
         self.counters.load_state_dict(state["counters"])
         self.window.load_state_dict(state["window"])
-        if self.guard:
-            self.guard.streak = state["streak"]
+        if self.guard and state["guard"]:
+            self.guard.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])
+
+
+def mean_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their means, by one all-reduce; unchanged where there is one process, or nothing to agree upon."""
+    if not values or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values
+    together = torch.stack(list(values.values())) / dist.get_world_size()
+    dist.all_reduce(together)
+    return dict(zip(values, together.unbind(), strict=True))
+
+
+def spike_finding(spike: str, record: StepRecord) -> Finding:
+    """A spike as the views show it."""
+    return Finding(
+        rule="spike",
+        severity="warning",
+        message=spike,
+        step=record.step,
+        causes=("an unusual batch", "a learning rate near the edge of stability"),
+        remedies=("clip gradients with an adaptive policy", "let the guard drop spikes", "lower the learning rate"),
+    )

@@ -97,7 +97,8 @@ class StepRecord:
         verdict: ``ok``, ``clipped``, ``skipped``, ``overflow`` (left to the loss scaler), ``rolled_back``, or
             ``nonfinite`` (let through, since nobody guards).
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
-        cause: what a bad step was: ``"nan"``, ``"inf"``; ``None`` for a good one.
+        cause: what a bad step was: ``"nan"``, ``"inf"``; ``"buffer"``: the forward pass made a buffer non-finite;
+            ``"spike"``: finite, but far above the usual; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.
         num_steps: optimizer steps since the last record, this one included.
         num_clipped: how many of them were clipped.
@@ -139,7 +140,7 @@ class StepRecord:
     cosine: float | None
     verdict: Verdict
     nonfinite_layers: tuple[str, ...]
-    cause: Literal["nan", "inf"] | None
+    cause: Literal["nan", "inf", "buffer", "spike"] | None
     loss_scale: float | None
     num_steps: int
     num_clipped: int

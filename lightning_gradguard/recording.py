@@ -70,6 +70,7 @@ def build_record(
     clips: Clips | None = None,
     after: Measurement | None = None,
     damage: Damage | None = None,
+    dropped_as: Verdict = "skipped",
     scaler: GradScaler | None = None,
 ) -> StepRecord:
     """Makes the record of one step.
@@ -86,7 +87,8 @@ def build_record(
         clips_at_all: whether a policy is at work in this run.
         clips: the policies' answers; ``None`` for a step that did not get so far.
         after: the gradients after clipping; ``None`` likewise.
-        damage: what is not finite in a step that the guard stopped; else ``None``.
+        damage: what is wrong with a step that the guard stopped; else ``None``.
+        dropped_as: what became of such a step.
         scaler: the live loss scaler.
     """
     layout = measurement.layout
@@ -129,7 +131,7 @@ def build_record(
     layer_norms = by_layer(layout, norms) if norm_type == 2.0 else _by_layer_p(layout, host.many("p_norms"), norm_type)
     verdict: Verdict
     if damage is not None:
-        verdict = "overflow" if scaler else "skipped" if stopped else "nonfinite"
+        verdict = dropped_as if stopped else "overflow" if scaler else "nonfinite"
     else:
         verdict = "clipped" if clipped else "ok"
     max_layers = host.many("max_layers")

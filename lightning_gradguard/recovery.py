@@ -69,6 +69,10 @@ class Recovery:
             self.snapshot.take(step)
             self._since_snapshot = 0
 
+    def overflow_step(self) -> None:
+        """Takes note of a step that the loss scaler drops: its forward pass counts, unless it spoiled a buffer."""
+        self.buffers.restore_() if self.buffers.spoiled() else self.buffers.keep()
+
     def bad_step(self, streak: int) -> bool:
         """Puts the buffers back, and after enough bad steps everything; tells whether it did the latter.
 

@@ -46,6 +46,7 @@ class SpikeRule:
         warmup: values before anything is flagged; early norms fall and rise with the learning rate's own warm-up.
         accept_after: flagged values in a row after which they are taken for the new level, at least 2.
         watch_loss: watch the loss as well as the gradient norm.
+        drop: whether a spike is a bad step, to be dealt with as the guard's action has it; ``False`` only reports it.
 
     Raises:
         ValueError: for arguments out of range.
@@ -65,6 +66,7 @@ class SpikeRule:
         warmup: int = 32,
         accept_after: int = 10,
         watch_loss: bool = True,
+        drop: bool = True,
     ) -> None:
         if not z > 0 or math.isinf(z):
             raise ValueError(f"z must be positive and finite, got {z}")
@@ -80,6 +82,7 @@ class SpikeRule:
         self.warmup = warmup
         self.accept_after = accept_after
         self.watch_loss = watch_loss
+        self.drop = drop
 
 
 class SpikeWatch:

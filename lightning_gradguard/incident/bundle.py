@@ -28,7 +28,6 @@ from lightning_gradguard.incident.recorder import named_tensors
 from lightning_gradguard.incident.report import to_markdown
 from lightning_gradguard.incident.rng import RngState
 from lightning_gradguard.layout import clean_name
-from lightning_gradguard.record import StepRecord
 
 FORMAT = "lightning-gradguard incident"
 VERSION = 1
@@ -61,11 +60,13 @@ class Incident:
         place: what the list of bad layers says about the place.
         batches: the batches of the step, in order.
         buffers: the buffers before the first of them, by name.
-        records: the last records before it, oldest first.
+        history: step, gradient norm and verdict of the last steps, this one included, oldest first.
         config: precision, accumulation and the like; numbers and strings.
         localisation: where it began, if that was looked for.
         not_localised: why it was not, if it was not.
         bad_buffers: names of the buffers that the step made non-finite.
+        notes: what else a reader should know.
+        suffix: of the folder's name, where several processes write.
     """
 
     step: int
@@ -76,16 +77,18 @@ class Incident:
     place: str
     batches: Sequence[MicroBatch]
     buffers: Mapping[str, Tensor]
-    records: Sequence[StepRecord] = ()
+    history: Sequence[tuple[int, float, str]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     localisation: Localisation | None = None
     not_localised: str | None = None
     bad_buffers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    suffix: str = ""
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"step-{self.step:06d}-opt{self.optimizer}"
+        return f"step-{self.step:06d}-opt{self.optimizer}{self.suffix}"
 
 
 class IncidentFolder:
@@ -199,7 +202,8 @@ def describe(incident: Incident, module: nn.Module) -> dict[str, Any]:
         "not_localised": incident.not_localised,
         "bad_buffers": list(incident.bad_buffers),
         "batch_on_cpu": _on_cpu(incident, module),
-        "records": [json.loads(record.to_json()) for record in incident.records],
+        "history": [list(entry) for entry in incident.history],
+        "notes": list(incident.notes),
         "config": dict(incident.config),
         "module": f"{type(module).__module__}.{type(module).__qualname__}",
         "hyperparameters": {key: repr(value)[:200] for key, value in dict(getattr(module, "hparams", {})).items()},

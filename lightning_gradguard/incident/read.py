@@ -19,7 +19,7 @@ from lightning_gradguard.layout import clean_name
 _LARGEST_REPORT = 64 * 2**20
 _REPORT_FIELDS: dict[str, type] = {
     "step": int, "optimizer": int, "cause": str, "gradients": dict, "config": dict, "versions": dict, "files": dict,
-    "left_out": list, "unsaved": list, "records": list, "bad_buffers": list, "module": str, "batch_on_cpu": list,
+    "left_out": list, "unsaved": list, "history": list, "bad_buffers": list, "module": str, "batch_on_cpu": list,
 }  # fmt: skip
 
 

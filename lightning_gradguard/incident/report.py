@@ -97,7 +97,7 @@ def to_markdown(report: dict[str, Any], path: Path) -> str:
         "## Likely cause and cure",
         _cure(report),
         "## The steps before",
-        _history(report["records"]),
+        _history(report["history"]),
         "## Run it again",
         _command(report, path),
         "## Run configuration",
@@ -167,14 +167,11 @@ def _cure(report: dict[str, Any]) -> str:
     return f"{found[0][0].upper()}{found[0][1:]}.\n\n**Try:** {found[1]}."
 
 
-def _history(records: list[dict[str, Any]]) -> str:
-    if not records:
+def _history(history: list[Any]) -> str:
+    if not history:
         return "Nothing was recorded before it."
-    rows = [(r["step"], _number(r["total_norm"]), _number(r["threshold"]), r["verdict"]) for r in records]
-    return "\n".join(
-        ["| step | gradient norm | threshold | verdict |", "|---|---|---|---|"]
-        + [f"| {step} | {norm} | {threshold} | {verdict} |" for step, norm, threshold, verdict in rows]
-    )
+    head = ["| step | gradient norm | verdict |", "|---|---|---|"]
+    return "\n".join(head + [f"| {step} | {_number(norm)} | {verdict} |" for step, norm, verdict in history])
 
 
 def _command(report: dict[str, Any], path: Path) -> str:
@@ -185,6 +182,8 @@ def _command(report: dict[str, Any], path: Path) -> str:
         "",
         "`factory` is a function without arguments that returns the module; its weights come from the bundle.",
     ]
+    for note in report["notes"]:
+        lines += ["", f"Note: {note}."]
     for missing in report["left_out"]:
         lines += ["", f"**Cannot be replayed:** {missing}."]
     if report["unsaved"]:
