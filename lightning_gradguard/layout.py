@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.norms import Norms
 from lightning_gradguard.sharding import Sharding, find_sharding, local_gradient, local_values
 
 GroupBy = Literal["layer", "parameter"]
@@ -103,6 +104,16 @@ class Layout:
         """Whether the optimizer still holds as many parameters and groups; groups only ever grow."""
         groups = optimizer.param_groups
         return len(groups) == len(self.group_names) and sum(len(g["params"]) for g in groups) == len(self.params)
+
+    @functools.cached_property
+    def norms_of_gradients(self) -> Norms:
+        """Measures their gradients, step after step."""
+        return Norms()
+
+    @functools.cached_property
+    def norms_of_values(self) -> Norms:
+        """Measures their values, step after step."""
+        return Norms()
 
     def layer_index(self, device: torch.device) -> Tensor:
         """:attr:`layer_of` as an index tensor on a device, made once."""

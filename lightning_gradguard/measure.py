@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,13 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.layout import Layout
-
-# Same-shape gradients up to this size are stacked and measured by one call: dispatch costs more than the copy.
-_STACK_NUMEL = 2048
-# On CPU one full float32 reduction reads low by up to 7e-6 at this size, 1e-4 at 2**17, 1e-2 at 10**8: larger ones
-# are measured in rows, and the norm is taken of the row norms.
-_ROWS_NUMEL = 2**13
-_ROW = 1024
+from lightning_gradguard.norms import Norms, accumulator
+from lightning_gradguard.norms import dense_values as dense_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +61,7 @@ class Measurement:
     @functools.cached_property
     def weight_norms(self) -> Tensor:
         """l2 norm of each parameter, ``[num_params]``; reads the parameters, on demand."""
-        return whole_norms(self.layout, self.layout.values())
+        return whole_norms(self.layout, self.layout.values(), self.layout.norms_of_values)
 
     def scaled(self, coefficient: Tensor) -> Measurement:
         """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""
@@ -83,34 +77,37 @@ class Measurement:
 def measure(layout: Layout) -> Measurement:
     """Measures the gradients of a layout's parameters as they are now.
 
-    One call of ``torch._foreach_norm`` for the ordinary ones; small same-shape ones are stacked, very large
-    ones are measured in rows on CPU, sparse ones by their coalesced values, complex ones as pairs of reals.
-    Nothing is written, and nothing crosses to the host.
+        One call of ``torch._foreach_norm`` for the ordinary ones; small same-shape ones are stacked, very large
+        ones are measured in rows on CPU, sparse ones by their coalesced values, complex ones as pairs of reals.
+        Nothing is written, and nothing crosses to the host.
 
     Args:
-        layout: which parameters, see :class:`~lightning_gradguard.layout.Layout`.
+            layout: which parameters, see :class:`~lightning_gradguard.layout.Layout`.
 
     Example:
-        >>> import torch
-        >>> from lightning_gradguard.layout import Layout
-        >>> net = torch.nn.Linear(2, 1, bias=False)
-        >>> net.weight.grad = torch.tensor([[3.0, 4.0]])
-        >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
-        5.0
+            >>> import torch
+            >>> from lightning_gradguard.layout import Layout
+    from lightning_gradguard.norms import Norms, accumulator
+    from lightning_gradguard.norms import dense_values as dense_values
+            >>> net = torch.nn.Linear(2, 1, bias=False)
+            >>> net.weight.grad = torch.tensor([[3.0, 4.0]])
+            >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
+            5.0
     """
     grads = tuple(layout.gradients())
-    norms = whole_norms(layout, grads)
+    norms = whole_norms(layout, grads, layout.norms_of_gradients)
     return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms))
 
 
-def whole_norms(layout: Layout, tensors: Sequence[Tensor | None]) -> Tensor:
+def whole_norms(layout: Layout, tensors: Sequence[Tensor | None], norms_of: Norms | None = None) -> Tensor:
     """l2 norm of each tensor, ``[num_params]``; under sharding of the whole ones, of which these are the pieces.
 
     Args:
         layout: the parameters that the tensors belong to, one each.
         tensors: gradients, values or copies of them; ``None`` counts as zero.
+        norms_of: what measures such tensors again and again; ``None`` for a single time.
     """
-    norms = measure_tensors(tensors)
+    norms = (norms_of or Norms())(tensors)
     if layout.sharding is None:
         return norms
     # A process without pieces would know neither device nor dtype.
@@ -168,74 +165,13 @@ def _largest(grad: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
-def dense_values(grad: Tensor) -> Tensor:
-    """The numbers of a gradient as a dense real or complex tensor."""
-    return grad.coalesce().values() if grad.layout == torch.sparse_coo else grad
-
-
 def measure_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
     """l2 norm of each tensor, shape ``[len(tensors)]``, on the first tensor's device; 0 for ``None``."""
-    ordinary: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
-    same_shape: dict[tuple[torch.device, torch.dtype, torch.Size], list[int]] = defaultdict(list)
-    order: list[int] = []
-    pieces: list[Tensor] = []
-    for index, tensor in enumerate(tensors):
-        if tensor is None:
-            continue
-        numel = tensor.numel()
-        if tensor.layout != torch.strided or tensor.is_complex():
-            values = dense_values(tensor)
-            values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-            order.append(index)
-            pieces.append(torch.linalg.vector_norm(values, dtype=_accumulator(values.dtype)).view(1))
-        elif numel <= _STACK_NUMEL:
-            same_shape[tensor.device, tensor.dtype, tensor.shape].append(index)
-        elif numel >= _ROWS_NUMEL and tensor.device.type == "cpu":
-            order.append(index)
-            pieces.append(_norm_by_rows(tensor).view(1))
-        else:
-            ordinary[tensor.device, tensor.dtype].append(index)
-    for (device, dtype, _), indices in same_shape.items():
-        if len(indices) < 4:
-            ordinary[device, dtype].extend(indices)
-            continue
-        stacked = torch.stack([tensors[i] for i in indices])  # type: ignore[misc]
-        order.extend(indices)
-        pieces.append(torch.linalg.vector_norm(stacked.flatten(1), dim=1, dtype=_accumulator(dtype)))
-    for (_, dtype), indices in ordinary.items():
-        order.extend(indices)
-        found = torch._foreach_norm([tensors[i] for i in indices], 2.0, _accumulator(dtype))  # type: ignore[misc]
-        pieces.append(torch.stack(found))
-
-    first = next((t for t in tensors if t is not None), None)
-    if first is None:
-        return torch.zeros(len(tensors))
-    dtype = torch.float64 if any(p.dtype == torch.float64 for p in pieces) else torch.float32
-    norms = torch.cat([piece.to(first.device, dtype, non_blocking=True) for piece in pieces])
-    if order == list(range(len(tensors))):
-        return norms
-    result = norms.new_zeros(len(tensors))
-    return result.index_copy_(0, _index(order, norms.device), norms)
-
-
-def _norm_by_rows(tensor: Tensor) -> Tensor:
-    if tensor.numel() < _ROWS_NUMEL:
-        return torch.linalg.vector_norm(tensor, dtype=_accumulator(tensor.dtype))
-    flat = tensor.reshape(-1)
-    whole = flat.numel() // _ROW * _ROW
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=_accumulator(tensor.dtype))
-    if whole < flat.numel():
-        rest = torch.linalg.vector_norm(flat[whole:], dtype=rows.dtype)
-        rows = torch.cat([rows, rest.view(1)])
-    return _norm_by_rows(rows)
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return Norms()(tensors)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype.is_complex else _accumulator(dtype)
+    return dtype if dtype.is_complex else accumulator(dtype)
 
 
 def _index(indices: Sequence[int], device: torch.device) -> Tensor:

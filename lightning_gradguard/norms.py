@@ -104,12 +104,11 @@ class _Plan:
 
 
 def _make_plan(tensors: Sequence[Tensor | None], present: list[bool]) -> _Plan:
+    there = {index: tensor for index, tensor in enumerate(tensors) if tensor is not None}
     odd: list[int] = []
     alike: dict[tuple[torch.device, torch.dtype, torch.Size], list[int]] = defaultdict(list)
     others: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
-    for index, tensor in enumerate(tensors):
-        if tensor is None:
-            continue
+    for index, tensor in there.items():
         if tensor.layout != torch.strided or tensor.is_complex():
             odd.append(index)
         elif tensor.numel() <= _STACK_NUMEL:
@@ -124,20 +123,21 @@ def _make_plan(tensors: Sequence[Tensor | None], present: list[bool]) -> _Plan:
             stacks.append(_Group(tuple(indices), accumulator(dtype)))
     lists = []
     for (device, dtype), indices in others.items():
-        large = (p for p, i in enumerate(indices) if device.type == "cpu" and tensors[i].numel() >= _ROWS_NUMEL)
+        large = [p for p, i in enumerate(indices) if device.type == "cpu" and there[i].numel() >= _ROWS_NUMEL]
         lists.append(_Group(tuple(indices), accumulator(dtype), tuple(large)))
 
     found = [*odd, *(index for group in (*stacks, *lists) for index in group.indices)]
     place = {index: position for position, index in enumerate(found)}
-    device = next((tensor.device for tensor in tensors if tensor is not None), None)
-    wide = any(accumulator(tensor.dtype) == torch.float64 for tensor in tensors if tensor is not None)
+    order = [place.get(index, len(found)) for index in range(len(tensors))]
+    home = next((tensor.device for tensor in there.values()), torch.device("cpu"))
+    wide = torch.float64 in [accumulator(tensor.dtype) for tensor in there.values()]
     return _Plan(
         present=present,
         odd=tuple(odd),
         stacks=tuple(stacks),
         lists=tuple(lists),
-        order=torch.tensor([place.get(index, len(found)) for index in range(len(tensors))], device=device, dtype=torch.int64),
-        zero=torch.zeros(1, device=device, dtype=torch.float64 if wide else torch.float32),
+        order=torch.tensor(order, dtype=torch.int64, device=home),
+        zero=torch.zeros(1, dtype=torch.float64 if wide else torch.float32, device=home),
     )
 
 
