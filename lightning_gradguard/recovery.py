@@ -82,6 +82,12 @@ class Recovery:
         self.buffers.restore_()
         if self.snapshot is None or (streak % self.rollback_after and not self.ruined()):
             return False
+        return self.roll_back()
+
+    def roll_back(self) -> bool:
+        """Goes back to the last snapshot; tells whether there was one."""
+        if self.snapshot is None or self.snapshot.step is None:
+            return False
         self.snapshot.restore_()
         self.buffers.keep()
         self._since_snapshot = 0

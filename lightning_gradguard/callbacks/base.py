@@ -60,17 +60,26 @@ class GradientCallback(Callback):
             self._session.load_state_dict(self._restored)
             self._restored = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the first good state, now that a checkpoint is loaded whole."""
+        if (session := self._driven) is not None and session.survival is not None:
+            session.survival.recovery.start()
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Attaches probes, on sampled steps."""
+        """Attaches probes, on sampled steps, and remembers the batch, where incidents are saved."""
         if (session := self._driven) is not None:
             session.before_forward(trainer)
+            if session.survival is not None:
+                session.survival.before_batch(batch, batch_idx)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Removes them."""
+        """Removes the probes, and takes note of the loss."""
         if (session := self._driven) is not None:
             session.after_forward(loss)
+            if session.survival is not None:
+                session.survival.before_backward(trainer, loss)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -92,7 +101,14 @@ class GradientCallback(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Ends the views, whatever happened."""
+        if (session := self._driven) is not None and session.survival is not None:
+            session.survival.fail()
         self._close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leaves Trainer and module as they were."""
+        if (session := self._driven) is not None and session.survival is not None and stage == "fit":
+            session.survival.end(trainer)
 
     def _close(self) -> None:
         if (session := self._driven) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from lightning_gradguard.callbacks.base import GradientCallback
@@ -26,6 +27,8 @@ class GradGuard(GradientCallback):
         rules: as for :class:`GradientNormMonitor`.
         log_every_n_steps: as for :class:`GradientNormMonitor`.
         patience: as for :class:`NonFiniteGuard`.
+        incident_dir: as for :class:`NonFiniteGuard`; for its other settings list one beside
+            ``GradGuard(on_nonfinite=None)``.
         sinks: as for :class:`GradientNormMonitor`.
         probe_every_n_steps: as for :class:`GradientNormMonitor`.
 
@@ -44,6 +47,7 @@ class GradGuard(GradientCallback):
         on_nonfinite: Action | None = "skip",
         rules: Sequence[Rule] | None = None,
         log_every_n_steps: int | None = None,
+        incident_dir: str | os.PathLike[str] | None = None,
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
@@ -59,7 +63,7 @@ class GradGuard(GradientCallback):
         if clip is not None:
             self._parts.append(AdaptiveGradientClipping(clip))
         if on_nonfinite is not None:
-            self._parts.append(NonFiniteGuard(on_nonfinite, patience))
+            self._parts.append(NonFiniteGuard(on_nonfinite, patience, incident_dir))
 
     def _contribute(self, plan: Plan) -> None:
         for part in self._parts:

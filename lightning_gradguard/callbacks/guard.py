@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
+import os
+
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
-from lightning_gradguard.guard import Action, Guard
+from lightning_gradguard.callbacks.survival import GuardOptions
+from lightning_gradguard.guard import Action
+from lightning_gradguard.incident.bundle import IncidentFolder
+from lightning_gradguard.recovery import check_count
+from lightning_gradguard.spikes import SpikeRule
 
 
 class NonFiniteGuard(GradientCallback):
-    """Catches NaN and infinite gradients before they reach a weight, names the layers, and acts.
+    """Catches NaN and infinite gradients before they reach a weight, names the layers, acts, and can save the step.
 
-    Under a loss scaler (``16-mixed``) an overflow is routine and left to the scaler: counted, shown, not acted upon.
+    A dropped step leaves nothing behind: no weight, momentum, weight decay or step counter moves, and the buffers
+    (running statistics of normalization layers) go back to what they were before its batches. Learning rate schedules
+    go on, as Lightning's do. No checkpoint is written with a NaN in it while the guard is on.
+
+    Under a loss scaler (``16-mixed``) an overflow is routine and left to the scaler, counted, shown, and not acted
+    upon, unless it goes on at a scale at or below ``loss_scale_floor``.
 
     Args:
-        action: ``"skip"`` drops the step: every ``p.grad`` of that optimizer becomes ``None``, so no weight,
-            momentum, weight decay or step counter moves. ``"stop"`` drops it and ends training in order, once
+        action: ``"skip"`` drops the step: every ``p.grad`` of that optimizer becomes ``None``. ``"rollback"`` drops it
+            and, after ``rollback_after`` in a row or at once if a parameter is not finite, goes back to the last
+            snapshot of weights, buffers and optimizer state. ``"stop"`` drops it and ends training in order, once
             ``min_epochs`` and ``min_steps`` are reached. ``"raise"`` drops it and raises ``NonFiniteGradientError``.
-        patience: bad steps in a row after which ``"skip"`` and ``"stop"`` raise too, >= 1. 20 lets a rare bad batch
-            pass, and ends a run that will not recover before it has wasted much.
+        patience: bad steps in a row after which every action raises, >= 1. 20 lets a rare bad batch pass, and ends a
+            run that will not recover before it has wasted much.
+        incident_dir: where bad steps are saved for ``python -m lightning_gradguard replay``; ``None`` saves nothing.
+            Armed it costs some 20 µs a batch.
+        rollback_after: bad steps in a row after which ``"rollback"`` goes back, >= 1.
+        snapshot_every_n_steps: good steps between two snapshots, >= 1. A snapshot takes the memory of the parameters
+            once more, and of the optimizer's state: with Adam three times the parameters.
+        hold_lr_on_skip: whether schedulers that step with every batch wait when their optimizer's step was dropped, by
+            the guard or by the loss scaler. Not under manual optimization, where you step them yourself.
+        spikes: what counts as a spike of gradient norm or loss, and is dealt with as ``action`` has it; ``None``: off.
+        max_incidents: how many bad steps to save, the first ones.
+        max_bytes: how much they may take on the disk; what does not fit is left out, and the report says so.
+        loss_scale_floor: see above, > 0.
 
     Raises:
         ValueError, TypeError: for bad arguments.
+        MisconfigurationException: when fit starts, for optimizers whose step cannot be dropped half way (LBFGS, SAM).
 
     Example:
-        >>> guard = NonFiniteGuard(action="skip", patience=20)
+        >>> guard = NonFiniteGuard(action="rollback", incident_dir="incidents")
     """
 
-    def __init__(self, action: Action = "skip", patience: int = 20) -> None:
-        Guard(action, patience)  # checks the arguments
-        self.action = action
-        self.patience = patience
+    def __init__(
+        self,
+        action: Action = "skip",
+        patience: int = 20,
+        incident_dir: str | os.PathLike[str] | None = None,
+        rollback_after: int = 3,
+        snapshot_every_n_steps: int = 100,
+        hold_lr_on_skip: bool = False,
+        spikes: SpikeRule | None = None,
+        max_incidents: int = 3,
+        max_bytes: int = 10 * 2**30,
+        loss_scale_floor: float = 1.0,
+    ) -> None:
+        check_count(rollback_after, "rollback_after")
+        check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
+        IncidentFolder(incident_dir or ".", max_incidents=max_incidents, max_bytes=max_bytes)  # checks the limits
+        self.options = GuardOptions(
+            action=action,
+            patience=patience,
+            incident_dir=incident_dir,
+            max_incidents=max_incidents,
+            max_bytes=max_bytes,
+            rollback_after=rollback_after,
+            snapshot_every_n_steps=snapshot_every_n_steps,
+            hold_lr_on_skip=hold_lr_on_skip,
+            spikes=spikes,
+            loss_scale_floor=loss_scale_floor,
+        )
+        self.options.make_guard()  # checks the others
 
     def _contribute(self, plan: Plan) -> None:
         plan.take("survive")
-        plan.on_nonfinite, plan.patience = self.action, self.patience
+        plan.guard = self.options

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.sinks import sink_for
 from lightning_gradguard.callbacks.strategies import outer_module, refuse_what_cannot_work, steps_now
+from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clipper import Policies
 from lightning_gradguard.diagnose.base import Rule
 from lightning_gradguard.diagnose.instruments import Instruments
-from lightning_gradguard.guard import Action
 from lightning_gradguard.layout import GroupBy
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.record import Finding, MemorySink, Sink
@@ -45,8 +45,7 @@ class Plan:
     group_by: GroupBy = "layer"
     norm_type: float = 2.0
     clip: ClipPolicy | PolicyMap | None = None
-    on_nonfinite: Action | None = None
-    patience: int = 20
+    guard: GuardOptions | None = None
 
     def take(self, role: str) -> None:
         """Takes a role for the callback that is writing now.
@@ -84,6 +83,7 @@ class Session:
         self.memory = MemorySink(max_records=1000)
         self.pipelines: list[GradientPipeline] = []
         self.instruments: Instruments | None = None
+        self.survival: Survival | None = None
         self._told_of_skip = False
 
     @property
@@ -103,14 +103,15 @@ class Session:
             self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
         if self.plan.probe_every_n_steps is not None:
             self.instruments = Instruments(module, self.plan.probe_every_n_steps)
+        if self.plan.guard is not None and optimizers:
+            self.survival = Survival(self.plan.guard, trainer, module)
         policies = policies_by_optimizer(self.plan.clip, optimizers)
         self.pipelines = [
             GradientPipeline(
                 outer,
                 optimizer,
                 clip=policies[index],
-                on_nonfinite=self.plan.on_nonfinite,
-                patience=self.plan.patience,
+                on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
                 rules=self.plan.rules,
                 sinks=self.sinks,
                 group_by=self.plan.group_by,
@@ -119,9 +120,13 @@ class Session:
                 optimizer_index=index,
                 num_optimizers=len(optimizers),
                 instruments=self.instruments,
+                recovery=self.survival.recovery if self.survival else None,
+                incidents=self.survival.incidents if self.survival else None,
             )
             for index, optimizer in enumerate(optimizers)
         ]
+        if self.survival is not None:
+            self.survival.pipelines = self.pipelines
 
     def before_forward(self, trainer: pl.Trainer) -> None:
         """Attaches the probes of a sampled step."""
@@ -152,7 +157,10 @@ class Session:
         log = trainer._logger_connector.should_update_logs if every is None else (step + 1) % every == 0
         log = log or is_last_step(trainer)  # what the window has folded since the last record is not lost
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        record = pipeline.before_step(step=step, log=log, scaler=scaler)
+        loss = self.survival.take_loss() if self.survival else None
+        record = pipeline.before_step(step=step, log=log, scaler=scaler, loss=loss)
+        if self.survival is not None:
+            self.survival.after_step()
         if pipeline.total_norm is not None:
             name = "grad_norm_total" if len(self.pipelines) == 1 else f"grad_norm_total/opt{pipeline.optimizer_index}"
             trainer.callback_metrics[name] = pipeline.total_norm
@@ -160,12 +168,9 @@ class Session:
                 trainer.progress_bar_metrics[name] = record.total_norm
         if pipeline.should_stop:
             trainer.should_stop = True
-        if record is not None and record.verdict == "skipped" and not self._told_of_skip:
+        if record is not None and record.verdict in ("skipped", "rolled_back"):
+            announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
-            rank_zero_warn(
-                f"step {step} was skipped: gradients of {', '.join(record.nonfinite_layers[:5])} hold {record.cause}. "
-                "Further skips are counted in gradguard/skipped_steps and not announced."
-            )
 
     def close(self) -> None:
         """Ends every view."""

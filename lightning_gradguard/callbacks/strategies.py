@@ -9,7 +9,9 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
+
+from lightning_gradguard.guard import why_not_droppable
 
 if TYPE_CHECKING:
     from lightning_gradguard.callbacks.session import Plan
@@ -53,10 +55,9 @@ def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequenc
             "nothing outside it can clip or skip. Set gradient_clip_val on the Trainer, which DeepSpeed carries out, "
             "and keep GradientNormMonitor, which logs the engine's global norm."
         )
-    lbfgs = [index for index, optimizer in enumerate(optimizers) if isinstance(optimizer, LBFGS)]
-    if lbfgs and "survive" in plan.roles:
-        raise MisconfigurationException(
-            f"{plan.roles['survive']}: optimizer {lbfgs[0]} is LBFGS, which evaluates the loss many times in one step "
-            "and has moved the weights by the time a gradient is not finite: a step cannot be dropped half way. "
-            "Remove the guard, or use another optimizer."
-        )
+    for index, optimizer in enumerate(optimizers if "survive" in plan.roles else ()):
+        if (reason := why_not_droppable(optimizer)) is not None:
+            raise MisconfigurationException(
+                f"{plan.roles['survive']}: optimizer {index}: {reason}, and has moved the weights by the time a "
+                "gradient is not finite: a step cannot be dropped half way. Remove the guard, or use another optimizer."
+            )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from lightning_gradguard.incident.encode import map_tensors
 from lightning_gradguard.incident.localise import Localisation, Step, localise
 from lightning_gradguard.incident.read import Bundle, load_state, read_bundle
 from lightning_gradguard.incident.rng import capture_rng, restore_rng
-from lightning_gradguard.incident.standin import Reached, is_manual, without_trainer
+from lightning_gradguard.incident.standin import Reached, call_training_step, is_manual, loss_of, without_trainer
 from lightning_gradguard.layout import clean_name
 
 REPRODUCED, NOT_REPRODUCED, UNUSABLE = 0, 1, 2
@@ -209,15 +208,12 @@ class _Replay:
                 return self.step(self.module, batch) * self.share
             with without_trainer(self.module, self.config, self.bundle.report["optimizer"], backward):
                 try:
-                    output = _call_training_step(self.module, batch, micro.index)
+                    output = call_training_step(self.module, batch, micro.index)
                 except Reached:
                     return None
         if self.manual:
             return None
-        loss = output["loss"] if isinstance(output, Mapping) else output
-        if not isinstance(loss, Tensor):
-            raise TypeError(f"training_step returned {type(loss).__name__}, not a loss")
-        return loss * self.share
+        return loss_of(output) * self.share
 
     def to_device(self, path: str, tensor: Tensor) -> Tensor:
         """A copy on the module's device, so that a step that writes to its batch does not spoil the next run."""
@@ -256,7 +252,11 @@ class _Replay:
     @contextmanager
     def precision(self) -> Iterator[None]:
         autocast = self.config.get("autocast")
+        before = torch.get_default_dtype()
         with ExitStack() as stack:
+            if "default_dtype" in self.config:  # half and double precision modes build their constants in it
+                stack.callback(torch.set_default_dtype, before)
+                torch.set_default_dtype(getattr(torch, str(self.config["default_dtype"]).removeprefix("torch.")))
             if autocast is not None:
                 dtype = getattr(torch, str(autocast["dtype"]).removeprefix("torch."))
                 stack.enter_context(torch.autocast(autocast["device_type"], dtype=dtype))
@@ -277,12 +277,6 @@ def _as_it_was(bundle: Bundle) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         restore_rng(rng)
-
-
-def _call_training_step(module: Any, batch: Any, index: int) -> Any:
-    parameters = inspect.signature(module.training_step).parameters.values()
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return module.training_step(batch, index) if len(positional) > 1 else module.training_step(batch)
 
 
 def _load(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -100,6 +101,25 @@ def without_trainer(
     finally:
         module.__dict__.clear()
         module.__dict__.update(kept)
+
+
+def call_training_step(module: Any, batch: Any, index: int) -> Any:
+    """``module.training_step``, with the batch index if it takes one."""
+    parameters = inspect.signature(module.training_step).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return module.training_step(batch, index) if len(positional) > 1 else module.training_step(batch)
+
+
+def loss_of(output: Any) -> Tensor:
+    """The loss in what a training step returned.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    loss = output["loss"] if isinstance(output, Mapping) else output
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"training_step returned {type(loss).__name__}, not a loss")
+    return loss
 
 
 def is_manual(module: nn.Module) -> bool:
