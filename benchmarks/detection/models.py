@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -51,7 +52,7 @@ class MLP(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList()
         self.setup = setup
-        for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for n_in, n_out in itertools.pairwise(sizes[:-1]):
             parts: list[nn.Module] = [nn.Linear(n_in, n_out)]
             if setup.norm:
                 parts.append(nn.BatchNorm1d(n_out))
@@ -122,7 +123,7 @@ class Recurrent(nn.Module):
         self.setup = setup
         self.embed = nn.Embedding(vocabulary, 16) if vocabulary else nn.Linear(4, 16)
         cell = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[setup.arch]
-        more = {"nonlinearity": "relu"} if setup.extra == "relu-rnn" else {}
+        more = {"nonlinearity": "relu"} if "relu-rnn" in setup.extra else {}
         self.rnn = cell(16, setup.width, batch_first=True, **more)
         self.head = nn.Linear(setup.width, vocabulary or 10)
         self.language = vocabulary is not None
@@ -130,6 +131,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x if self.language else x.view(len(x), 16, 4))
+        if "delay" in self.setup.extra:
+            x = torch.cat([x, x.new_zeros(len(x), 8, x.shape[2])], dim=1)
         x, _ = self.rnn(x)
         if self.setup.detach_at is not None:
             x = x.detach()

@@ -13,7 +13,7 @@ class Setup:
     """What a practitioner chooses. The defaults of each architecture (``cases.py``) train well."""
 
     arch: Architecture
-    steps: int = 80
+    steps: int = 120
     depth: int = 8
     width: int = 32
     activation: str = "relu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -13,16 +13,26 @@ from torch import Tensor, nn
 from lightning_gradguard.clip.autoclip import AutoClip
 from lightning_gradguard.clip.norm import NormClip
 from lightning_gradguard.diagnose.instruments import Instruments
+from lightning_gradguard.guard import NonFiniteGradientError
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.record import StepRecord
 
 from .setup import Setup
 from .tasks import batches, build, loss_of
 
-RECORD_EVERY = 4
-PROBE_EVERY = 8
+RECORD_EVERY = 5
+PROBE_EVERY = 10
+PATIENCE = 6  # bad steps in a row that end a run
 
-Watcher = Callable[[nn.Module, "Sequence[torch.optim.Optimizer]", int, float, Tensor, Tensor], None]
+
+class Watcher(ABC):
+    """Somebody else's rule set, shown the raw run; it gets the gradients before anybody clips them."""
+
+    @abstractmethod
+    def before_forward(self, net: nn.Module) -> None: ...
+
+    @abstractmethod
+    def after_backward(self, net: nn.Module, step: int, loss: float, x: Tensor, y: Tensor) -> None: ...
 
 
 @dataclass
@@ -32,6 +42,7 @@ class Outcome:
     records: list[StepRecord] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     diverged: bool = False
+    broken: bool = False  # some step was not finite
 
     @property
     def first_loss(self) -> float:
@@ -74,7 +85,7 @@ def factor(setup: Setup, step: int) -> float:
     return 1.0
 
 
-def train(setup: Setup, seed: int, watch: Watcher | None = None, instruments: bool = True) -> Outcome:
+def train(setup: Setup, seed: int, watch: Watcher | None = None) -> Outcome:
     """Trains one set-up and returns its records; the same seed gives the same run."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(1000 + seed)
@@ -87,7 +98,9 @@ def train(setup: Setup, seed: int, watch: Watcher | None = None, instruments: bo
     optimizers = optimizers_of(setup, net)
     clip = AutoClip() if setup.adaptive else NormClip(setup.clip) if setup.clip else None
     pipelines = [
-        GradientPipeline(net, o, clip=clip, optimizer_index=i, num_optimizers=len(optimizers))
+        GradientPipeline(
+            net, o, clip=clip, on_nonfinite="skip", patience=PATIENCE, optimizer_index=i, num_optimizers=len(optimizers)
+        )
         for i, o in enumerate(optimizers)
     ]
     run = _Run(setup, net, optimizers, pipelines, Instruments(net, PROBE_EVERY), generator)
@@ -116,15 +129,18 @@ class _Run:
                 for group in optimizer.param_groups:
                     group.setdefault("base_lr", group["lr"])
                     group["lr"] = group["base_lr"] * factor(self.setup, step)
-            x, y = next(stream)
+            x, y = self.batch = next(stream)
+            self.watch = watch if step % RECORD_EVERY == 0 or self.out.broken else None
+            if self.watch is not None:
+                self.watch.before_forward(self.net)
             self.instruments.before_forward(step)
-            loss = self._gan_step(x, step) if self.setup.arch == "gan" else self._step(x, y, step)
-            self.out.losses.append(loss)
-            if watch is not None and (step % RECORD_EVERY == 0 or not math.isfinite(loss)):
-                watch(self.net, self.optimizers, step, loss, x, y)
-            if not math.isfinite(loss) or not all(bool(p.isfinite().all()) for p in self.net.parameters()):
+            try:
+                loss = self._gan_step(x, step) if self.setup.arch == "gan" else self._step(x, y, step)
+            except NonFiniteGradientError:
                 self.out.diverged = True
                 break
+            self.out.losses.append(loss)
+            self.out.broken = self.out.broken or not math.isfinite(loss)
         return self.out
 
     def _step(self, x: Tensor, y: Tensor, step: int) -> float:
@@ -134,12 +150,14 @@ class _Run:
             loss = loss_of(setup)(self.net, x, y) * setup.sign * setup.loss_scale
         self.instruments.after_forward(loss)
         self._update(0, loss, step)
-        return float(loss) / setup.loss_scale
+        return float(loss.detach()) / setup.loss_scale
 
     def _update(self, index: int, loss: Tensor, step: int) -> None:
         optimizer, pipeline = self.optimizers[index], self.pipelines[index]
         optimizer.zero_grad()
         (self.scaler.scale(loss) if self.scaler else loss).backward()
+        if self.watch is not None and index == len(self.optimizers) - 1:
+            self.watch.after_backward(self.net, step, float(loss.detach()), *self.batch)
         self.instruments.before_step(pipeline.layout, step)
         record = pipeline.before_step(step=step, log=step % RECORD_EVERY == 0, scaler=self.scaler)
         if record is not None:
@@ -165,7 +183,7 @@ class _Run:
         generator_loss = _deceiver(setup, judged)
         self.instruments.after_forward(generator_loss)
         self._update(1, generator_loss, step)
-        return float(loss) + float(generator_loss)
+        return float(loss.detach() + generator_loss.detach())
 
 
 def _critic(setup: Setup, real: Tensor, fake: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class Rule(ABC):
         """The finding that holds at this record, or ``None``."""
 
 
+# Steps that did not go through because of their gradients; "overflow" is the loss scaler's routine.
+_BROKEN = ("skipped", "nonfinite", "rolled_back")
+
+
 @dataclass
 class _Standing:
     """How one rule stands with one optimizer."""
@@ -47,12 +51,18 @@ class _Standing:
     active: bool = False
     reported: bool = False
 
+    @property
+    def suspected(self) -> Finding | None:
+        """What the rule said of the last record that it was asked about."""
+        return self.finding if self.held else None
+
 
 class Diagnosis:
     """Shows records to the rules, and keeps what they found.
 
     A finding is raised once it has held for the rule's ``patience`` in a row, is reported once, counts on while it
-    holds, and clears itself when it has not held for as long.
+    holds, and clears itself when it has not held for as long. A step whose gradients are not finite confirms at once
+    what held just before it: a run that breaks leaves no time for patience.
 
     Args:
         rules: the rules, causes before what they lead to: in this order findings are named. Rules that look at one
@@ -98,10 +108,16 @@ class Diagnosis:
             self._copies[optimizer] = copies
         raised = []
         for index, rule in enumerate(self._copies[optimizer]):
-            if any(getattr(record, name) is None for name in rule.needs):
-                continue
+            asked = all(getattr(record, name) is not None for name in rule.needs)
             standing = self._standings.setdefault((index, optimizer), _Standing())
-            if _update(standing, rule.observe(record), rule.patience, record.step):
+            finding = rule.observe(record) if asked else None
+            broken = record.verdict in _BROKEN
+            if broken:
+                finding = finding or standing.suspected  # a run that breaks confirms what was seen just before
+            if finding is None and (broken or not asked):
+                continue
+            patience = 1 if broken else rule.patience
+            if _update(standing, finding, patience, record.step):
                 assert standing.finding is not None
                 raised.append(standing.finding)
         return tuple(raised)

@@ -1,0 +1,124 @@
+"""How gradients change over depth: layers in the order of the forward pass, and a line through them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_gradguard.record import StepRecord
+
+# Their gradients are scaled otherwise than those of weight matrices: not comparable over depth.
+_LEFT_OUT = ("Norm", "Embedding")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One number per layer, input first.
+
+    Attributes:
+        layers: names.
+        values: what is compared, > 0.
+    """
+
+    layers: tuple[str, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line through log10 of a profile.
+
+    Attributes:
+        slope: decades per layer, towards the output.
+        error: standard error of the slope; 0 for a perfect line.
+        decades: what the line rises from the first layer to the last.
+    """
+
+    slope: float
+    error: float
+    decades: float
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the slope is at least three standard errors away from level."""
+        return abs(self.slope) > 3 * self.error
+
+
+def execution_order(record: StepRecord) -> list[int]:
+    """Indices of the layers as the forward pass meets them.
+
+    Without a recorded forward pass that is the order of registration. A layer that was not seen to run stays behind
+    the one that it is registered after.
+    """
+    if record.depth is None:
+        return list(range(len(record.layers)))
+    keys = []
+    last = -1
+    for index, place in enumerate(record.depth):
+        last = place if place is not None else last
+        keys.append((last, index))
+    return [index for _, index in sorted(keys)]
+
+
+def weight_layers(record: StepRecord) -> list[int]:
+    """Indices of the layers that hold weight matrices, in the order of the forward pass."""
+    kinds = record.layer_kinds or ("",) * len(record.layers)
+    return [i for i in execution_order(record) if not any(part in kinds[i] for part in _LEFT_OUT)]
+
+
+def gradient_profile(record: StepRecord) -> Profile:
+    """Root mean square gradient of each layer that has one other than zero; the plain norm where sizes are unknown."""
+    layers, values = [], []
+    for i in weight_layers(record):
+        norm = record.layer_norms[i]
+        if norm is not None and math.isfinite(norm) and norm > 0:
+            size = record.layer_sizes[i] if record.layer_sizes else 1
+            layers.append(record.layers[i])
+            values.append(norm / math.sqrt(size))
+    return Profile(tuple(layers), tuple(values))
+
+
+def relative_profile(record: StepRecord) -> Profile:
+    """Gradient norm over weight norm of each layer that has both."""
+    layers, values = [], []
+    for i in weight_layers(record):
+        norm = record.layer_norms[i]
+        weight = record.weight_norms[i] if record.weight_norms else None
+        if norm is not None and weight and math.isfinite(norm) and norm > 0 and math.isfinite(weight):
+            layers.append(record.layers[i])
+            values.append(norm / weight)
+    return Profile(tuple(layers), tuple(values))
+
+
+def settled_ratios(record: StepRecord) -> list[float]:
+    """Measured update-to-weight ratios, without layers that did not move and those whose weights are still near zero.
+
+    Near zero is a root mean square below a twentieth of the median layer's: any step is large beside it.
+    """
+    sizes, weights = record.layer_sizes, record.weight_norms
+    ratios = record.update_ratios
+    if ratios is None:
+        return []
+    rms = (
+        [0.0 if w is None else w / math.sqrt(n) for w, n in zip(weights, sizes, strict=True)]
+        if weights and sizes
+        else []
+    )
+    finite = sorted(value for value in rms if math.isfinite(value))
+    usual = finite[len(finite) // 2] if finite else 0.0
+    near_zero = [value < 0.05 * usual for value in rms] or [False] * len(ratios)
+    return [r for r, skip in zip(ratios, near_zero, strict=True) if r is not None and r > 0 and not skip]
+
+
+def fit_line(values: Sequence[float]) -> Line | None:
+    """Least squares through log10 of the values over their index; ``None`` for fewer than four of them."""
+    n = len(values)
+    if n < 4:
+        return None
+    logs = [math.log10(value) for value in values]
+    mean_x, mean_y = (n - 1) / 2, sum(logs) / n
+    spread = sum((x - mean_x) ** 2 for x in range(n))
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in enumerate(logs)) / spread
+    residual = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in enumerate(logs))
+    return Line(slope, math.sqrt(residual / (n - 2) / spread), slope * (n - 1))

@@ -1,0 +1,68 @@
+"""Steps that throw the weights away."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.base import Rule
+from lightning_gradguard.diagnose.depth import settled_ratios
+from lightning_gradguard.diagnose.trend import LossTrend
+from lightning_gradguard.record import Finding, StepRecord
+
+_GOOD = 0.01  # where measured ratios of runs that train well lie
+
+
+class LargeUpdates(Rule):
+    """A step changes the weights by a large part of their own size.
+
+    Speaks of the median over layers of the measured ||change|| / ||weights||, without layers that are still near
+    zero, as adapters and closing layers of residual branches are at first. One step that replaces the weights
+    (``jump``) is enough; a smaller ratio (``share``) must go on while the loss does not fall.
+
+    Args:
+        share: ratio that is too much if it lasts, > 0. The literature calls up to 0.1 healthy, and runs that train
+            well were seen at 0.13 in their first steps.
+        jump: ratio that is too much even once, > ``share``.
+
+    Raises:
+        ValueError: unless 0 < ``share`` < ``jump``.
+    """
+
+    id = "updates-too-large"
+    patience = 2
+
+    def __init__(self, share: float = 0.2, jump: float = 0.5) -> None:
+        if not 0 < share < jump:
+            raise ValueError(f"share and jump must be positive and in order, got {share} and {jump}")
+        self.share, self.jump = share, jump
+        self._trend = LossTrend()
+        self._largest = 0.0
+        self._last = 0.0
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        self._trend.add(record)
+        ratios = settled_ratios(record)
+        if ratios:
+            self._last = statistics.median(ratios)
+            self._largest = max(self._largest, self._last)
+        lasting = self._last > self.share and not self._trend.is_falling
+        if not (lasting or self._largest > self.jump):
+            return None
+        ratio = self._largest if self._largest > self.jump else self._last
+        factor = 10 ** round(math.log10(ratio / _GOOD)) if math.isfinite(ratio) else 100.0
+        return Finding(
+            rule=self.id,
+            severity="critical" if self._largest > self.jump else "warning",
+            message=(
+                f"a step changed the weights of the median layer by {ratio:.3g} times their norm; about {_GOOD:g} is "
+                f"usual. The learning rate is about {factor:g} times too high."
+            ),
+            step=record.step,
+            layers=record.layers,
+            evidence={"update_ratio": ratio, "lower_learning_rate_by": float(factor)},
+            causes=("the learning rate is too high", "gradients exploded in a single step"),
+            remedies=(remedies.LOWER_RATE, remedies.WARM_UP, remedies.CLIP),
+        )
