@@ -38,7 +38,6 @@ class Norms:
     def __init__(self) -> None:
         self._plan: _Plan | None = None
 
-    @torch.no_grad()
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """l2 norm of each tensor, ``[len(tensors)]``, on the first tensor's device; 0 for ``None``."""
         present = [tensor is not None for tensor in tensors]
@@ -149,9 +148,11 @@ def _norm_of_odd(tensor: Tensor) -> Tensor:
 
 def _norms_of_rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Norms of the pieces of a large tensor, few enough for one reduction; its norm is the norm of them."""
-    flat = tensor.reshape(-1)
-    rest = flat.numel() % _ROW
-    rows = torch.linalg.vector_norm(flat[: flat.numel() - rest].view(-1, _ROW), dim=1, dtype=dtype)
-    if rest:
+    rest = tensor.numel() % _ROW
+    if not rest:
+        rows = torch.linalg.vector_norm(tensor.reshape(-1, _ROW), dim=1, dtype=dtype)
+    else:
+        flat = tensor.reshape(-1)
+        rows = torch.linalg.vector_norm(flat[:-rest].view(-1, _ROW), dim=1, dtype=dtype)
         rows = torch.cat([rows, torch.linalg.vector_norm(flat[-rest:], dtype=dtype).view(1)])
     return rows if rows.numel() < _ROWS_NUMEL else _norms_of_rows(rows, dtype)

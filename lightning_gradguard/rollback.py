@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import operator
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.layout import clean_name
-from lightning_gradguard.measure import measure_tensors
+from lightning_gradguard.norms import Norms
+from lightning_gradguard.sharding import is_distributed
 
 
 class Buffers:
@@ -20,7 +23,8 @@ class Buffers:
     normalization layers, and a NaN there stays for ever although the step is dropped. Buffers that were not finite
     to begin with (an attention mask of -Inf) are never called spoiled.
 
-    Costs the memory of the buffers once more, and one copy of those that may have changed in each good step.
+    Costs the memory of the buffers once more, and two copies of those that may have changed in each good step, one
+    call for all buffers of a dtype.
 
     Args:
         module: whose buffers; all of them, those outside of the state dict too.
@@ -35,15 +39,22 @@ class Buffers:
             if buffer is not None
         }
         self.names = tuple(self._slots)
+        self._distributed = any(is_distributed(slot[key]) for slot, key in self._slots.values())
         now = self._now()
-        self._copies = [buffer.clone() for buffer in now]
-        self._versions = [buffer._version for buffer in now]
         self._watched = [i for i, b in enumerate(now) if b.is_floating_point() and bool(b.isfinite().all())]
+        kinds: dict[tuple[torch.device, torch.dtype, bool], list[int]] = defaultdict(list)
+        for index, buffer in enumerate(now):
+            kinds[buffer.device, buffer.dtype, index in set(self._watched)].append(index)
+        self._norms = Norms()
+        self._kinds = [_Kind(indices, watched=key[2]) for key, indices in kinds.items()]
+        self.keep()
 
+    @torch.no_grad()
     def norm(self) -> Tensor | None:
         """l2 norm over the floating-point buffers, on the device: not finite if one is spoiled; ``None`` without."""
         now = self._now()
-        return torch.linalg.vector_norm(measure_tensors([now[i] for i in self._watched])) if self._watched else None
+        flat = [torch.cat(kind.flattened(now)) for kind in self._kinds if kind.watched]
+        return torch.linalg.vector_norm(self._norms(flat)) if flat else None
 
     def spoiled(self) -> tuple[str, ...]:
         """Names of the buffers that are not finite now and were at first. Reads the host: for a doubtful step only."""
@@ -54,31 +65,57 @@ class Buffers:
     def keep(self) -> None:
         """Takes the present values as good."""
         now = self._now()
-        changed = []
-        for index, buffer in enumerate(now):
-            # Normalization layers write their statistics without counting up the version: it tells only of integers.
-            if buffer.is_floating_point() or buffer._version != self._versions[index]:
-                changed.append(index)
-                self._versions[index] = buffer._version
-                if self._copies[index].shape != buffer.shape:
-                    self._copies[index] = torch.empty_like(buffer)
-        _copy_all([self._copies[i] for i in changed], [now[i] for i in changed])
+        for kind in self._kinds:
+            kind.keep(now)
 
     @torch.no_grad()
     def restore_(self) -> None:
         """Puts the last good values back."""
-        now = self._now()
-        fits = [i for i, buffer in enumerate(now) if buffer.shape == self._copies[i].shape]
-        _copy_all([now[i] for i in fits], [self._copies[i] for i in fits])
-        for index in fits:
-            self._versions[index] = now[index]._version
+        now, kept = self._now(), self._kept()
+        fits = [i for i, copy in kept.items() if now[i].shape == copy.shape]
+        _copy_all([now[i] for i in fits], [kept[i] for i in fits])
 
     def named(self) -> dict[str, Tensor]:
-        """The last good values by name; not copies."""
-        return dict(zip(self.names, self._copies, strict=True))
+        """The last good values by name."""
+        kept = self._kept()
+        return {name: kept[index].clone() for index, name in enumerate(self.names)}
+
+    def _kept(self) -> dict[int, Tensor]:
+        return {index: copy for kind in self._kinds for index, copy in kind.copies().items()}
 
     def _now(self) -> list[Tensor]:
-        return [_local(slot[key]) for slot, key in self._slots.values()]
+        buffers = [slot[key] for slot, key in self._slots.values()]
+        return [_local(buffer) for buffer in buffers] if self._distributed else buffers
+
+
+class _Kind:
+    """The buffers of one dtype and device, copied as one: a call for each would cost more than all of the copying."""
+
+    def __init__(self, indices: Sequence[int], *, watched: bool) -> None:
+        self.indices = indices
+        self.watched = watched
+        self._flat = torch.empty(0)
+        self._shapes: list[torch.Size] = []
+        self._own: list[Tensor] = []
+        self._versions: list[int] = []
+
+    def flattened(self, buffers: Sequence[Tensor]) -> list[Tensor]:
+        return [buffers[i] if buffers[i].dim() == 1 else buffers[i].reshape(-1) for i in self.indices]
+
+    def keep(self, buffers: Sequence[Tensor]) -> None:
+        own = [buffers[i] for i in self.indices]
+        if not own[0].is_floating_point():
+            # Normalization layers write their statistics without counting up the version: it tells only of integers.
+            versions = [buffer._version for buffer in own]
+            if versions == self._versions and all(map(operator.is_, own, self._own)):
+                return
+            self._own, self._versions = own, versions
+        self._flat = torch.cat(self.flattened(buffers))
+        self._shapes = [buffer.shape for buffer in own]
+
+    def copies(self) -> dict[int, Tensor]:
+        parts = self._flat.split([shape.numel() for shape in self._shapes])
+        return {i: part.view(shape) for i, part, shape in zip(self.indices, parts, self._shapes, strict=True)}
 
 
 class Snapshot:

@@ -195,3 +195,28 @@ def test_a_module_without_buffers_costs_nothing():
     buffers.restore_()
     assert buffers.norm() is None
     assert buffers.spoiled() == ()
+
+
+def test_buffers_of_every_kind_are_put_back():
+    net = nn.BatchNorm2d(3)
+    net.register_buffer("mask", torch.ones(4, 4, dtype=torch.bool))
+    net.register_buffer("halves", torch.randn(2, 3).half())
+    net.register_buffer("table", torch.randn(5, 2).t())
+    buffers = Buffers(net)
+    good = [buffer.clone() for buffer in net.buffers()]
+    for buffer in net.buffers():
+        buffer.zero_()
+    assert list(buffers.named()) == [name for name, _ in net.named_buffers()]
+    buffers.restore_()
+    assert all(torch.equal(now, then) for now, then in zip(net.buffers(), good, strict=True))
+
+
+def test_an_integer_buffer_bound_anew_is_followed():
+    net = nn.Linear(2, 2)
+    net.register_buffer("seen", torch.tensor(1))
+    buffers = Buffers(net)
+    net.seen = torch.tensor(2)
+    buffers.keep()
+    net.seen = torch.tensor(3)
+    buffers.restore_()
+    assert int(net.seen) == 2
