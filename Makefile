@@ -7,11 +7,13 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo cases gallery test check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
 	@echo "make test    lint, type check and test (sets up $(VENV) first)"
+	@echo "make cases   every case study over five seeds, recorded (under an hour on two cores)"
+	@echo "make gallery examples/README.md from the recorded results"
 	@echo "make check   format, lint and type check only"
 	@echo "make clean   remove $(VENV) and what runs left behind"
 
@@ -28,6 +30,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@$(BIN)/python -m lightning_gradguard demo
+
+cases: $(STAMP)
+	@$(BIN)/python examples/cases.py
+
+gallery: $(STAMP)
+	@$(BIN)/python examples/gallery.py
 
 test: $(STAMP) browser
 	@echo "==> ruff, mypy"
