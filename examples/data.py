@@ -84,7 +84,9 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"cannot read the text {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})") from error
+        raise UsageError(
+            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})"
+        ) from error
     if not raw.strip():
         raise UsageError(f"{path} is empty")
     return raw
@@ -105,6 +107,10 @@ class Images:
         mean, std = self.train_x.mean(), self.train_x.std()
         x = ((part - mean) / std for part in (self.train_x, self.test_x))
         return Images(self.source, next(x), self.train_y, next(x), self.test_y)
+
+    def centered(self) -> Images:
+        """Pixels in [-1, 1], the range of a tanh."""
+        return Images(self.source, 2 * self.train_x - 1, self.train_y, 2 * self.test_x - 1, self.test_y)
 
     @property
     def channels(self) -> int:
@@ -147,10 +153,14 @@ def _digits() -> Images:
 
     x, y = load_digits(return_X_y=True)
     parts = train_test_split(x, y, test_size=450, stratify=y, random_state=0)
-    return _images("scikit-learn digits", parts[0].reshape(-1, 1, 8, 8), parts[2], parts[1].reshape(-1, 1, 8, 8), parts[3], 16)
+    return _images(
+        "scikit-learn digits", parts[0].reshape(-1, 1, 8, 8), parts[2], parts[1].reshape(-1, 1, 8, 8), parts[3], 16
+    )
 
 
-def _images(name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, top: int) -> Images:
+def _images(
+    name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, top: int
+) -> Images:
     x = [torch.tensor(part, dtype=torch.float32) / top for part in (train_x, test_x)]
     y = [torch.tensor(part, dtype=torch.int64) for part in (train_y, test_y)]
     side = f"{train_x.shape[-1]}x{train_x.shape[-1]}"

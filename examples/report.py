@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +32,8 @@ class Run:
         clip_rate: share of the steps that were clipped; ``None`` without a clipper.
         largest_norm: largest finite gradient norm of the run, before clipping.
         depth: gradient norm of each layer at the first step, input first.
+        depth_after: the same at the end of training, where a study measures it.
+        weights_finite: whether no weight was NaN or infinite in the end.
         over_time: (step, gradient norm before clipping).
     """
 
@@ -42,8 +45,10 @@ class Run:
     clip_rate: float | None = None
     largest_norm: float | None = None
     depth: dict[str, float] = field(default_factory=dict)
+    depth_after: dict[str, float] = field(default_factory=dict)
     over_time: Series = field(default_factory=list)
     seconds: float | None = None
+    weights_finite: bool = True
 
     def line(self) -> str:
         """The run in one line, for a log file."""
@@ -101,9 +106,10 @@ class Study:
         columns += [(label, _metric(key)) for key, label in self.metrics.items()]
         columns += [
             ("diverged", lambda runs: f"{sum(run.diverged for run in runs)}/{len(runs)}" if runs[0].seconds else ""),
-            (f"first {self.depth_of}", lambda runs: _median([_ends(run)[0] for run in runs])),
-            (f"last {self.depth_of}", lambda runs: _median([_ends(run)[1] for run in runs])),
-            (f"decades per {self.depth_of}", lambda runs: _median([slope(run.depth) for run in runs], "+.2f")),
+            ("weights finite", self._weights),
+            ("first layer", lambda runs: _median([_ends(run)[0] for run in runs])),
+            ("last layer", lambda runs: _median([_ends(run)[1] for run in runs])),
+            ("decades a layer", lambda runs: _median([slope(run.depth) for run in runs], "+.2f")),
             ("largest norm", lambda runs: _median([run.largest_norm for run in runs])),
             ("clip rate", lambda runs: _median([run.clip_rate for run in runs], ".1%")),
             ("seconds", lambda runs: _median([run.seconds for run in runs], ".1f")),
@@ -112,6 +118,11 @@ class Study:
         cells = [[make(group) for _, make in columns] for group in groups]
         kept = [index for index in range(len(columns)) if any(row[index] for row in cells)]
         return [columns[index][0] for index in kept], [[row[index] or "–" for index in kept] for row in cells]
+
+    def _weights(self, runs: list[Run]) -> str:
+        if all(run.weights_finite for run in self.runs):
+            return ""
+        return f"{sum(run.weights_finite for run in runs)}/{len(runs)}"
 
     def markdown(self) -> str:
         """The table for a page."""
@@ -123,15 +134,23 @@ class Study:
         """The table for a terminal."""
         headings, cells = self.rows()
         seeds = len({run.seed for run in self.runs})
-        about = f"{self.source}\n{seeds} seed{'s' if seeds > 1 else ''}: metrics are mean ± standard deviation, the rest medians"
-        table = Table(title=self.question, caption=about if self.source else None, title_justify="left", caption_justify="left")
+        about = (
+            f"{self.source}\n{seeds} seed{'s' * (seeds > 1)}: metrics are mean ± standard deviation, the rest medians"
+        )
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=self.question,
+            caption=about if self.source else None,
+            title_justify="left",
+            caption_justify="left",
+        )
         for index, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
+            table.add_column(heading, justify="right" if index else "left", no_wrap=not index, overflow="fold")
         for row in cells:
             table.add_row(*row)
         console = Console()
         # a pipe has no width: do not fold the table there
-        (console if console.is_terminal else Console(width=160)).print(table)
+        (console if console.is_terminal else Console(width=180)).print(table)
 
     def plot(self, path: Path) -> Path:
         """Gradient norm over depth at the first step, and over time; a line for each variant, both axes in decades."""
@@ -139,15 +158,20 @@ class Study:
 
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         over_depth, over_time = figure.subplots(1, 2)
-        for variant in self.variants():
+        for index, variant in enumerate(self.variants()):
             runs = self.of(variant)
-            profile = _profile(runs)
+            color = f"C{index}"
+            profile, after = _profile([run.depth for run in runs]), _profile([run.depth_after for run in runs])
             if profile:
-                over_depth.plot(range(1, len(profile) + 1), profile, marker=".", label=variant)
+                over_depth.plot(range(1, len(profile) + 1), profile, color, marker=".", label=variant)
+            if after:
+                over_depth.plot(range(1, len(after) + 1), after, color, linestyle=":", label=f"{variant}, trained")
             points = [(step, norm) for step, norm in runs[0].over_time if math.isfinite(norm) and norm > 0]
             if points:
-                over_time.plot(*zip(*points, strict=True), label=variant, linewidth=1)
-        over_depth.set(xlabel=f"{self.depth_of}, input first", ylabel="gradient norm (l2)", title="over depth, at the first step")
+                over_time.plot(*zip(*points, strict=True), color, label=variant, linewidth=1)
+        over_depth.set(
+            xlabel=f"{self.depth_of}, input first", ylabel="gradient norm (l2)", title="over depth, at the first step"
+        )
         over_time.set(xlabel=self.over_of, ylabel="gradient norm (l2)", title="over time, before clipping")
         for axes in (over_depth, over_time):
             if axes.lines:
@@ -203,7 +227,9 @@ def load(path: Path) -> tuple[Study, dict[str, str]]:
 
 def slope(depth: dict[str, float]) -> float | None:
     """Decades that the norm gains per layer from input to output: the slope of a straight line through log10."""
-    points = [(index, math.log10(norm)) for index, norm in enumerate(depth.values()) if norm > 0 and math.isfinite(norm)]
+    points = [
+        (index, math.log10(norm)) for index, norm in enumerate(depth.values()) if norm > 0 and math.isfinite(norm)
+    ]
     return statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else None
 
 
@@ -214,20 +240,22 @@ def thin(series: Series, most: int = 240) -> Series:
     return [(stretch[0][0], float(f"{max(norm for _, norm in stretch):.4g}")) for stretch in stretches]
 
 
-def number(value: float) -> str:
-    """Three or four digits, whatever the size."""
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.1e}"
+def number(value: float, digits: int = 4) -> str:
+    """Four digits, whatever the size."""
+    return f"{value:.{digits}g}"
 
 
 def _metric(key: str) -> Callable[[list[Run]], str]:
     def make(runs: list[Run]) -> str:
-        there = [run.metrics[key] for run in runs if math.isfinite(run.metrics.get(key, math.nan))]
+        values = [run.metrics.get(key, math.nan) for run in runs]
+        there = [value for value in values if math.isfinite(value)]
         if not there:
-            return "NaN"
-        spread = f" ± {number(statistics.stdev(there))}" if len(there) > 1 else ""
-        return f"{number(statistics.fmean(there))}{spread}" + (f" ({len(there)} of {len(runs)})" if len(there) < len(runs) else "")
+            untrained = runs[0].seconds is None
+            return "" if untrained else "inf" if math.inf in values else "never" if key == "epochs" else "NaN"
+        spread = f" ± {number(statistics.stdev(there), 2)}" if len(there) > 1 else ""
+        return f"{number(statistics.fmean(there))}{spread}" + (
+            f" ({len(there)} of {len(runs)})" if len(there) < len(runs) else ""
+        )
 
     return make
 
@@ -245,8 +273,7 @@ def _ends(run: Run) -> tuple[float | None, float | None]:
     return (norms[0], norms[-1]) if norms else (None, None)
 
 
-def _profile(runs: list[Run]) -> list[float]:
-    """Median over the seeds, layer by layer."""
-    columns = zip(*(run.depth.values() for run in runs), strict=False)
-    middle = [statistics.median(column) for column in columns]
+def _profile(depths: list[dict[str, float]]) -> list[float]:
+    """Median over the seeds, layer by layer; empty where there is nothing to draw on a log axis."""
+    middle = [statistics.median(column) for column in zip(*(depth.values() for depth in depths), strict=False)]
     return [value if value > 0 else math.nan for value in middle] if any(value > 0 for value in middle) else []

@@ -29,12 +29,21 @@ from torch.utils.data import DataLoader
 from lightning_gradguard import GradientNormMonitor, MemorySink, NonFiniteGradientError
 
 torch.set_num_threads(1)  # at these sizes a second thread only costs
+torch.set_flush_denormal(True)  # a saturated LSTM is full of subnormal numbers: ten times slower on a CPU
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-# advice for long runs on large data, which these are not
-warnings.filterwarnings("ignore", ".*does not have many workers.*")
-warnings.filterwarnings("ignore", ".*isolated from the main process.*")
-warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+# advice for long runs on large data, which these are not; deprecations between Lightning and torch; and the one skip
+# that the guard announces, which here is what the study is about
+QUIET = (
+    ".*does not have many workers.*",
+    ".*isolated from the main process.*",
+    ".*GPU available but not used.*",
+    ".*LeafSpec.*is deprecated.*",
+    "step [0-9]+ was skipped.*",
+)
+
+
+Options = argparse.Namespace
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,6 +75,9 @@ def parser(doc: str, *, max_epochs: int | None, quick: str, data_dir: bool = Fal
     if max_epochs is not None:
         made.add_argument("--max_epochs", type=int, help=f"default: {max_epochs}")
         made.add_argument("--fast_dev_run", action="store_true", help="one batch of everything, nothing logged")
+        made.add_argument(
+            "--diagnose", action="store_true", help="run the diagnosis; it writes to TensorBoard's Text tab"
+        )
         made.add_argument("--accelerator", default="cpu", help="as in Lightning's Trainer (default: cpu)")
     if data_dir:
         made.add_argument("--data-dir", metavar="FOLDER", help="MNIST or CIFAR-10 files instead of the digits")
@@ -73,7 +85,9 @@ def parser(doc: str, *, max_epochs: int | None, quick: str, data_dir: bool = Fal
     return made
 
 
-def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None, *, quick_epochs: int | None = None) -> argparse.Namespace:
+def parse(
+    made: argparse.ArgumentParser, argv: Sequence[str] | None, *, quick_epochs: int | None = None
+) -> argparse.Namespace:
     """Reads and checks the options; ``args.max_epochs`` is filled in."""
     args = made.parse_args(argv)
     args.command = " ".join([f"python examples/{made.prog}", *(sys.argv[1:] if argv is None else argv)])
@@ -143,7 +157,10 @@ class Bench:
         depth: Callable[[str], bool] = lambda layer: True,
         optimizer: int = 0,
         diverged: Callable[[Mapping[str, float]], bool] = lambda metrics: False,
+        stop_at_nan: bool = True,
+        reach: tuple[str, float] | None = None,
         hparams: Mapping[str, Any] | None = None,
+        finish: Callable[[Run], None] = lambda run: None,
         **trainer_options: Any,
     ) -> L.Trainer:
         """Trains one variant with one seed and adds the :class:`Run` to the study.
@@ -157,51 +174,69 @@ class Bench:
             callbacks: the mitigation, empty for none. Watching is always on.
             depth: which layers the profile over depth takes.
             optimizer: whose layers these are.
-            diverged: whether the final metrics mean failure; one that is not finite always does.
+            diverged: whether the final metrics mean failure; a first one that is missing or not finite always does.
+            stop_at_nan: end the run at a loss that is not finite; off where a guard is to survive it.
+            reach: a metric and the level at which it is good; the metric ``"epochs"`` is when it first got there.
             hparams: for TensorBoard's HParams tab, beside variant and seed.
+            finish: adds to the run what the study measures by itself.
             trainer_options: for the ``Trainer``.
         """
         args, memory = self.args, MemorySink(max_records=100_000)
         stop = _StopWhenNotFinite()
-        watch = GradientNormMonitor(sinks=[memory], log_every_n_steps=trainer_options.get("log_every_n_steps", 1))
+        watch = GradientNormMonitor(rules=None if args.diagnose else [], sinks=[memory])
+        reached = _Reached(*(reach or ("", math.inf)))
+        bar = _Bar(self._progress, self._task)
         logger = None if args.fast_dev_run else self._logger(variant, seed)
         trainer = make_trainer(
-            args, logger=logger, callbacks=[*callbacks, watch, stop, _Bar(self._progress, self._task)], **trainer_options
+            args,
+            logger=logger,
+            callbacks=[*callbacks, watch, reached, bar, *([stop] if stop_at_nan else [])],
+            **trainer_options,
         )
         self._progress.update(self._task, description=f"{self.study.name}: {variant}, seed {seed}")
         start = time.perf_counter()
-        try:
-            trainer.fit(module, train, val)
-            stopped = stop.at
-        except NonFiniteGradientError:
-            stopped = trainer.global_step
+        with warnings.catch_warnings():
+            for message in QUIET:
+                warnings.filterwarnings("ignore", message)
+            try:
+                trainer.fit(module, train, val)
+                stopped = stop.at
+            except NonFiniteGradientError:
+                stopped = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         seconds = time.perf_counter() - start
 
-        found = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        found = {key: float(value) for key, value in trainer.callback_metrics.items()} | {"epochs": reached.epoch}
         metrics = {key: math.nan if stopped is not None else found.get(key, math.nan) for key in self.study.metrics}
-        failed = stopped is not None or not all(map(math.isfinite, metrics.values())) or diverged(metrics)
-        self._record(Run(variant, seed, metrics, diverged=failed, stopped_at=stopped, seconds=seconds), memory, depth, optimizer)
+        run = Run(variant, seed, metrics, stopped_at=stopped, seconds=seconds)
+        first = next((value for key, value in metrics.items() if key in trainer.callback_metrics), math.nan)
+        run.diverged = stopped is not None or not math.isfinite(first) or diverged(metrics)
+        run.weights_finite = all(bool(weight.isfinite().all()) for weight in module.parameters())
+        self._read(run, memory, depth, optimizer)
+        finish(run)
+        self.add(run)
         if logger is not None:
-            logger.log_hyperparams({"variant": variant, "seed": seed, **(hparams or {})}, metrics)
+            logger.log_hyperparams({"variant": variant, "seed": seed, **(hparams or {})}, run.metrics)
             logger.finalize("success")
         return trainer
 
-    def _record(self, run: Run, memory: MemorySink, depth: Callable[[str], bool], optimizer: int) -> None:
+    def _read(self, run: Run, memory: MemorySink, depth: Callable[[str], bool], optimizer: int) -> None:
         last = {record.optimizer: record for record in memory.records}
         mine = [record for record in memory.records if record.optimizer == optimizer]
         if mine:
             first = zip(mine[0].layers, mine[0].layer_norms, strict=True)
             run.depth = {layer: norm for layer, norm in first if norm is not None and depth(layer)}
             run.over_time = thin([(record.step, record.max_total_norm) for record in mine])
-            run.largest_norm = max((r.max_total_norm for r in memory.records), default=math.nan)
+            norms = [n for record in memory.records for n in (record.max_total_norm, record.total_norm)]
+            run.largest_norm = max(filter(math.isfinite, norms), default=None)
             rates = [record.clip_rate for record in last.values() if record.clip_rate is not None]
             run.clip_rate = sum(rates) / len(rates) if rates else None
-        self.add(run)
 
     def add(self, run: Run) -> None:
         """Adds a run that was not trained by :meth:`fit`."""
         self.study.runs.append(run)
-        self._progress.update(self._task, completed=len(self.study.runs), total=max(self._num_runs, len(self.study.runs)))
+        self._progress.update(
+            self._task, completed=len(self.study.runs), total=max(self._num_runs, len(self.study.runs))
+        )
         if not self._progress.console.is_terminal:  # a log file has no bar: a line for each run
             print(f"{self.study.name}: {run.line()}", flush=True)
 
@@ -244,6 +279,19 @@ class _StopWhenNotFinite(L.Callback):
         if self.at is None and loss is not None and not bool(torch.isfinite(loss)):
             self.at = trainer.fit_loop.epoch_loop.total_batch_idx + 1
             trainer.should_stop = True
+
+
+class _Reached(L.Callback):
+    """After how many epochs a metric was first as good as asked."""
+
+    def __init__(self, metric: str, level: float) -> None:
+        self._metric, self._level = metric, level
+        self.epoch = math.nan
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        value = trainer.callback_metrics.get(self._metric)
+        if math.isnan(self.epoch) and value is not None and float(value) >= self._level:
+            self.epoch = trainer.current_epoch + 1.0
 
 
 class _Bar(L.Callback):

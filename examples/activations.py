@@ -1,0 +1,102 @@
+"""Sigmoid against ReLU and the others: how fast a network learns, how far, and with which initialization.
+
+The same fully connected network (64 units a layer) under SGD, nothing but the activation and the initialization
+changes. Trains twice, with sigmoid and with ReLU:
+
+    python examples/activations.py                       # 5 hidden layers, each with its own initialization
+    python examples/activations.py --activation tanh --init xavier --depth 10
+    python examples/activations.py --compare --seeds 5   # 5 activations x 3 initializations x depth 2, 5, 10
+    python examples/activations.py --matched --seeds 5   # 20 layers: Xavier for tanh, He for ReLU, and swapped
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import data
+import lightning as L
+import studies
+from mlp import ACTIVATIONS, INITS, MLP
+from report import Study
+
+Variants = dict[str, dict[str, object]]
+
+
+def name_of(activation: str, init: str, depth: int) -> str:
+    return f"{depth} layers, {activation}, {init}"
+
+
+def every_variant() -> Variants:
+    return {
+        name_of(activation, init, depth): {"activation": activation, "init": init, "depth": depth}
+        for depth in (2, 5, 10)
+        for activation in ACTIVATIONS
+        for init in INITS
+    }
+
+
+def matched() -> Variants:
+    """Initialization made for the activation, and for the other one."""
+    return {
+        name_of(activation, init, 20): {"activation": activation, "init": init, "depth": 20, "lr": 0.01, "decay": True}
+        for activation in ("relu", "tanh")
+        for init in ("xavier", "he")
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> Study:
+    parser = studies.parser(__doc__, max_epochs=40, quick="12 epochs instead of 40", data_dir=True)
+    parser.add_argument("--activation", choices=list(ACTIVATIONS), help="beside sigmoid (default: relu)")
+    parser.add_argument("--init", choices=list(INITS), help="of that one (default: he)")
+    parser.add_argument("--depth", type=int, help="hidden layers (default: 5)")
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument(
+        "--matched", action="store_true", help="20 layers, SGD 0.01 falling to 0: matched initialization or not"
+    )
+    args = studies.parse(parser, argv, quick_epochs=12)
+    if (args.compare or args.matched) and (
+        args.activation or args.init or args.depth or (args.compare and args.matched)
+    ):
+        raise data.UsageError("--compare and --matched bring their own variants: leave out the other switches")
+    depth = args.depth or 5
+    if depth < 1:
+        raise data.UsageError(f"--depth must be at least 1, got {depth}")
+    chosen = {"activation": args.activation or "relu", "init": args.init or "he", "depth": depth}
+    variants: Variants = {
+        name_of("sigmoid", "torch", depth): {"activation": "sigmoid", "init": "torch", "depth": depth},
+        name_of(*chosen.values()): chosen,
+    }
+    if args.compare or args.matched:
+        variants = every_variant() if args.compare else matched()
+
+    images = data.images(args.data_dir).standardized()
+    study = Study(
+        name="activations_matched" if args.matched else "activations",
+        question="20 layers: does the initialization match the activation?"
+        if args.matched
+        else f"Which activation learns, SGD {args.lr:g}, 64 units a layer?",
+        metrics={"test/accuracy": "test accuracy", "epochs": "epochs to 90 %"},
+        source=images.source,
+        command=args.command,
+    )
+    with studies.Bench(study, args, len(variants) * args.seeds) as bench:
+        for name, options in variants.items():
+            for seed in bench.seeds:
+                L.seed_everything(seed, verbose=False)
+                settings = {"lr": args.lr, "momentum": args.momentum} | options
+                bench.fit(
+                    name,
+                    seed,
+                    MLP(images.num_pixels, **settings),
+                    data.batches(images.train_x, images.train_y, size=64, shuffle=True),
+                    data.batches(images.test_x, images.test_y, size=1000),
+                    diverged=lambda metrics: metrics["test/accuracy"] < 0.2,
+                    reach=("test/accuracy", 0.9),
+                    hparams=settings,
+                )
+    return study.finish(args)
+
+
+if __name__ == "__main__":
+    studies.run(main)
