@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor
 
 from lightning_gradguard.clip.arguments import between, positive, whole
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, norm_coefficient

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_gradguard.clip.arguments import patterns, positive
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
+from lightning_gradguard.clip.sharded_units import measure_sharded_units
 from lightning_gradguard.clip.units import Units, units_of
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import Measurement
@@ -74,6 +75,8 @@ class AGC(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares the gradient of each unit with its weights."""
+        if measurement.layout.sharding is not None:
+            return self._decide_sharded(measurement)
         by_device = defaultdict(list)
         for piece in _measure_units(measurement, _groups(measurement.layout, self.exclude)):
             by_device[piece.grads.device].append(piece)
@@ -90,6 +93,19 @@ class AGC(ClipPolicy):
         if len(changes) > 1:
             changes = [torch.stack(changes).any()]
         return Clip(units=answer, changes=changes[0] if changes else None)
+
+
+    def _decide_sharded(self, measurement: Measurement) -> Clip:
+        """The same where a unit's elements may lie on several processes."""
+        layout = measurement.layout
+        wanted = [i for i, name in enumerate(layout.names) if not _is_excluded(name, self.exclude)]
+        answer: list[Tensor | None] = [None] * len(measurement.grads)
+        changes = measurement.total.new_zeros((), dtype=torch.bool)
+        for seen in measure_sharded_units(layout, units_of(layout), wanted, measurement.grads):
+            factors = norm_coefficient(seen.grads, seen.weights.clamp(min=self.eps) * self.ratio)
+            changes = changes | (factors < 1.0).any()
+            answer[seen.index] = factors[seen.unit_of]
+        return Clip(units=answer, changes=changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +138,7 @@ def _groups(layout: Layout, exclude: tuple[str, ...]) -> list[_Group]:
         for index, (units, name, parameter) in enumerate(
             zip(units_of(layout), layout.names, layout.params, strict=True)
         ):
-            if not any(fnmatchcase(name, pattern) for pattern in exclude):
+            if not _is_excluded(name, exclude):
                 alone = index if parameter.numel() > _STACK_NUMEL else None
                 found[parameter.device, parameter.shape, parameter.dtype, units, alone].append(index)
         plans[exclude] = [
@@ -131,9 +147,13 @@ def _groups(layout: Layout, exclude: tuple[str, ...]) -> list[_Group]:
     return plans[exclude]
 
 
+def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def _measure_units(measurement: Measurement, groups: Sequence[_Group]) -> Iterator[_Piece]:
     grads, layout = measurement.grads, measurement.layout
-    weights = layout.params if layout.sharding is None else layout.values()
+    weights = layout.params
     for group in groups:
         units, indices = group.units, group.indices
         if units.whole:  # its norm is known; where there is no gradient it is zero, and the factor is not used

@@ -69,10 +69,14 @@ class Chain(ClipPolicy):
                 seen = after(seen, clips[-1])
             prefix = f"{i}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            old = dict(own)
             clips.append(policy.decide(seen, own))
-            state.update({prefix + key: torch.where(finite, value, old[key]) for key, value in own.items()})
+            for key, value in own.items():
+                state[prefix + key] = torch.where(finite, value, state[prefix + key]) if i else value
         answer = clips[-1]
         for clip in reversed(clips[:-1]):
-            answer = replace(clip, then=answer)
+            answer = _followed_by(clip, answer)
         return answer
+
+
+def _followed_by(clip: Clip, last: Clip) -> Clip:
+    return replace(clip, then=last if clip.then is None else _followed_by(clip.then, last))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -76,7 +77,7 @@ class MaxClip(ClipPolicy):
         return Clip(units=_rescaled(measurement, bound), changes=(largest > bound).any())
 
     def _corrected(self, mean: Tensor, steps: Tensor) -> Tensor:
-        return mean / -torch.expm1(steps * torch.tensor(self.decay).log().item())
+        return mean / -torch.expm1(steps * math.log(self.decay))
 
 
 def _rescaled(measurement: Measurement, bound: Tensor) -> list[Tensor | None]:

@@ -59,13 +59,12 @@ class QuantileClip(ClipPolicy):
         """Clips to the tracked quantile, then moves it."""
         level, total = observed(measurement, self.by), measurement.total
         known = (total > 0.0) & (total <= LARGEST)
-        threshold = torch.where(
-            (state["threshold"] == 0.0) & known, level.to(state["threshold"].dtype), state["threshold"]
-        )
-        below = level <= threshold
-        moved = threshold * torch.exp((self.quantile - below.to(threshold.dtype)) * self.rate)
-        state["threshold"] = torch.where(known, moved, state["threshold"])
+        old = state["threshold"]
+        threshold = torch.where(known & (old == 0.0), level.to(old.dtype), old)
+        below = (level <= threshold).to(old.dtype)
+        moved = threshold * torch.exp((self.quantile - below) * self.rate)
+        state["threshold"] = torch.where(known, moved, old)
 
-        target = torch.where(threshold == 0.0, torch.inf, threshold)
+        target = threshold.masked_fill(threshold == 0.0, torch.inf)
         target = target if self.max_norm is None else target.clamp(max=self.max_norm)
         return limited(measurement, self.by, target, target)

@@ -59,11 +59,11 @@ def units_of(layout: Layout) -> list[Units]:
     the first dimension counts outputs, or entries of the table); the second dimension of transposed convolutions,
     within each group, and of the ``Conv1D`` of Hugging Face's GPT-2; a whole for biases, gains and scalars.
     """
-    return [_units(parameter, owner) for parameter, owner in zip(layout.params, layout.owners, strict=True)]
+    return [_units(shape, owner) for shape, owner in zip(layout.shapes, layout.owners, strict=True)]
 
 
-def _units(parameter: nn.Parameter, owner: nn.Module | None) -> Units:
-    dim, shape = parameter.dim(), parameter.shape
+def _units(shape: tuple[int, ...], owner: nn.Module | None) -> Units:
+    dim = len(shape)
     if dim < 2 or isinstance(owner, _NORMS):
         return WHOLE
     if isinstance(owner, _TRANSPOSED) and dim == len(owner.kernel_size) + 2:
