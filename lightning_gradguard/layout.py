@@ -122,13 +122,20 @@ class Layout:
             cache[device] = torch.tensor(self.layer_of, dtype=torch.int64, device=device)
         return cache[device]
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each parameter; under sharding of the whole one."""
+        if self.sharding is not None:
+            return tuple(piece.shape for piece in self.sharding.pieces)
+        return tuple(tuple(parameter.shape) for parameter in self.params)
+
     @functools.cached_property
     def layer_shapes(self) -> tuple[str, ...]:
         """The shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``."""
-        shapes: list[list[str]] = [[] for _ in self.layers]
-        for parameter, layer in zip(self.params, self.layer_of, strict=True):
-            shapes[layer].append("×".join(map(str, parameter.shape)) or "scalar")
-        return tuple(" + ".join(words) for words in shapes)
+        words: list[list[str]] = [[] for _ in self.layers]
+        for shape, layer in zip(self.shapes, self.layer_of, strict=True):
+            words[layer].append("×".join(map(str, shape)) or "scalar")
+        return tuple(" + ".join(each) for each in words)
 
     def subset(self, indices: Sequence[int]) -> Layout:
         """The layout of some of the parameters, by index, in the order given."""

@@ -12,6 +12,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What this process holds of one parameter.
+
+    Attributes:
+        shape: of the whole parameter.
+        replicas: how many processes hold the same piece.
+        offset: where the piece begins in each dimension of the whole.
+        elements: for a slice of the flattened whole (FSDP1), which elements it has, as begin and end; else ``None``.
+    """
+
+    shape: tuple[int, ...]
+    replicas: int
+    offset: tuple[int, ...] = ()
+    elements: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Sharding:
     """How the parameters of one optimizer are spread over the processes of the default group.
@@ -21,27 +38,38 @@ class Sharding:
     return is the same on every process, bit for bit, so that every decision made from it is, too.
 
     Attributes:
-        replicas: for each parameter, how many processes hold the same piece; each of them counts for one part in so
-            many. Where "replicas" differ after all (a communication hook that does not average), squares and counts
+        pieces: for each parameter what this process holds of it. Each of several replicas counts for one part in so
+            many; where "replicas" differ after all (a communication hook that does not average), squares and counts
             are averaged over them.
         flat: whether pieces are slices of a flattened group of parameters (FSDP1): then a process may hold nothing
             of a parameter, and no gradient for it, whereas others do.
     """
 
-    replicas: tuple[int, ...]
+    pieces: tuple[Piece, ...]
     flat: bool = False
 
     def subset(self, indices: Sequence[int]) -> Sharding:
         """The sharding of some of the parameters, by index."""
-        return replace(self, replicas=tuple(self.replicas[i] for i in indices))
+        return replace(self, pieces=tuple(self.pieces[i] for i in indices))
 
     def sum(self, local: Tensor) -> Tensor:
         """Sums over the pieces, replicas counted once: ``[num_params, ...]``, in float64 where the device has it."""
         wide = local.float() if local.device.type == "mps" else local.double()
-        share = self._share(wide).view(-1, *[1] * (wide.dim() - 1))
-        total = wide * share
+        total = wide / self._replicas(wide).view(-1, *[1] * (wide.dim() - 1))
         dist.all_reduce(total)
         return total
+
+    def sum_each(self, locals_: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+        """Sums several vectors over the pieces, replicas counted once, in one all-reduce.
+
+        Args:
+            locals_: vectors of whatever length, each with the index of the parameter that it is about.
+        """
+        if not locals_:
+            return []
+        together = torch.cat([vector / self.pieces[index].replicas for index, vector in locals_])
+        dist.all_reduce(together)
+        return list(together.split([vector.numel() for _, vector in locals_]))
 
     def norms(self, local: Tensor, p: float = 2.0) -> Tensor:
         """Lp norms of whole tensors from those of their pieces, ``[num_params]``: (sum n^p)^(1/p), or the largest."""
@@ -60,10 +88,11 @@ class Sharding:
         """Whether a boolean is true on any process, any shape."""
         return self.largest(local.to(torch.uint8)).bool()
 
-    def _share(self, like: Tensor) -> Tensor:
-        cache: dict[torch.device, Tensor] = self.__dict__.setdefault("_shares", {})
+    def _replicas(self, like: Tensor) -> Tensor:
+        cache: dict[torch.device, Tensor] = self.__dict__.setdefault("_counts", {})
         if like.device not in cache:
-            cache[like.device] = torch.tensor(self.replicas, device=like.device, dtype=like.dtype).reciprocal()
+            counts = [piece.replicas for piece in self.pieces]
+            cache[like.device] = torch.tensor(counts, device=like.device, dtype=like.dtype)
         return cache[like.device]
 
 
@@ -78,12 +107,12 @@ def find_sharding(module: nn.Module, parameters: Sequence[nn.Parameter]) -> Shar
         return None
     world = dist.get_world_size()
     if any(is_distributed(parameter) for parameter in parameters):
-        return Sharding(tuple(_replicas(parameter, world) for parameter in parameters))
-    flat = _flat_replicas(module, world)
+        return Sharding(tuple(_piece(parameter, world) for parameter in parameters))
+    flat = _flat_pieces(module, world)
     if flat:
-        return Sharding(tuple(flat.get(parameter, world) for parameter in parameters), flat=True)
+        return Sharding(tuple(flat.get(p) or _piece(p, world) for p in parameters), flat=True)
     if any(_may_disagree(m) for m in module.modules()):
-        return Sharding((world,) * len(parameters))
+        return Sharding(tuple(_piece(parameter, world) for parameter in parameters))
     return None
 
 
@@ -114,25 +143,39 @@ def local_values(parameter: Tensor) -> Tensor:
     return piece
 
 
-def _replicas(parameter: Any, world: int) -> int:
+def _piece(parameter: Any, world: int) -> Piece:
+    shape = tuple(parameter.shape)
     if not is_distributed(parameter):
-        return world
-    mesh = parameter.device_mesh
-    whole = (mesh.size(dim) for dim, placement in enumerate(parameter.placements) if placement.is_replicate())
-    return math.prod(whole) * (world // mesh.size())
+        return Piece(shape, world, (0,) * len(shape))
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    mesh, placements = parameter.device_mesh, parameter.placements
+    whole = (mesh.size(dim) for dim, placement in enumerate(placements) if placement.is_replicate())
+    _, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
+    return Piece(shape, math.prod(whole) * (world // mesh.size()), tuple(offset))
 
 
-def _flat_replicas(module: nn.Module, world: int) -> dict[nn.Parameter, int]:
-    """For parameters under FSDP1, how many processes hold the same slice; empty where there is none."""
-    found: dict[nn.Parameter, int] = {}
+def _flat_pieces(module: nn.Module, world: int) -> dict[nn.Parameter, Piece]:
+    """What this process holds of the parameters under FSDP1; empty where there is none."""
+    found: dict[nn.Parameter, Piece] = {}
     for wrapper in module.modules():
         handle = getattr(wrapper, "_handle", None)
         flat: Any = getattr(handle, "flat_param", None)
         if handle is None or flat is None:
             continue
         replicas = world // handle.process_group.size() if handle.uses_sharded_strategy else world
-        for parameter in [flat] if flat._params is None else flat._params:
-            found[parameter] = replicas
+        if flat._params is None:  # use_orig_params=False: one parameter, all layers in it
+            found[flat] = Piece(tuple(flat._unpadded_unsharded_size), replicas, elements=(0, 0))
+            continue
+        for parameter, shape, info in zip(flat._params, flat._shapes, flat._shard_param_infos, strict=True):
+            if not handle.uses_sharded_strategy:
+                found[parameter] = Piece(tuple(shape), replicas, (0,) * len(shape))
+            elif info.in_shard:
+                found[parameter] = Piece(
+                    tuple(shape), replicas, elements=(info.intra_param_start_idx, info.intra_param_end_idx + 1)
+                )
+            else:
+                found[parameter] = Piece(tuple(shape), replicas, elements=(0, 0))
     return found
 
 

@@ -94,7 +94,6 @@ class AGC(ClipPolicy):
             changes = [torch.stack(changes).any()]
         return Clip(units=answer, changes=changes[0] if changes else None)
 
-
     def _decide_sharded(self, measurement: Measurement) -> Clip:
         """The same where a unit's elements may lie on several processes."""
         layout = measurement.layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -90,8 +91,8 @@ class Instruments:
     def _structure(self, layout: Layout) -> dict[str, Any]:
         """What is known of the layers themselves: cheap, and on the host."""
         sizes, trainable = [0] * len(layout.layers), [False] * len(layout.layers)
-        for parameter, layer in zip(layout.params, layout.layer_of, strict=True):
-            sizes[layer] += parameter.numel()
+        for parameter, shape, layer in zip(layout.params, layout.shapes, layout.layer_of, strict=True):
+            sizes[layer] += math.prod(shape)
             trainable[layer] = trainable[layer] or parameter.requires_grad
         owners = [name if name in self._kinds else name.rpartition(".")[0] for name in layout.layers]
         order = self.probe.order

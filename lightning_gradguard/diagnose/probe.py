@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.layout import clean_name
 from lightning_gradguard.record import ActivationStats
+from lightning_gradguard.sharding import is_distributed, local_values
 
 # An output beyond these is on the flat part of the curve: the derivative is below 0.04 (tanh) and 0.02 (sigmoid).
 _TANH_FLAT = 0.98
@@ -126,6 +127,8 @@ class Probe:
             output = output[0] if isinstance(output, tuple) and output else output
             if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() == 0:
                 return
+            if is_distributed(output):  # this process looks at its own units
+                output = output.to_local()
             first = not self._calls
             call = self._calls[name] = self._calls.get(name, 0) + 1
             self.order.setdefault(name, len(self.order))
@@ -146,7 +149,7 @@ class Probe:
         low, high = torch.aminmax(flat)
         values["max_abs"] = torch.maximum(-low, high)
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            values["input_rms"] = args[0].detach().float().square().mean().sqrt()
+            values["input_rms"] = local_values(args[0]).float().square().mean().sqrt()
         if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (flat.abs() > _TANH_FLAT).float().mean()
         elif isinstance(module, nn.Sigmoid):

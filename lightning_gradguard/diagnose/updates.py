@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_gradguard.diagnose.probe import is_sampled
 from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import measure_tensors
+from lightning_gradguard.measure import whole_norms
 from lightning_gradguard.window import by_layer
 
 
@@ -16,8 +16,7 @@ class UpdateMeter:
 
     The true figure, whatever the optimizer does with the gradient: ``lr * ||g||`` is wrong for Adam, momentum and
     weight decay. On a sampled step the parameters are copied before ``optimizer.step()`` and compared after it: their
-    memory once more for the length of the step; other steps cost one comparison. Under sharding the ratio is that of
-    the local shard.
+    memory once more for the length of the step; other steps cost one comparison.
 
     Args:
         layout: the parameters of the optimizer.
@@ -53,7 +52,7 @@ class UpdateMeter:
     def before_step(self, step: int) -> None:
         """Copies the parameters if the step is sampled; call it before ``optimizer.step()``."""
         if is_sampled(step, self.every_n_steps):
-            self._before = [p.detach().clone() for p in self.layout.params]
+            self._before = [value.clone() for value in self.layout.values()]
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -61,9 +60,9 @@ class UpdateMeter:
         if self._before is None:
             return
         before, self._before = self._before, None
-        weights = by_layer(self.layout, measure_tensors(before))
-        moved = [p.detach() - old for p, old in zip(self.layout.params, before, strict=True)]
-        ratios = by_layer(self.layout, measure_tensors(moved)) / weights  # 0 / 0 is NaN: nothing to speak of
+        weights = by_layer(self.layout, whole_norms(self.layout, before))
+        moved = [now - old for now, old in zip(self.layout.values(), before, strict=True)]
+        ratios = by_layer(self.layout, whole_norms(self.layout, moved)) / weights  # 0 / 0 is NaN: nothing to speak of
         self._largest = ratios if self._largest is None else torch.fmax(self._largest, ratios)
 
     def take(self) -> tuple[float | None, ...] | None:
