@@ -74,7 +74,7 @@ class TensorBoardSink(Sink):
                 values = [self._events_value(record, events)]
                 self._attempt(record, partial(self._add, values, record.step))
         if self._own is not None:
-            self._own.close()
+            self._attempt(max(self._last.values(), key=lambda record: record.step), self._own.close)
             self._own = None
 
     def _write(self, record: StepRecord, events: EventLog, is_notable: bool) -> None:
@@ -112,6 +112,7 @@ class TensorBoardSink(Sink):
         return string_value(tag, events.to_json(), plugin_metadata(content))
 
     def _attempt(self, record: StepRecord, write: Callable[[], None]) -> None:
+        """Writes, or says once what is lost. TensorBoard writes in a thread: an error shows at a later record."""
         try:
             write()
             self._failed = False
@@ -120,8 +121,8 @@ class TensorBoardSink(Sink):
             self._described.clear()
             if not self._failed:
                 warnings.warn(
-                    f"TensorBoard: the record of step {record.step} (optimizer {record.optimizer}) is lost: {error}. "
-                    "Training goes on, later records are lost too until writing works again.",
+                    f"TensorBoard records are lost, noticed at step {record.step} (optimizer {record.optimizer}): "
+                    f"{error}. Training goes on, and writing is tried again with every record.",
                     stacklevel=3,
                 )
             self._failed = True

@@ -90,6 +90,8 @@ export class App {
 
   /** Settles the state on what there is, and fetches it. */
   async prepare() {
+    const isKnown = (name) => this.loader.runs.some((run) => run.name === name);
+    if (this.state.run && !isKnown(this.state.run)) await this.loader.refresh(); // it may have begun just now
     const names = this.loader.runs.map((run) => run.name);
     const run = names.includes(this.state.run) ? this.state.run : names[0];
     const compare = names.includes(this.state.compare) && this.state.compare !== run ? this.state.compare : "";
@@ -128,31 +130,37 @@ export class App {
     const pin = (step, layer = "") => this.change({ step, layer });
     this.summary.replaceChildren(makeCards(this.view, (step) => pin(step)));
     this.picture.draw(this.view, this.palette);
+    Object.assign(document.documentElement.dataset, {
+      rows: this.view.span[1] - this.view.span[0],
+      columns: this.view.frame.steps.length,
+      drawn: Number(document.documentElement.dataset.drawn || 0) + 1,
+    });
     this.below.replaceChildren(makeDiagnosis(this.view.events.findings, pin), makeEventTable(this.view, this.state.step, pin));
     this.readOut();
     this.showAge();
     writeLink(this.state);
   }
 
-  /** The controls, unless one of them is in use: a live update must not close a menu or take the cursor away. */
+  /** The controls; left alone where nothing has changed, so that a live update closes no menu. */
   drawControls(frame) {
-    const active = document.activeElement;
-    const typing = active?.id === "filter";
-    if (typing && this.top.contains(active)) {
-      active.setCustomValidity(this.view?.problem || "");
-      active.title = this.view?.problem || "";
-      return;
-    }
-    const focus = this.top.contains(active) ? active.id : "";
+    const { state } = this;
+    const choices = ["run", "compare", "optimizer", "stat", "anchor", "rows", "filter"].map((name) => state[name]);
+    const problem = this.view?.problem || "";
+    const key = JSON.stringify([choices, this.loader.runs.map((run) => [run.name, run.optimizers]), frame?.measured, problem]);
+    if (key === this.controlsKey) return;
+    this.controlsKey = key;
+    const active = this.top.contains(document.activeElement) ? document.activeElement : null;
+    const typed = active?.id === "filter" && active.value !== this.filter ? active.value : state.filter;
     const actions = { png: () => this.savePng(), csv: () => this.saveCsv(), keys: () => this.help.showModal() };
     const change = (part) => this.change(part);
-    this.top.replaceChildren(makeControls({ state: this.state, runs: this.loader.runs, frame, change, actions }));
-    if (focus) document.getElementById(focus)?.focus();
+    this.top.replaceChildren(makeControls({ state: { ...state, filter: typed }, runs: this.loader.runs, frame, problem, change, actions }));
+    this.filter = state.filter;
+    if (active) document.getElementById(active.id)?.focus();
   }
 
   /** The pinned cell in one line, for the eye and for screen readers. */
   readOut() {
-    const { column, row, isPinned } = this.picture.cursor();
+    const { column, row, isPinned } = this.picture.pinned();
     document.documentElement.dataset.pin = isPinned ? String(this.state.step) : "";
     if (!isPinned) {
       this.reading.textContent = "Click the picture to pin a step, drag to zoom; the arrow keys move the pin.";
@@ -213,7 +221,7 @@ export class App {
   movePin(columns, rows) {
     if (!this.view) return;
     const { steps } = this.view.frame;
-    const { column, row } = this.picture.cursor();
+    const { column, row } = this.picture.pinned();
     const clamp = (value, last) => Math.max(0, Math.min(last, value));
     const [first, end] = this.view.span;
     const nextRow = row === null ? (rows ? first : null) : Math.max(first, Math.min(end - 1, row + rows));
@@ -249,7 +257,7 @@ export class App {
   savePng() {
     if (!this.view) return;
     const { places } = this.picture;
-    const cursor = { ...this.picture.cursor(), selection: null };
+    const cursor = { ...this.picture.pinned(), pin: this.picture.pinned(), selection: null };
     const step = formatStep(this.view.frame.steps[columnAt(this.view.frame.steps, Infinity)]);
     const canvas = figureCanvas(places, this.view, this.palette, cursor, `${this.state.run}, ${step} steps`);
     canvas.toBlob((blob) => download(blob, this.fileName("png")));

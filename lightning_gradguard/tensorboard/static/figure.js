@@ -29,6 +29,7 @@ export function drawBase(context, places, view, palette, ratio) {
  * @param {number|null} cursor.row Among the visible rows.
  * @param {boolean} cursor.isPinned Whether it stays when the pointer leaves.
  * @param {boolean} cursor.isShown Whether a cross marks it.
+ * @param {Object} cursor.pin The pin, with the same four.
  * @param {import("./types.js").Rect|null} cursor.selection Area that is being dragged.
  */
 export function drawMoving(context, places, view, palette, cursor) {
@@ -38,7 +39,8 @@ export function drawMoving(context, places, view, palette, cursor) {
     drawHeading(context, places.heading, view, palette, cursor.column, cursor.isPinned);
     drawProfileStep(context, places.profile, view, palette, cursor.column);
   }
-  if (cursor.isShown) drawCross(context, places, view, palette, cursor);
+  if (cursor.pin.isShown) drawCross(context, places, view, palette, cursor.pin);
+  if (cursor.isShown && !cursor.isPinned) drawCross(context, places, view, palette, cursor);
   if (cursor.selection) {
     const { x, y, width, height } = cursor.selection;
     context.fillStyle = palette.band;

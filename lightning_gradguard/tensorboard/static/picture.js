@@ -54,13 +54,18 @@ export class Picture {
   /** Draws only what follows pointer and pin. */
   drawMoving() {
     this.context.clearRect(0, 0, this.places.width, this.places.height);
-    drawMoving(this.context, this.places, this.view, this.palette, { ...this.cursor(), selection: this.selection });
+    const cursor = { ...this.cursor(), pin: this.pinned(), selection: this.selection };
+    drawMoving(this.context, this.places, this.view, this.palette, cursor);
   }
 
-  /** Where the profile and the cross are: under the pointer, else at the pin, else at the last step. */
+  /** Where the profile is: under the pointer, else at the pin, else at the last step. */
   cursor() {
+    return this.hover ? { ...this.hover, isPinned: false, isShown: true } : this.pinned();
+  }
+
+  /** The pin; without one the last step, not shown. */
+  pinned() {
     const { state, frame } = this.view;
-    if (this.hover) return { ...this.hover, isPinned: false, isShown: true };
     const column = state.step === null ? frame.steps.length - 1 : columnAt(frame.steps, state.step);
     const row = state.layer ? this.rowOf(state.layer) : null;
     return { column, row, isPinned: state.step !== null, isShown: state.step !== null };

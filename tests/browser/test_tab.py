@@ -1,0 +1,285 @@
+"""What a user sees and does in the tab."""
+
+import json
+import time
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.tensorboard.synthetic import make_record, steady_run, transformer_layers, vanishing_run
+
+BLACK = (0, 0, 0)
+ZERO = (141, 147, 153)
+COMPARED = (192, 86, 0)
+
+
+def test_the_picture_is_painted_with_every_kind_of_cell(tab):
+    tab.open(run="busy")
+    colours = tab.colours()
+    assert len(colours) > 150
+    assert colours[BLACK] > 300, "the NaN step"
+    assert colours[ZERO] > 300, "the layer that was zero"
+    assert tab.data("rows") == "26"
+    assert tab.data("columns") == "300"
+
+
+def test_cards_say_what_matters_first(tab):
+    tab.open(run="busy")
+    assert tab.find("#card-nonfinite").text.split("\n")[-3:] == ["1", "non-finite", "last at step 1,860"]
+    assert tab.find("#card-spikes .value").text == "5"
+    assert "bad" in tab.find("#card-nonfinite").get_attribute("class")
+    tab.find("#card-nonfinite").click()
+    tab.wait(lambda: tab.data("pin") == "1860", "pin at the bad step")
+
+
+def test_events_are_listed_and_a_click_pins_their_step(tab):
+    tab.open(run="busy")
+    rows = tab.all("#events tbody tr")
+    assert [row.get_attribute("data-kind") for row in rows].count("spike") == 5
+    bad = tab.find("#events tr[data-kind=nonfinite]")
+    assert "NaN gradient in 8 of 26 layers: step skipped" in bad.text
+    bad.click()
+    tab.wait(lambda: tab.data("pin") == "1860", "pin at the bad step")
+    assert tab.linked("step") == "1860"
+    assert "gradient ÷ weight NaN" in tab.find("#reading").text
+
+
+def test_the_diagnosis_names_the_rule_and_its_remedies_in_order(tab):
+    tab.open(run="vanishing")
+    finding = tab.find("#diagnosis .finding.critical")
+    assert finding.find_element("tag name", "h3").text.endswith("vanishing-over-depth")
+    remedies = [item.text for item in finding.find_elements("css selector", "ol li")]
+    assert remedies[0] == "initialize for the activation (Xavier for tanh)"
+    assert len(remedies) == 3
+    finding.find_element("css selector", ".chip").click()
+    tab.wait(lambda: tab.linked("layer") == "blocks.0", "the layer in the link")
+
+
+def test_the_pointer_shows_layer_step_and_values(tab):
+    tab.open(run="busy")
+    assert not tab.find("#tooltip").is_displayed()
+    before = tab.colours("picture")
+    tab.point(0.45, 0.6).perform()
+    tab.wait(lambda: tab.find("#tooltip").is_displayed(), "tooltip")
+    text = tab.find("#tooltip").text
+    assert "encoder.layer." in text
+    for name in ("step", "gradient ÷ weight", "gradient norm", "total norm", "shape 64×64"):
+        assert name in text
+    assert tab.colours("picture") != before, "profile and curve follow the pointer"
+    tab.point(0.02, 0.02).perform()
+    assert not tab.find("#tooltip").is_displayed()
+
+
+def test_a_click_pins_and_a_second_one_lets_go(tab):
+    tab.open(run="busy")
+    tab.point(0.45, 0.6).click().perform()
+    tab.wait(lambda: tab.data("pin"), "pin")
+    assert tab.linked("layer").startswith("encoder.layer.")
+    tab.point(0.45, 0.6).click().perform()
+    tab.wait(lambda: tab.data("pin") == "", "release")
+    assert tab.linked("step") is None
+
+
+def test_a_second_run_is_drawn_beside_the_first(tab):
+    tab.open(run="vanishing")
+    assert COMPARED not in tab.colours("picture")
+    tab.choose("compare", "residual")
+    tab.wait(lambda: tab.colours("picture").get(COMPARED, 0) > 10, "curve of the compared run")
+    tab.choose("anchor", "compare")
+    tab.choose("compare", "")
+    tab.wait(lambda: tab.chosen("anchor") == "clip", "another meaning of the middle")
+
+
+def complaint(tab):
+    return tab.find("#filter").get_property("validationMessage")
+
+
+def test_rows_can_be_filtered_and_a_bad_filter_says_so(tab):
+    tab.open(run="busy")
+    tab.find("#filter").send_keys("layer\\.[12]\\..*mlp")
+    tab.wait(lambda: tab.data("rows") == "4", "four rows")
+    assert tab.linked("filter") == "layer\\.[12]\\..*mlp"
+    tab.find("#filter").send_keys("(")
+    tab.wait(lambda: complaint(tab) == "not a regular expression", "complaint")
+    assert tab.data("rows") == "26"
+    tab.find("#filter").clear()
+    tab.find("#filter").send_keys("decoder")
+    tab.wait(lambda: complaint(tab) == "no row matches", "complaint")
+
+
+@pytest.mark.parametrize(("rows", "count"), [("parameter", "26"), ("layer", "26"), ("block", "8")])
+def test_rows_are_parameters_layers_or_blocks(tab, rows, count):
+    tab.open(run="busy", rows=rows)
+    assert tab.data("rows") == count
+
+
+@pytest.mark.parametrize("stat", ["norm", "ratio", "update", "coefficient"])
+def test_every_statistic_with_every_meaning_of_the_middle_is_drawn(tab, stat):
+    tab.open(run="busy", compare="calm", stat=stat)
+    anchors = [option.get_property("value") for option in tab.all("#anchor option")]
+    seen = []
+    for anchor in anchors:
+        tab.choose("anchor", anchor)
+        tab.wait(lambda anchor=anchor: tab.linked("anchor") == anchor, anchor)
+        seen.append(json.dumps(sorted(tab.colours().items())))
+    assert len(set(seen)) == len(anchors)
+
+
+def test_each_optimizer_has_its_own_picture(tab):
+    tab.open(run="gan")
+    tab.choose("optimizer", "1")
+    tab.point(0.4, 0.7).click().perform()
+    tab.wait(lambda: (tab.linked("layer") or "").startswith("discriminator."), "a layer of the second optimizer")
+
+
+def test_the_tab_is_dark_when_tensorboard_is(tab):
+    tab.open(run="busy")
+    assert tab.data("theme") == "light"
+    tab.is_dark(True)
+    tab.wait(lambda: tab.data("theme") == "dark", "dark theme")
+    colours = tab.colours()
+    assert max(colours, key=colours.get) == (27, 30, 36)
+    assert colours[255, 255, 255] > 300, "NaN is white in the dark"
+    tab.is_dark(False)
+    tab.wait(lambda: tab.data("theme") == "light", "light theme")
+
+
+def test_a_link_brings_back_the_whole_view(tab):
+    wanted = {"run": "busy", "compare": "calm", "stat": "norm", "anchor": "layer", "rows": "block"}
+    tab.load(
+        "".join(f"&p.gradguard.{name}={value}" for name, value in (wanted | {"filter": "layer", "step": 1500}).items())
+    )
+    assert {name: tab.chosen(name) for name in wanted} == wanted
+    assert tab.find("#filter").get_property("value") == "layer"
+    assert tab.data("pin") == "1500"
+    assert tab.data("rows") == "6"
+
+
+def test_a_link_to_what_is_not_there_shows_what_is(tab):
+    tab.load("&p.gradguard.run=gone&p.gradguard.stat=entropy&p.gradguard.anchor=moon&p.gradguard.steps=9~1")
+    assert tab.chosen("run") == "busy"
+    assert tab.chosen("stat") == "ratio"
+
+
+def test_going_back_goes_back(tab):
+    tab.open(run="busy")
+    tab.driver.execute_script("window.parent.location.hash = 'gradguard&p.gradguard.run=calm'")
+    tab.wait(lambda: tab.chosen("run") == "calm", "the run of the new address")
+
+
+def test_dragging_zooms_in_and_a_double_click_shows_all_again(tab):
+    tab.open(run="busy")
+    picture = tab.find("#picture").size
+    tab.point(0.3, 0.5).click_and_hold().move_by_offset(round(picture["width"] * 0.2), 60).release().perform()
+    tab.wait(lambda: tab.linked("steps"), "zoom in the link")
+    low, high = map(float, tab.linked("steps").split("~"))
+    assert 0 < low < high < 2990
+    assert 1 < int(tab.data("rows")) < 26
+    tab.point(0.45, 0.6).double_click().perform()
+    tab.wait(lambda: tab.linked("steps") is None, "no zoom")
+    assert tab.data("rows") == "26"
+
+
+def test_everything_can_be_done_from_the_keyboard(tab):
+    tab.open(run="busy")
+    tab.press("n")
+    tab.wait(lambda: tab.data("pin") == "600", "first event")
+    tab.press(Keys.ARROW_RIGHT)
+    tab.wait(lambda: tab.data("pin") == "610", "next column")
+    tab.press(Keys.SHIFT, Keys.ARROW_LEFT)
+    tab.wait(lambda: tab.data("pin") == "510", "ten columns back")
+    before = tab.linked("layer")
+    tab.press(Keys.ARROW_DOWN)
+    tab.wait(lambda: tab.linked("layer") != before, "row below")
+    tab.press("+")
+    tab.wait(lambda: tab.linked("steps"), "zoom")
+    tab.press("0")
+    tab.wait(lambda: tab.linked("steps") is None, "no zoom")
+    tab.press(Keys.END)
+    tab.wait(lambda: tab.data("pin") == "2990", "last step")
+    tab.press(Keys.ESCAPE)
+    tab.wait(lambda: tab.data("pin") == "", "release")
+    tab.press("?")
+    assert tab.find("#key-help").is_displayed()
+    tab.find("#key-help button").click()
+    tab.press("/")
+    assert tab.driver.switch_to.active_element.get_attribute("id") == "filter"
+
+
+def wait_for_file(folder, pattern):
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        if found := [path for path in folder.glob(pattern) if path.stat().st_size]:
+            return found[0]
+        time.sleep(0.05)
+    raise TimeoutError(f"no {pattern} in {list(folder.iterdir())}")
+
+
+def test_what_is_shown_is_saved_as_a_picture_and_as_a_table(tab, downloads):
+    tab.open(run="busy", stat="norm", filter="layer.1.")
+    tab.find("#save-png").click()
+    picture = wait_for_file(downloads, "gradient-flow-busy-norm*.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert int.from_bytes(picture[16:20], "big") > 2000, "twice the resolution of the screen"
+    tab.find("#save-csv").click()
+    lines = wait_for_file(downloads, "gradient-flow-busy-norm*.csv").read_text().splitlines()
+    assert lines[0].startswith("layer,0,10,20,")
+    table = {line.split(",")[0]: line.split(",")[1:] for line in lines[1:]}
+    assert list(table) == [name for name in transformer_layers(6) if "layer.1." in name]
+    assert table["encoder.layer.1.mlp.fc2.weight"][186] == "NaN"
+    assert table["encoder.layer.1.attention.qkv.weight"][100] == "0"
+
+
+def test_a_thousand_layers_are_drawn_within_three_seconds(tab):
+    tab.load("&p.gradguard.run=large")
+    assert tab.data("rows") == "1000"
+    assert len(tab.colours()) > 150
+    marks = tab.driver.execute_script("return performance.getEntriesByName('gradguard-picture').map(e => e.startTime)")
+    assert marks[0] < 3000
+
+
+def test_a_run_that_trains_grows_before_the_eyes(tab, logdir, board):
+    from lightning_gradguard.tensorboard.sink import TensorBoardSink
+
+    sink = TensorBoardSink(logdir / "training")
+    records = list(steady_run(num_records=60))
+    for record in records[:20]:
+        sink.write(record)
+    sink._own.flush()
+    board.wait_for('"training"')
+    tab.open(run="training", step="100")
+    assert tab.data("columns") == "20"
+    assert tab.find("#live").text == "live"
+    for record in records[20:]:
+        sink.write(record)
+    sink.close()
+    tab.wait(lambda: tab.data("columns") == "60", "the new columns")
+    assert tab.data("pin") == "100", "the pin stays"
+
+
+def test_names_are_shown_as_text_never_as_markup(tab, logdir, board):
+    import numpy as np
+
+    from lightning_gradguard.tensorboard.sink import TensorBoardSink
+    from tests.tensorboard.synthetic import VANISHING
+
+    evil = "<img src=x onerror=alert(1)>"
+    finding = VANISHING.__class__(rule=evil, severity="warning", message=evil, step=3, layers=(evil,), remedies=(evil,))
+    sink = TensorBoardSink(logdir / "evil")
+    for step in range(5):
+        sink.write(make_record(step, (evil, "b"), np.ones(2), findings=(finding,)))
+    sink.close()
+    board.wait_for('"evil"')
+    tab.open(run="evil")
+    assert evil in tab.find("#diagnosis").text
+    assert tab.all("img") == []
+
+
+def test_the_scalars_and_the_text_stand_without_the_tab(board):
+    scalars = json.loads(board.get("data/plugin/scalars/tags"))["vanishing"]
+    assert {"grad_norm/blocks.0", "grad_norm_total/pre_clip", "gradguard/nonfinite_total"} <= set(scalars)
+    texts = json.loads(board.get("data/plugin/text/tags"))["vanishing"]
+    assert "gradguard/diagnosis" in texts
+    text = board.get("data/plugin/text/text?run=vanishing&tag=gradguard/diagnosis")
+    assert "vanishing-over-depth" in text
+    assert next(iter(vanishing_run())).layers[0] in text
