@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class Probe:
             if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() == 0:
                 return
             if is_distributed(output):  # this process looks at its own units
-                output = output.to_local()
+                output = cast(Any, output).to_local()
             first = not self._calls
             call = self._calls[name] = self._calls.get(name, 0) + 1
             self.order.setdefault(name, len(self.order))
