@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> Study:
             factor = 1.0 if name == "no bad batches" else args.factor
             for seed in bench.seeds:
                 L.seed_everything(seed, verbose=False)
-                loader = data.batches(images.train_x, images.train_y, size=64, shuffle=True)
+                loader = data.batches(images.train_x, images.train_y, size=64, shuffle=True, drop_last=True)
                 bench.fit(
                     name,
                     seed,

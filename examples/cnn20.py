@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> Study:
                     name,
                     seed,
                     CNN(images.channels, **settings),
-                    data.batches(images.train_x, images.train_y, size=64, shuffle=True),
+                    data.batches(images.train_x, images.train_y, size=64, shuffle=True, drop_last=True),
                     data.batches(images.test_x, images.test_y, size=450),
                     callbacks=[AdaptiveGradientClipping(CLIPS[args.clip])] if CLIPS[args.clip] else [],
                     depth=lambda layer: layer == "stem" or "conv" in layer,

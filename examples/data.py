@@ -238,7 +238,11 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def batches(*tensors: Tensor, size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
-    """A loader that takes whole batches out of tensors at once: far faster than one sample after the other."""
+    """A loader that takes whole batches out of tensors at once: far faster than one sample after the other.
+
+    ``drop_last`` for training: of 1,347 images three are left over, and batch normalization over three samples spoils
+    its running averages (0.25 instead of 0.96 test accuracy in a network of 20 layers).
+    """
     dataset = TensorDataset(*tensors)
     order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
     return DataLoader(dataset, sampler=BatchSampler(order, size, drop_last), batch_size=None)

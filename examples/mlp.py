@@ -44,7 +44,6 @@ class MLP(L.LightningModule):
         residual: identity connections around every hidden layer but the first.
         lr: learning rate of SGD.
         momentum: of SGD.
-        decay: let the learning rate fall to zero in a straight line, so that the last epoch is not a matter of luck.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class MLP(L.LightningModule):
         residual: bool = False,
         lr: float = 0.1,
         momentum: float = 0.0,
-        decay: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -89,10 +87,5 @@ class MLP(L.LightningModule):
         self.accuracy.update(self(x), y)
         self.log("test/accuracy", self.accuracy)
 
-    def configure_optimizers(self) -> object:
-        optimizer = torch.optim.SGD(self.parameters(), self.hparams.lr, momentum=self.hparams.momentum)
-        if not self.hparams.decay:
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), self.hparams.lr, momentum=self.hparams.momentum)

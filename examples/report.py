@@ -53,7 +53,7 @@ class Run:
     def line(self) -> str:
         """The run in one line, for a log file."""
         end = f"not finite at step {self.stopped_at}" if self.stopped_at else "diverged" if self.diverged else ""
-        shown = ", ".join(f"{name} {number(value)}" for name, value in self.metrics.items())
+        shown = ", ".join(f"{name} {number(value)}" for name, value in self.metrics.items() if math.isfinite(value))
         took = "" if self.seconds is None else f"{self.seconds:.0f} s"
         return "  ".join(part for part in (f"{self.variant}, seed {self.seed}:", shown, end, took) if part)
 
@@ -148,9 +148,7 @@ class Study:
             table.add_column(heading, justify="right" if index else "left", no_wrap=not index, overflow="fold")
         for row in cells:
             table.add_row(*row)
-        console = Console()
-        # a pipe has no width: do not fold the table there
-        (console if console.is_terminal else Console(width=180)).print(table)
+        console().print(table)
 
     def plot(self, path: Path) -> Path:
         """Gradient norm over depth at the first step, and over time; a line for each variant, both axes in decades."""
@@ -215,6 +213,12 @@ class Study:
         if any(folder.rglob("events.out.tfevents*")):
             print(f"look at it: tensorboard --logdir {folder}")
         return self
+
+
+def console() -> Console:
+    """Where tables go; a pipe has no width, and a table is not to be folded there."""
+    made = Console()
+    return made if made.is_terminal else Console(width=180)
 
 
 def load(path: Path) -> tuple[Study, dict[str, str]]:

@@ -1,6 +1,6 @@
 """Residual connections against plain depth: 20, 50 and 100 layers.
 
-Fully connected ReLU layers with PyTorch's default initialization, SGD 0.01 falling to 0. Trains twice:
+Fully connected ReLU layers with PyTorch's default initialization, SGD 0.01. Trains twice:
 
     python examples/residual_depth.py
     python examples/residual_depth.py --depth 50                 # residual connections alone explode here
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> Study:
                 bench.fit(
                     name,
                     seed,
-                    MLP(images.num_pixels, lr=args.lr, init=args.init, decay=True, **options),
-                    data.batches(images.train_x, images.train_y, size=64, shuffle=True),
+                    MLP(images.num_pixels, lr=args.lr, init=args.init, **options),
+                    data.batches(images.train_x, images.train_y, size=64, shuffle=True, drop_last=True),
                     data.batches(images.test_x, images.test_y, size=1000),
                     depth=lambda layer: layer.endswith("linear"),
                     diverged=lambda metrics: metrics["test/accuracy"] < 0.2,
