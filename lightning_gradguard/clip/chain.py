@@ -65,8 +65,9 @@ class Chain(ClipPolicy):
         seen = measurement
         finite = measurement.total <= LARGEST  # clamping makes a plausible number of infinity: not to be learned
         for i, policy in enumerate(self.policies):
-            if clips:
-                seen = after(seen, clips[-1])
+            if clips:  # a norm that overflowed counts as the largest number, lest each policy scales it to nothing
+                bounded = replace(seen, norms=seen.norms.clamp(max=LARGEST), total=seen.total.clamp(max=LARGEST))
+                seen = after(bounded, clips[-1])
             prefix = f"{i}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             clips.append(policy.decide(seen, own))

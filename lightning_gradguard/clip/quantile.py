@@ -60,8 +60,9 @@ class QuantileClip(ClipPolicy):
         level, total = observed(measurement, self.by), measurement.total
         known = (total > 0.0) & (total <= LARGEST)
         old = state["threshold"]
-        threshold = torch.where(known & (old == 0.0), level.to(old.dtype), old)
-        below = (level <= threshold).to(old.dtype)
+        first = old == 0.0
+        threshold = torch.where(known & first, level.to(old.dtype), old)
+        below = ((level <= threshold) | first).to(old.dtype)
         moved = threshold * torch.exp((self.quantile - below) * self.rate)
         state["threshold"] = torch.where(known, moved, old)
 
