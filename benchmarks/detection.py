@@ -91,8 +91,8 @@ def run(case: Case, seed: int, with_remedy: bool) -> Result:
         seed,
         [finding.rule for finding in found],
         judge(recorder.snapshots),
-        outcome.first_loss,
-        outcome.final_loss,
+        outcome.first_loss * setup.sign,
+        outcome.final_loss * setup.sign,
         worst_message=found[0].message if found else "",
     )
     if with_remedy and case.fault is not None:

@@ -183,7 +183,7 @@ FAULTS = [
         frozenset({"input-scale"}),
         {
             "mlp": _with(input_scale=(60.0, 1000.0)),
-            "rescnn": _with(input_scale=(60.0, 1000.0), norm=False),
+            "rescnn": _with(input_scale=(60.0, 1000.0)),
             "gru": _with(input_scale=(60.0, 1000.0)),
             "rnn": _with(input_scale=(60.0, 1000.0)),
             "autoencoder": _with(input_scale=(60.0, 1000.0)),
@@ -218,8 +218,8 @@ FAULTS = [
         "exploding recurrence",
         frozenset({"exploding-over-time"}),
         {
-            "rnn": _with(recurrent_scale=(2.2, 3.0), clip=None, optimizer="sgd", lr=0.05, extra="relu-rnn"),
-            "rnn long": _with(recurrent_scale=(2.0, 2.5), clip=None, optimizer="sgd", lr=0.05, extra="relu-rnn delay"),
+            "rnn": _with(recurrent_scale=(2.2, 3.0), clip=None, extra="relu-rnn"),
+            "rnn long": _with(recurrent_scale=(2.0, 2.5), clip=None, extra="relu-rnn delay"),
         },
     ),
     Fault(
@@ -251,7 +251,7 @@ FAULTS = [
         "optimizers out of balance",
         frozenset({"optimizer-imbalance"}),
         {
-            "gan strong critic": _with(lr=(1e-6, 1e-5), lr_second=0.02),
+            "gan weak generator": _with(lr=(1e-7, 3e-6), lr_second=1e-3),
             "gan weak critic": _with(lr_second=(1e-7, 2e-6)),
         },
     ),

@@ -10,6 +10,7 @@ from lightning_gradguard.record import StepRecord
 
 # Their gradients are scaled otherwise than those of weight matrices: not comparable over depth.
 _LEFT_OUT = ("Norm", "Embedding")
+DEEP = 6  # layers from which an initialization alone is a thin thread
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def weight_layers(record: StepRecord) -> list[int]:
     return [i for i in execution_order(record) if not any(part in kinds[i] for part in _LEFT_OUT)]
 
 
+def has_norms(record: StepRecord) -> bool:
+    """Whether any layer normalizes."""
+    return any("Norm" in kind for kind in record.layer_kinds or ())
+
+
 def gradient_profile(record: StepRecord) -> Profile:
     """Root mean square gradient of each layer that has one other than zero; the plain norm where sizes are unknown."""
     layers, values = [], []
@@ -89,26 +95,6 @@ def relative_profile(record: StepRecord) -> Profile:
             layers.append(record.layers[i])
             values.append(norm / weight)
     return Profile(tuple(layers), tuple(values))
-
-
-def settled_ratios(record: StepRecord) -> list[float]:
-    """Measured update-to-weight ratios, without layers that did not move and those whose weights are still near zero.
-
-    Near zero is a root mean square below a twentieth of the median layer's: any step is large beside it.
-    """
-    sizes, weights = record.layer_sizes, record.weight_norms
-    ratios = record.update_ratios
-    if ratios is None:
-        return []
-    rms = (
-        [0.0 if w is None else w / math.sqrt(n) for w, n in zip(weights, sizes, strict=True)]
-        if weights and sizes
-        else []
-    )
-    finite = sorted(value for value in rms if math.isfinite(value))
-    usual = finite[len(finite) // 2] if finite else 0.0
-    near_zero = [value < 0.05 * usual for value in rms] or [False] * len(ratios)
-    return [r for r, skip in zip(ratios, near_zero, strict=True) if r is not None and r > 0 and not skip]
 
 
 def fit_line(values: Sequence[float]) -> Line | None:

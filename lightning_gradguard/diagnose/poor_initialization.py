@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.base import Rule
-from lightning_gradguard.diagnose.depth import weight_layers
+from lightning_gradguard.diagnose.depth import DEEP, has_norms, weight_layers
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
 _HIDDEN = ("Linear", "Conv")
@@ -45,6 +45,7 @@ class PoorInitialization(Rule):
             raise ValueError(f"spread must be above 1, got {spread}")
         self.low, self.high, self.spread = low, high, spread
         self._begun_badly: bool | None = None
+        self._zero_at_first: frozenset[str] | None = None
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
@@ -75,6 +76,9 @@ class PoorInitialization(Rule):
 
     def _forward(self, record: StepRecord) -> Finding | None:
         hidden = _hidden(record.activations or ())
+        if self._zero_at_first is None:  # adapters and closing layers of branches may begin so
+            self._zero_at_first = frozenset(a.module for a in hidden if a.rms == 0)
+        hidden = [a for a in hidden if a.module not in self._zero_at_first]
         if not hidden:
             return None
         smallest, largest = min(hidden, key=lambda a: a.rms), max(hidden, key=lambda a: a.rms)
@@ -95,11 +99,10 @@ class PoorInitialization(Rule):
             layers=(worst.module,),
             evidence={"first_rms": first, "last_rms": last, "smallest_rms": smallest.rms, "largest_rms": largest.rms},
             causes=(f"the initial weights are {what}", "there is no normalization between the layers"),
-            remedies=(remedies.INIT_NORMAL, remedies.NORMALIZE),
+            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP and not has_norms(record)),
         )
 
 
 def _hidden(activations: Sequence[ActivationStats]) -> list[ActivationStats]:
-    """Layers with weights but the last one, and but those whose output is exactly zero, as adapters start."""
-    layers = [a for a in activations if any(part in a.kind for part in _HIDDEN)]
-    return [a for a in layers[:-1] if a.rms != 0]
+    """Layers with weights but the last one."""
+    return [a for a in activations if any(part in a.kind for part in _HIDDEN)][:-1]

@@ -25,3 +25,8 @@ ORTHOGONAL = "initialize the recurrent weights orthogonally, with a spectral rad
 GATED = "use an LSTM or GRU, with the forget gate open at the start"
 EVEN_RATES = "bring the two optimizers' learning rates together, so that their update ratios differ by less than ten"
 LESS_TRAINING = "train the stronger side less often, or give it less capacity"
+
+
+def for_scale(*, deep_and_bare: bool) -> tuple[str, ...]:
+    """What to try when the scale of weights is wrong: a deep net without any normalization needs that first."""
+    return (NORMALIZE, INIT_NORMAL) if deep_and_bare else (INIT_NORMAL, NORMALIZE)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.base import Rule
-from lightning_gradguard.diagnose.depth import settled_ratios
+from lightning_gradguard.diagnose.depth import DEEP, has_norms, weight_layers
+from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.diagnose.trend import LossTrend
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
@@ -36,6 +35,7 @@ class SaturatedActivations(Rule):
         self.share = share
         self._from_the_start: bool | None = None
         self._trend = LossTrend()
+        self._ratios = SettledRatios()
         self._thrown = False
 
     def observe(self, record: StepRecord) -> Finding | None:
@@ -44,11 +44,12 @@ class SaturatedActivations(Rule):
         flat = [a for a in _inner(record.activations or ()) if a.saturated is not None and a.saturated >= self.share]
         if self._from_the_start is None:
             self._from_the_start = bool(flat)
-        self._thrown = self._thrown or statistics.median(settled_ratios(record) or [0.0]) > _THROWN
+        self._thrown = self._thrown or (self._ratios.median(record) or 0.0) > _THROWN
         if not flat or not (self._from_the_start or not (self._trend.is_falling or self._thrown)):
             return None
         worst = max(flat, key=lambda a: a.saturated or 0.0)
         grown = not self._from_the_start
+        deep = len(weight_layers(record)) > DEEP
         return Finding(
             rule=self.id,
             severity="warning" if grown else "critical",
@@ -63,7 +64,7 @@ class SaturatedActivations(Rule):
             remedies=(
                 (remedies.LOWER_RATE, remedies.NORMALIZE, remedies.OTHER_ACTIVATION)
                 if grown
-                else (remedies.INIT_NORMAL, remedies.NORMALIZE, remedies.OTHER_ACTIVATION)
+                else (*remedies.for_scale(deep_and_bare=deep and not has_norms(record)), remedies.OTHER_ACTIVATION)
             ),
         )
 

@@ -8,9 +8,11 @@ from collections import deque
 
 from lightning_gradguard.record import StepRecord
 
+_BEGINNING = 3  # records that make up the first loss
+
 
 class LossTrend:
-    """Remembers the loss of the first record and of the last few.
+    """Remembers the loss of the first records and of the last ones.
 
     Args:
         window: how many records make up *now*, and how many the time before it; the median of each is compared.
@@ -18,15 +20,20 @@ class LossTrend:
 
     def __init__(self, window: int = 4) -> None:
         self.window = window
-        self.first: float | None = None
+        self._first: list[float] = []
         self._last: deque[float] = deque(maxlen=2 * window)
 
     def add(self, record: StepRecord) -> None:
         """Takes in the loss of a record, if it has a finite one."""
         if record.loss is not None and math.isfinite(record.loss):
-            if self.first is None:
-                self.first = record.loss
+            if len(self._first) < _BEGINNING:
+                self._first.append(record.loss)
             self._last.append(record.loss)
+
+    @property
+    def first(self) -> float | None:
+        """Median loss of the first records, since that of a single batch is noisy; ``None`` before there are any."""
+        return statistics.median(self._first) if self._first else None
 
     @property
     def now(self) -> float | None:
@@ -42,9 +49,10 @@ class LossTrend:
 
     @property
     def is_falling(self) -> bool:
-        """Whether it fell by a hundredth from the records before the last to the last ones."""
-        if len(self._last) < 2 * self.window:
-            return bool(self.fell is not None and self.fell > 0.02)
-        earlier = statistics.median(list(self._last)[: self.window])
-        now = self.now
-        return now is not None and earlier - now > 0.01 * abs(earlier)
+        """Whether it fell by a hundredth from the earlier half of what is remembered to the later half."""
+        known = list(self._last)
+        half = len(known) // 2
+        if half == 0:
+            return False
+        earlier, later = statistics.median(known[-2 * half : -half]), statistics.median(known[-half:])
+        return earlier - later > 0.01 * abs(earlier)

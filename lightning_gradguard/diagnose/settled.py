@@ -1,0 +1,41 @@
+"""Update-to-weight ratios that mean something."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from lightning_gradguard.record import StepRecord
+
+
+class SettledRatios:
+    """Reads measured update-to-weight ratios, without layers that began at zero.
+
+    Any step is large beside zero: adapters, closing layers of residual branches and lone biases would look as if the
+    learning rate were too high.
+    """
+
+    def __init__(self) -> None:
+        self._from_zero: set[str] = set()
+
+    def median(self, record: StepRecord) -> float | None:
+        """Median over the layers that moved; ``None`` if the record has no such ratio."""
+        ratios = record.update_ratios or ()
+        weights = record.weight_norms or (None,) * len(ratios)
+        for layer, ratio, weight in zip(record.layers, ratios, weights, strict=False):
+            if weight == 0 or (ratio == math.inf and weight is not None and math.isfinite(weight)):
+                self._from_zero.add(layer)
+        moved = [
+            ratio
+            for layer, ratio in zip(record.layers, ratios, strict=False)
+            if ratio is not None and ratio > 0 and layer not in self._from_zero
+        ]
+        return statistics.median(moved) if moved else None
+
+
+def round_factor(factor: float) -> float:
+    """The nearest of 1, 3, 10, 30 …: an estimate should not look more exact than it is."""
+    if not math.isfinite(factor):
+        return factor
+    half_decades = round(2 * math.log10(factor))
+    return float(f"{10 ** (half_decades / 2):.0e}")

@@ -1,0 +1,296 @@
+"""Each rule: what it must speak up about, and what looks like it and is well."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from lightning_gradguard.diagnose import (
+    ClippingAlways,
+    DeadUnits,
+    Diagnosis,
+    ExplodingOverDepth,
+    ExplodingOverTime,
+    Fp16Headroom,
+    Fp16Underflow,
+    InputScale,
+    LargeUpdates,
+    LossScaleCollapse,
+    NoGradient,
+    OptimizerImbalance,
+    PoorInitialization,
+    Runaway,
+    SaturatedActivations,
+    SmallUpdates,
+    VanishingOverDepth,
+    VanishingOverTime,
+    WrongSign,
+    ZeroGradient,
+    default_rules,
+)
+
+N = 8  # records of each run
+FADING = tuple(10.0**-i for i in range(6, 0, -1))
+
+
+def steady(**fields):
+    return [fields] * N
+
+
+def over(name, values, **fields):
+    return [{name: value, **fields} for value in values]
+
+
+def acts(*stats, **fields):
+    """Activations as (module, kind, {field: value}) in the order of the forward pass."""
+    return {"activations": stats, **fields}
+
+
+LINEAR = ("a", "Linear", {})
+HEAD = ("head", "Linear", {})
+
+SICK = {
+    "no gradient": (NoGradient(), steady(layer_norms=(None, None, 0.1, 0.1, 0.1, 0.1))),
+    "frozen in the middle": (
+        NoGradient(),
+        steady(layer_norms=(0.1, None, 0.1, 0.1, 0.1, 0.1), trainable=(True, False, True, True, True, True)),
+    ),
+    "wrong sign": (WrongSign(), [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(N)]),
+    "wrong sign, broken at once": (
+        WrongSign(),
+        [{"loss": -2.0}, *over("loss", [-math.inf] * N, total_norm=math.nan, verdict="skipped")],
+    ),
+    "fp16 underflow": (
+        Fp16Underflow(),
+        steady(**acts(*[(m, "Linear", {"dtype": "float16", "grad_underflow": 0.99}) for m in "abc"])),
+    ),
+    "loss scale collapse": (LossScaleCollapse(), over("loss_scale", [65536.0, 1024.0, 8.0, 1.0, 1.0, 1.0, 0.5, 0.25])),
+    "input not normalized": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 128.0}), HEAD))),
+    "fading forward": (
+        PoorInitialization(),
+        steady(**acts(*[(f"l{i}", "Linear", {"rms": 0.1**i}) for i in range(6)])),
+    ),
+    "growing forward": (
+        PoorInitialization(),
+        steady(**acts(*[(f"l{i}", "Conv2d", {"rms": 5.0**i}) for i in range(6)])),
+    ),
+    "all zero": (
+        PoorInitialization(),
+        steady(**acts(LINEAR, HEAD), weight_norms=(0.0,) * 6, layer_norms=(0.0,) * 5 + (0.1,)),
+    ),
+    "saturated from the start": (
+        SaturatedActivations(),
+        [acts(LINEAR, ("t", "Tanh", {"saturated": 0.9}), HEAD, loss=9.0 - i) for i in range(N)],
+    ),
+    "saturated in training": (
+        SaturatedActivations(),
+        [acts(LINEAR, ("t", "Tanh", {"saturated": 0.1 * i}), HEAD) for i in range(12)],
+    ),
+    "exploding in time": (ExplodingOverTime(), steady(temporal_norms={"rnn": tuple(2.0**-i for i in range(10))})),
+    "balance": (
+        OptimizerImbalance(),
+        [{"optimizer": i % 2, "num_optimizers": 2, "update_ratios": ((0.5, 1e-4)[i % 2],) * 6} for i in range(2 * N)],
+    ),
+    "a jump": (LargeUpdates(), over("update_ratios", [(0.01,) * 6, (3.0,) * 6, (0.01,) * 6, (0.01,) * 6])),
+    "large for long": (LargeUpdates(), steady(update_ratios=(0.3,) * 6)),
+    "clipping always": (
+        ClippingAlways(),
+        steady(clip_rate=1.0, coefficient=1e-4, total_norm=50.0, verdict="clipped"),
+    ),
+    "small updates": (SmallUpdates(), steady(update_ratios=(1e-6,) * 6)),
+    "vanishing": (VanishingOverDepth(), steady(layer_norms=FADING)),
+    "flat and dead": (VanishingOverDepth(), steady(layer_norms=(1e-9, 2e-9, 1e-9, 1e-9, 2e-9, 0.5))),
+    "exploding": (ExplodingOverDepth(), steady(layer_norms=FADING[::-1])),
+    "vanishing in time": (VanishingOverTime(), steady(temporal_norms={"rnn": tuple(0.1**i for i in range(9, -1, -1))})),
+    "dead units": (
+        DeadUnits(),
+        [acts(LINEAR, ("r", "ReLU", {"dead": 0.9, "num_batches": i + 1}), HEAD) for i in range(N)],
+    ),
+    "fp16 headroom": (Fp16Headroom(), steady(**acts(("a", "Linear", {"range_used": 0.8, "dtype": "float16"})))),
+    "zero gradient": (ZeroGradient(), steady(layer_norms=(0.0, 0.0, 0.1, 0.1, 0.1, 0.1))),
+    "runaway": (Runaway(), [{"total_norm": 3.0**i, "loss": 1.0 + i} for i in range(12)]),
+}
+
+WELL = {
+    "first layers frozen": (
+        NoGradient(),
+        steady(layer_norms=(None, None, 0.1, 0.1, 0.1, 0.1), trainable=(False, False, True, True, True, True)),
+    ),
+    "adapters": (
+        NoGradient(),
+        steady(
+            layer_norms=(0.1, None, 0.1, None, 0.1, 0.1), trainable=(True, False, True, False, True, True)
+        ),
+    ),
+    "frozen norms": (
+        NoGradient(),
+        steady(
+            layer_norms=(0.1, None, 0.1, 0.1, 0.1, 0.1),
+            trainable=(True, False, True, True, True, True),
+            layer_kinds=("Linear", "BatchNorm1d", "Linear", "Linear", "Linear", "Linear"),
+        ),
+    ),
+    "a density's loss": (WrongSign(), [{"loss": 1.0 - i, "total_norm": 1.0 + i} for i in range(N)]),
+    "a loss below zero that settles": (WrongSign(), [{"loss": -2.0 - 1 / (i + 1)} for i in range(N)]),
+    "a critic's loss": (
+        WrongSign(),
+        [{"loss": -(2.0**i), "total_norm": 2.0**i, "num_optimizers": 2} for i in range(N)],
+    ),
+    "silent units in float16": (
+        Fp16Underflow(),
+        steady(
+            **acts(
+                ("a", "Linear", {"dtype": "float16", "grad_underflow": 1.0}),
+                ("b", "Linear", {"dtype": "float16", "grad_underflow": 0.3}),
+                ("c", "Linear", {"dtype": "float16", "grad_underflow": 0.2}),
+            )
+        ),
+    ),
+    "loss scale calibrating": (LossScaleCollapse(), over("loss_scale", [65536.0 / 2**i for i in range(12)])),
+    "a loss scale of one, chosen": (LossScaleCollapse(), over("loss_scale", [1.0] * N)),
+    "raw pixels into a norm": (InputScale(), steady(**acts(("a", "BatchNorm2d", {"input_rms": 128.0}), HEAD))),
+    "an adapter at zero": (
+        PoorInitialization(),
+        steady(**acts(LINEAR, ("up", "Linear", {"rms": 0.0}), HEAD), weight_norms=(1.0, 0.0, 1.0, 1.0, 1.0, 1.0)),
+    ),
+    "a signal that fades later": (
+        PoorInitialization(),
+        [acts(LINEAR, ("b", "Linear", {"rms": 1.0 if i < 2 else 1e-6}), HEAD) for i in range(N)],
+    ),
+    "a saturated output": (SaturatedActivations(), steady(**acts(LINEAR, ("out", "Sigmoid", {"saturated": 0.99})))),
+    "saturation while the loss falls": (
+        SaturatedActivations(),
+        [acts(LINEAR, ("t", "Tanh", {"saturated": 0.1 * i}), HEAD, loss=0.8**i) for i in range(12)],
+    ),
+    "an LSTM's decay": (ExplodingOverTime(), steady(temporal_norms={"rnn": tuple(0.6**i for i in range(30, -1, -1))})),
+    "two time scales": (
+        OptimizerImbalance(),
+        [{"optimizer": i % 2, "num_optimizers": 2, "update_ratios": ((0.04, 5e-3)[i % 2],) * 6} for i in range(2 * N)],
+    ),
+    "a bias that starts at zero": (LargeUpdates(), steady(update_ratios=(math.inf, 0.01, 0.01, 0.01, math.inf, 0.01))),
+    "branches that start at zero": (
+        LargeUpdates(),
+        [
+            {"weight_norms": (1.0, *(0.0,) * 4, 1.0), "update_ratios": (0.01, *(math.inf,) * 4, 0.01)},
+            *over("update_ratios", [(0.01, *(0.9**i,) * 4, 0.01) for i in range(N)]),
+        ],
+    ),
+    "large and falling": (LargeUpdates(), [{"update_ratios": (0.3,) * 6, "loss": 0.8**i} for i in range(N)]),
+    "AutoClip at the tenth percentile": (
+        ClippingAlways(),
+        steady(clip_rate=0.9, coefficient=0.6, verdict="clipped"),
+    ),
+    "a warm-up": (SmallUpdates(), [{"update_ratios": (1e-6 * 2**i,) * 6} for i in range(8)]),
+    "a decay to zero": (SmallUpdates(), [{"update_ratios": (0.01 * 10.0**-i,) * 6} for i in range(12)]),
+    "fine-tuning at a tiny rate": (SmallUpdates(), [{"update_ratios": (1e-5,) * 6, "loss": 0.9**i} for i in range(12)]),
+    "one weak layer": (VanishingOverDepth(), steady(layer_norms=(0.1, 0.1, 1e-6, 0.1, 0.1, 0.1))),
+    "two decades": (VanishingOverDepth(), steady(layer_norms=(0.01, 0.02, 0.06, 0.15, 0.4, 1.0))),
+    "an embedding that gets little": (
+        VanishingOverDepth(),
+        steady(layer_norms=(1e-7, 0.1, 0.1, 0.1, 0.1, 0.1), layer_kinds=("Embedding", *("Linear",) * 5)),
+    ),
+    "two decades up": (ExplodingOverDepth(), steady(layer_norms=(1.0, 0.4, 0.15, 0.06, 0.02, 0.01))),
+    "short memory that suffices": (
+        VanishingOverTime(),
+        [{"temporal_norms": {"rnn": tuple(0.1**i for i in range(9, -1, -1))}, "loss": 0.8**i} for i in range(N)],
+    ),
+    "sparse activity": (
+        DeadUnits(),
+        [acts(LINEAR, ("r", "ReLU", {"dead": 0.9**i, "num_batches": 2 * i + 1}), HEAD) for i in range(10)][4:],
+    ),
+    "half the range": (Fp16Headroom(), steady(**acts(("a", "Linear", {"range_used": 0.3, "dtype": "float16"})))),
+    "zero now and then": (
+        ZeroGradient(),
+        [{"layer_norms": (0.0 if i % 3 else 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)} for i in range(12)],
+    ),
+    "growth while the loss falls": (Runaway(), [{"total_norm": 3.0**i, "loss": 0.8**i} for i in range(12)]),
+}  # fmt: skip
+
+
+def raised(rule, run, make_record, make_activation):
+    diagnosis = Diagnosis([rule])
+    for step, fields in enumerate(run):
+        fields = dict(fields)
+        if "activations" in fields:
+            fields["activations"] = tuple(make_activation(m, k, **more) for m, k, more in fields["activations"])
+        diagnosis.observe(make_record(step, **fields))
+    return diagnosis.findings + diagnosis.cleared
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_it_speaks_up(name, make_record, make_activation):
+    rule, run = SICK[name]
+    (finding,) = raised(rule, run, make_record, make_activation)
+    assert finding.rule == rule.id
+    assert finding.causes
+    assert finding.remedies
+    assert finding.evidence, "a finding shows its numbers"
+    assert finding.message
+
+
+@pytest.mark.parametrize("name", WELL)
+def test_it_stays_silent(name, make_record, make_activation):
+    rule, run = WELL[name]
+    assert raised(rule, run, make_record, make_activation) == []
+
+
+def test_every_default_rule_has_a_sick_and_a_healthy_run():
+    ids = {rule.id for rule in default_rules()}
+    assert {rule.id for rule, _ in SICK.values()} == ids
+    assert {rule.id for rule, _ in WELL.values()} == ids
+
+
+def test_every_default_rule_has_an_anchor_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+    anchors = set(re.findall(r"^### ([a-z0-9-]+)$", page, flags=re.MULTILINE))
+    assert anchors == {rule.id for rule in default_rules()}
+
+
+def test_the_learning_rate_is_suggested_by_factor(make_record, make_activation):
+    (too_high,) = raised(LargeUpdates(), over("update_ratios", [(9.0,) * 6] * 4), make_record, make_activation)
+    (too_low,) = raised(SmallUpdates(), steady(update_ratios=(3e-6,) * 6), make_record, make_activation)
+    assert too_high.evidence["lower_learning_rate_by"] == 100.0, "9 is 180 times 0.05: the nearest of 30, 100, 300"
+    assert too_low.evidence["raise_learning_rate_by"] == 10_000.0
+
+
+def test_the_depth_profile_comes_with_its_slope_and_the_layers_left_behind(make_record, make_activation):
+    (finding,) = raised(VanishingOverDepth(), steady(layer_norms=FADING), make_record, make_activation)
+    assert finding.evidence["slope"] == pytest.approx(1.0)
+    assert finding.evidence["decades"] == pytest.approx(5.0)
+    assert finding.layers == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: WrongSign(factor=1.0), "factor must be above 1, got 1.0"),
+        (lambda: Fp16Underflow(share=1.0), "share must lie between 0 and 1, got 1.0"),
+        (lambda: Fp16Headroom(share=0.0), "share must lie between 0 and 1, got 0.0"),
+        (lambda: LossScaleCollapse(floor=0.0), "floor must be positive, got 0.0"),
+        (lambda: InputScale(rms=-1.0), "rms must be positive, got -1.0"),
+        (lambda: PoorInitialization(low=2.0, high=1.0), "in order, got 2.0 and 1.0"),
+        (lambda: PoorInitialization(spread=1.0), "spread must be above 1, got 1.0"),
+        (lambda: SaturatedActivations(share=0.0), "share must lie between 0 and 1, got 0.0"),
+        (lambda: ExplodingOverTime(growth=1.0), "growth must be above 1, got 1.0"),
+        (lambda: VanishingOverTime(factor=1.0), "factor must lie between 0 and 1, got 1.0"),
+        (lambda: OptimizerImbalance(factor=1.0), "factor must be above 1, got 1.0"),
+        (lambda: LargeUpdates(share=1.0, jump=0.5), "in order, got 1.0 and 0.5"),
+        (lambda: SmallUpdates(share=0.0), "share must be positive, got 0.0"),
+        (lambda: SmallUpdates(min_progress=-1.0), "min_progress must not be negative, got -1.0"),
+        (lambda: ClippingAlways(rate=0.0), r"rate must lie in \(0, 1\], got 0.0"),
+        (lambda: ClippingAlways(coefficient=1.0), "coefficient must lie between 0 and 1, got 1.0"),
+        (lambda: VanishingOverDepth(decades=0.0), "decades must be positive, got 0.0"),
+        (lambda: VanishingOverDepth(level=1.0), "level must lie between 0 and 1, got 1.0"),
+        (lambda: ExplodingOverDepth(decades=-1.0), "decades must be positive, got -1.0"),
+        (lambda: DeadUnits(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
+        (lambda: DeadUnits(min_batches=0), "min_batches must be at least 1, got 0"),
+        (lambda: Runaway(growth=1.0), "growth must be above 1, got 1.0"),
+        (lambda: Runaway(records=0), "records must be at least 1, got 0"),
+    ],
+)
+def test_bad_thresholds_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
