@@ -60,16 +60,20 @@ class EventLog:
         """Whether anything is new, however little."""
         return self._unwritten > 0
 
-    def to_json(self) -> bytes:
-        """All of it as strict JSON; what is in here then counts as written."""
-        self._unwritten = 0
-        content = {
+    def content(self) -> dict[str, Any]:
+        """All of it as values that JSON can carry."""
+        values = {
             "version": VERSION,
             "counts": dict(self._counts),
             "events": self._first + self._last,
             "findings": list(self._findings.values()),
         }
-        return json.dumps(_finite(content), allow_nan=False).encode()
+        return dict(_finite(values))
+
+    def to_json(self) -> bytes:
+        """All of it as strict JSON; what is in here then counts as written."""
+        self._unwritten = 0
+        return json.dumps(self.content(), allow_nan=False).encode()
 
     def _add(self, event: Event) -> None:
         self._counts[event["kind"]] += 1

@@ -92,26 +92,12 @@ class FlowStore:
         }
         if not tags:
             raise KeyError(f"no gradient flow of optimizer {optimizer} in run {run!r}")
-        series = self._read(run, list(tags))
-        layers = merge_orders([meta["layers"] for meta in tags.values()])
-        shapes: dict[str, str] = {}
-        for meta in tags.values():
-            shapes.update(zip(meta["layers"], meta.get("shapes") or (), strict=False))
         columns = [
-            Column(datum.step, datum.wall_time, _spread(datum.numpy, tags[tag]["layers"], layers))
-            for tag, data in series.items()
+            (tuple(tags[tag]["layers"]), Column(datum.step, datum.wall_time, datum.numpy))
+            for tag, data in self._read(run, list(tags)).items()
             for datum in data
         ]
-        columns = in_order(columns)
-        ratios = [meta["clip_ratio"] for meta in tags.values() if meta.get("clip_ratio")]
-        return Flow(
-            layers=tuple(layers),
-            shapes=tuple(shapes.get(layer, "") for layer in layers),
-            steps=np.array([column.step for column in columns], dtype=np.int64),
-            wall_times=np.array([column.wall_time for column in columns], dtype=np.float64),
-            matrices=np.stack([column.matrix for column in columns]),
-            clip_ratio=ratios[-1] if ratios else None,
-        )
+        return flow_of(list(tags.values()), columns)
 
     def events(self, run: str, optimizer: int) -> dict[str, Any]:
         """Counts, events and findings; of a run that was continued, those of all its parts together."""
@@ -144,6 +130,31 @@ class FlowStore:
             run_tag_filter=RunTagFilter(runs=[run], tags=list(tags)),
         )
         return dict(found.get(run, {}))
+
+
+def flow_of(metas: Sequence[dict[str, Any]], columns: Iterable[tuple[tuple[str, ...], Column]]) -> Flow:
+    """Puts a picture together.
+
+    Args:
+        metas: what was written with each set of layers: ``layers``, and ``shapes`` and ``clip_ratio`` where known.
+        columns: what was read, each with its layers.
+    """
+    layers = merge_orders([meta["layers"] for meta in metas])
+    shapes: dict[str, str] = {}
+    for meta in metas:
+        shapes.update(zip(meta["layers"], meta.get("shapes") or (), strict=False))
+    ratios = [meta["clip_ratio"] for meta in metas if meta.get("clip_ratio")]
+    kept = in_order(
+        Column(column.step, column.wall_time, _spread(column.matrix, own, layers)) for own, column in columns
+    )
+    return Flow(
+        layers=tuple(layers),
+        shapes=tuple(shapes.get(layer, "") for layer in layers),
+        steps=np.array([column.step for column in kept], dtype=np.int64),
+        wall_times=np.array([column.wall_time for column in kept], dtype=np.float64),
+        matrices=np.stack([column.matrix for column in kept]),
+        clip_ratio=ratios[-1] if ratios else None,
+    )
 
 
 def in_order(columns: Iterable[Column]) -> list[Column]:

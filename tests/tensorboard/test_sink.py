@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_written_costs_the_record_and_warns_once(tmp_pat
     file = tmp_path / "taken"
     file.write_text("not a folder")
     sink = TensorBoardSink(file / "run")
-    with pytest.warns(UserWarning, match="records are lost, noticed at step 0, .*Training goes on") as caught:
+    with pytest.warns(UserWarning, match=r"records are lost, noticed at step 0 .*Training goes on") as caught:
         sink.write(record(0))
         sink.write(record(1))
     assert len(caught) == 1
