@@ -250,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> Study:
 
     images = data.images(args.data_dir).centered()
     quality = Quality(images)
-    ruler = ", ".join(f"{name} {number(value)}" for name, value in quality.ruler(images).items())
+    ruler = quality.ruler(images)
+    known = ", ".join(f"{name} {number(value)}" for name, value in ruler.items())
     keys = {
         "frechet": "Fréchet distance",
         "classes": "classes",
@@ -262,8 +263,9 @@ def main(argv: Sequence[str] | None = None) -> Study:
         name="gan" if net == "conv" else "gan_dense",
         question=f"A GAN ({net}), {args.optimizer.upper()} {lr:g} for both nets: does it learn?",
         metrics={f"quality/{key}": label for key, label in keys.items()},
-        source=f"{images.source}; judge: a classifier, test accuracy {quality.accuracy:.1%}; Fréchet distance: {ruler}",
+        source=f"{images.source}; judge: a classifier, test accuracy {quality.accuracy:.1%}; Fréchet distance: {known}",
         command=args.command,
+        reference=ruler,
         depth_of="generator layer",
     )
     with studies.Bench(study, args, len(variants) * args.seeds) as bench:

@@ -69,6 +69,7 @@ class Study:
         source: what it was trained on.
         depth_of: what the profile over depth shows, its label in the plot.
         command: how to run it again.
+        reference: values that the metrics are to be compared with.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Study:
     command: str
     depth_of: str = "layer"
     over_of: str = "training step"
+    reference: dict[str, float] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
 
     def variants(self) -> list[str]:

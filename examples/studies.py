@@ -90,7 +90,7 @@ def parse(
 ) -> argparse.Namespace:
     """Reads and checks the options; ``args.max_epochs`` is filled in."""
     args = made.parse_args(argv)
-    args.command = " ".join([f"python examples/{made.prog}", *(sys.argv[1:] if argv is None else argv)])
+    args.command = _command(made.prog, sys.argv[1:] if argv is None else argv)
     if args.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {args.seeds}")
     if args.default_max_epochs is None:
@@ -105,6 +105,17 @@ def parse(
     if args.accelerator not in {"auto", "gpu", *known}:
         raise UsageError(f"unknown --accelerator {args.accelerator!r}: choose auto, gpu, {', '.join(sorted(known))}")
     return args
+
+
+def _command(script: str, argv: Sequence[str]) -> str:
+    """How to run it again; where it wrote its results is nobody's business."""
+    words, rest = [], iter(argv)
+    for word in rest:
+        if word in ("--record", "--logdir"):
+            next(rest)
+        else:
+            words.append(word)
+    return " ".join(["python", f"examples/{script}", *words])
 
 
 def run(main: Callable[[], object]) -> None:
