@@ -175,11 +175,12 @@ def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
 @torch.no_grad()
 def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
     """Whether a clip changes anything, a boolean of shape ``[]`` on the device."""
-    changes = measurement.total.new_zeros((), dtype=torch.bool)
+    changes = measurement.total < 0.0  # never
     if clip.changes is not None:
         changes = clip.changes
     elif clip.coefficient is not None:
-        changes = (clip.coefficient < 1.0).any()
+        changes = clip.coefficient < 1.0
+        changes = changes.any() if changes.dim() else changes
     elif clip.units is not None:
         found = [(unit < 1.0).any() for unit in clip.units if unit is not None]
         changes = torch.stack([f.to(changes.device) for f in found]).any() if found else changes

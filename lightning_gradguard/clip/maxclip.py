@@ -47,7 +47,7 @@ class MaxClip(ClipPolicy):
     Reference: Huang et al. 2025, arXiv:2502.17055.
     """
 
-    per_parameter = ("mean", "steps")
+    per_parameter = ("bound", "steps")
 
     def __init__(self, decay: float = 0.97, original: bool = False) -> None:
         self.decay = between("decay", decay, 0.0, 1.0, "0.97 remembers about 33 steps", open_ends=True)
@@ -56,28 +56,27 @@ class MaxClip(ClipPolicy):
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No maximum seen."""
         return {
-            "mean": torch.zeros(len(layout.params), device=device),
+            "bound": torch.zeros(len(layout.params), device=device),
             "steps": torch.zeros(len(layout.params), dtype=torch.int64, device=device),
         }
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Lets this step's maxima into the running means, and clamps to these."""
-        largest, mean, steps = measurement.max_abs, state["mean"], state["steps"]
-        known = (measurement.total <= LARGEST) & (largest > 0.0)
-        entry = largest.to(mean.dtype)
+        largest, bound, steps = measurement.max_abs, state["bound"], state["steps"]
+        entry = largest.to(bound.dtype)
+        known = (measurement.total <= LARGEST) & (entry > 0.0)
+        first, steps = known & (steps == 0), steps + known
         if not self.original:
-            before = self._corrected(mean, steps).masked_fill(steps == 0, torch.inf)
-            entry = torch.minimum(entry, before * _MAX_RISE)
-        mean = torch.where(known, torch.lerp(mean, entry, 1.0 - self.decay), mean)
-        steps = steps + known
-        state["mean"], state["steps"] = mean, steps
-        bound = self._corrected(mean, steps).masked_fill(steps == 0, torch.inf)
-        if not self.original:
-            return Clip(bound=bound)
-        return Clip(units=_rescaled(measurement, bound), changes=(largest > bound).any())
+            entry = torch.minimum(entry, torch.where(first, entry, bound * _MAX_RISE))
+        weight = (1.0 - self.decay) / -torch.expm1(steps * math.log(self.decay))  # bias-corrected: 1, 1/2, ...
+        moved = torch.where(first, entry, torch.lerp(bound, entry, weight))
+        bound = torch.where(known, moved, bound)
+        state["bound"], state["steps"] = bound, steps
 
-    def _corrected(self, mean: Tensor, steps: Tensor) -> Tensor:
-        return mean / -torch.expm1(steps * math.log(self.decay))
+        limit = bound.masked_fill(steps == 0, torch.inf)
+        if not self.original:
+            return Clip(bound=limit)
+        return Clip(units=_rescaled(measurement, limit), changes=(largest > limit).any())
 
 
 def _rescaled(measurement: Measurement, bound: Tensor) -> list[Tensor | None]:
