@@ -99,6 +99,12 @@ class GradientCallback(Callback):
         """Ends the views."""
         self._close()
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the summary where the Trainer shows its progress, below the progress bar."""
+        session = self._driven
+        if session is not None and trainer.is_global_zero and trainer.progress_bar_callback is not None:
+            session.print_summary()
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Ends the views, whatever happened."""
         if (session := self._driven) is not None and session.survival is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
+import rich
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
@@ -20,6 +21,7 @@ from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clipper import Policies
 from lightning_gradguard.diagnose.base import Rule
 from lightning_gradguard.diagnose.instruments import Instruments
+from lightning_gradguard.diagnose.summary import summary
 from lightning_gradguard.layout import GroupBy
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.record import Finding, MemorySink, Sink
@@ -163,7 +165,8 @@ class Session:
             self.survival.after_step()
         if pipeline.total_norm is not None:
             name = "grad_norm_total" if len(self.pipelines) == 1 else f"grad_norm_total/opt{pipeline.optimizer_index}"
-            trainer.callback_metrics[name] = pipeline.total_norm
+            # Into the dict itself: the property would gather anew all that the user has logged, at every step.
+            trainer._logger_connector._callback_metrics[name] = pipeline.total_norm
             if record is not None:
                 trainer.progress_bar_metrics[name] = record.total_norm
         if pipeline.should_stop:
@@ -171,6 +174,11 @@ class Session:
         if record is not None and record.verdict in ("skipped", "rolled_back"):
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
+
+    def print_summary(self) -> None:
+        """Prints layers, their norms and what was found, if layers were watched."""
+        if any(record.layers for record in self.memory.records):
+            rich.print(summary(self.memory.records, self.findings))
 
     def close(self) -> None:
         """Ends every view."""
