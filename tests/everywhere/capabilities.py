@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from lightning_gradguard import AutoClip, NormClip, ValueClip
 from lightning_gradguard.clip.agc import AGC
+from lightning_gradguard.incident.read import read_bundle
 from tests.everywhere.modes import Mode, Outcome, stop_after_first_half
 from tests.everywhere.training import Twin, largest_deviation
 
@@ -25,7 +28,7 @@ Capability = Callable[[str, Mode], float]
 
 def see(folder: str, mode: Mode) -> float:
     """Norms of every layer are those of the whole gradient; watching changes no weight."""
-    watched = mode.train(folder, {})
+    watched = mode.train(folder)
     twin = Twin(accumulate=mode.accumulate)
     worst = largest_deviation(watched.weights, twin.weights)
     for record, layers, total in zip(watched.records, twin.layer_norms, twin.totals, strict=True):
@@ -48,7 +51,7 @@ def clip_by_value(folder: str, mode: Mode) -> float:
 
 
 def _clipped(folder: str, mode: Mode, policy: object, by_torch: Callable[[list[nn.Parameter]], object]) -> float:
-    outcome = mode.train(folder, {"clip": policy})
+    outcome = mode.train(folder, clip=policy)
     assert {record.verdict for record in outcome.records} == {"clipped"}
     return largest_deviation(outcome.weights, Twin(clip=by_torch, accumulate=mode.accumulate).weights)
 
@@ -56,26 +59,53 @@ def _clipped(folder: str, mode: Mode, policy: object, by_torch: Callable[[list[n
 def unit_wise(folder: str, mode: Mode) -> float:
     """Adaptive gradient clipping, as one process with whole tensors does it."""
     policy = AGC(ratio=0.05)
-    outcome = mode.train(folder, {"clip": policy})
+    outcome = mode.train(folder, clip=policy)
     assert {record.verdict for record in outcome.records} == {"clipped"}
     return largest_deviation(outcome.weights, Twin(policy=policy, accumulate=mode.accumulate).weights)
 
 
+# Also above the loss scale of the modes that have one, so that the guard and not the scaler deals with the step.
+_FLOOR = 2.0**20
+
+
 def skip(folder: str, mode: Mode) -> float:
-    """A step with a NaN in it leaves weights and momentum alone."""
-    outcome = mode.train(folder, {"on_nonfinite": "skip"}, bad=[BAD])
+    """A step with a NaN in it leaves weights and momentum alone; a live scaler does that by itself."""
+    outcome = mode.train(folder, guard={"action": "skip"}, bad=[BAD])
     verdicts = [record.verdict for record in outcome.records]
     assert verdicts[BAD // mode.accumulate] in ("skipped", "overflow"), verdicts
     assert set(verdicts) <= {"ok", "skipped", "overflow"}, verdicts
     return largest_deviation(outcome.weights, Twin(bad=[BAD], accumulate=mode.accumulate).weights)
 
 
+def rollback(folder: str, mode: Mode) -> float:
+    """Going back to the snapshot of the last good step undoes that step as well, and training goes on from there."""
+    guard = {"action": "rollback", "rollback_after": 1, "snapshot_every_n_steps": 1, "loss_scale_floor": _FLOOR}
+    outcome = mode.train(folder, guard=guard, bad=[BAD])
+    verdicts = [record.verdict for record in outcome.records]
+    assert verdicts[BAD // mode.accumulate] == "rolled_back", verdicts
+    undone = [BAD, BAD - mode.accumulate]
+    return largest_deviation(outcome.weights, Twin(bad=undone, accumulate=mode.accumulate).weights)
+
+
+def incident(folder: str, mode: Mode) -> float:
+    """The bad step is on the disk, whole enough to be read back; of sharded models there is the report alone."""
+    where = Path(folder) / "incidents"
+    mode.train(folder, guard={"action": "skip", "incident_dir": str(where), "loss_scale_floor": _FLOOR}, bad=[BAD])
+    found = sorted(where.glob("step-*"))
+    assert len(found) == 1, found
+    step = f"step {BAD // mode.accumulate}"
+    assert step in (found[0] / "report.md").read_text(encoding="utf-8")
+    if not mode.sharded:
+        assert read_bundle(found[0]).batches
+    return 0.0
+
+
 def resume(folder: str, mode: Mode) -> float:
     """Half a training, a checkpoint, and the other half end where the whole training ends, bit for bit."""
-    asked = {"clip": AutoClip(percentile=10.0), "on_nonfinite": "skip"}
-    straight = mode.train(folder, asked)
-    mode.train(folder, asked, stop_after=stop_after_first_half(mode.accumulate))
-    rest = mode.train(folder, asked, resume=True)
+    train = partial(mode.train, folder, clip=AutoClip(percentile=10.0), guard={"action": "skip"})
+    straight = train()
+    train(stop_after=stop_after_first_half(mode.accumulate))
+    rest = train(resume=True)
     assert "clipped" in {record.verdict for record in rest.records}, "the statistics play no part in this test"
     assert _last(rest) == _last(straight)
     assert all(torch.equal(rest.weights[name], value) for name, value in straight.weights.items())
@@ -94,5 +124,7 @@ CAPABILITIES: dict[str, Capability] = {
     "clip by value": clip_by_value,
     "unit-wise": unit_wise,
     "skip": skip,
+    "rollback": rollback,
+    "incident": incident,
     "resume": resume,
 }

@@ -21,8 +21,22 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from lightning_gradguard import GradGuard, GradientPipeline, MemorySink, StepRecord
-from tests.everywhere.training import NUM_BATCHES, ManualProblem, Problem, Training, batches, make_net, sgd, whole
+from lightning_gradguard import ClipPolicy, GradGuard, GradientPipeline, MemorySink, NonFiniteGuard, StepRecord
+from lightning_gradguard.guard import Action, Guard
+from lightning_gradguard.incident.blackbox import BlackBox
+from lightning_gradguard.incident.bundle import IncidentFolder
+from lightning_gradguard.recovery import Recovery
+from tests.everywhere.training import (
+    NUM_BATCHES,
+    ManualProblem,
+    Problem,
+    Training,
+    batches,
+    examples,
+    make_net,
+    sgd,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,8 @@ class Outcome:
     records: list[StepRecord]
 
 
-# train(folder, asked, bad=(), stop_after=None, resume=None) -> Outcome. `asked` are the options of GradGuard; the run
-# ends after so many steps and writes the checkpoint `folder/half.ckpt`, or goes on from there.
+# train(folder, clip=None, guard=None, bad=(), stop_after=None, resume=False) -> Outcome. `guard` are the arguments of
+# NonFiniteGuard. The run ends after so many steps and writes `folder/half.ckpt`, or goes on from there.
 Train = Callable[..., Outcome]
 
 
@@ -46,17 +60,21 @@ class Mode:
         title: how the table calls it.
         train: trains the problem in this mode.
         processes: how many together.
+        sharded: whether each of them holds a part of the weights only.
         tolerance: how far weights and norms may lie from those of the plain float32 loop, relative.
         accumulate: batches a step.
         refused: capabilities that are refused when fit starts, each with words of the error.
+        not_run: capabilities that have no test.
     """
 
     title: str
     train: Train
     processes: int = 1
+    sharded: bool = False
     tolerance: float = 1e-5
     accumulate: int = 1
     refused: Mapping[str, str] = field(default_factory=dict)
+    not_run: Collection[str] = ()
 
 
 def quiet_trainer(folder: str, callbacks: list[Any], **options: Any) -> Any:
@@ -89,24 +107,26 @@ class SaveAt(pl.Callback):
 
 def with_trainer(
     folder: str,
-    asked: Mapping[str, Any],
     *,
+    clip: ClipPolicy | None = None,
+    guard: Mapping[str, Any] | None = None,
     bad: Collection[int] = (),
     stop_after: int | None = None,
     resume: bool = False,
     problem: Callable[..., Any] = Problem,
     options: Callable[[], Mapping[str, Any]] = dict,
 ) -> Outcome:
-    """Trains with a Trainer and our callback, in a mode given by the module and by options for the Trainer."""
-    guard = GradGuard(**{"on_nonfinite": None, "log_every_n_steps": 1, **asked})
+    """Trains with a Trainer and our callbacks, in a mode given by the module and by options for the Trainer."""
     half = os.path.join(folder, "half.ckpt")
-    callbacks, ends = [guard], {}
+    watch = GradGuard(clip=clip, on_nonfinite=None, log_every_n_steps=1)
+    callbacks: list[Any] = [watch] if guard is None else [watch, NonFiniteGuard(**guard)]
+    ends = {}
     if stop_after is not None:
-        callbacks, ends = [guard, SaveAt(stop_after, half)], {"max_steps": stop_after}
+        callbacks, ends = [*callbacks, SaveAt(stop_after, half)], {"max_steps": stop_after}
     trainer = quiet_trainer(folder, callbacks, **{**options(), **ends})
     module = problem(bad=bad)
     trainer.fit(module, batches(), ckpt_path=half if resume else None)
-    return Outcome(whole_weights(trainer.strategy.model, module.net), guard.records)
+    return Outcome(whole_weights(trainer.strategy.model, module.net), watch.records)
 
 
 def whole_weights(model: nn.Module, net: nn.Module) -> dict[str, Tensor]:
@@ -131,6 +151,11 @@ def fused_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=0.01, fused=True)
 
 
+def double_problem(**options: Any) -> Problem:
+    # Double from the start: Lightning loads a checkpoint before it converts the module, which would round the weights.
+    return Problem(net=make_net().double(), **options)
+
+
 def compiled_problem(**options: Any) -> Problem:
     return Problem(net=torch.compile(make_net(), backend="eager"), **options)
 
@@ -149,8 +174,8 @@ class DeepSpeedStrategy(pl.strategies.SingleDeviceStrategy):
     handles_gradient_accumulation = True
 
 
-def with_deepspeed(folder: str, asked: Mapping[str, Any], **options: Any) -> Outcome:
-    return with_trainer(folder, asked, options=lambda: {"strategy": DeepSpeedStrategy("cpu")}, **options)
+def with_deepspeed(folder: str, **options: Any) -> Outcome:
+    return with_trainer(folder, options=lambda: {"strategy": DeepSpeedStrategy("cpu")}, **options)
 
 
 # A loop of one's own
@@ -158,8 +183,9 @@ def with_deepspeed(folder: str, asked: Mapping[str, Any], **options: Any) -> Out
 
 def with_raw_loop(
     folder: str,
-    asked: Mapping[str, Any],
     *,
+    clip: ClipPolicy | None = None,
+    guard: Mapping[str, Any] | None = None,
     bad: Collection[int] = (),
     stop_after: int | None = None,
     resume: bool = False,
@@ -172,7 +198,9 @@ def with_raw_loop(
     plain, sink = optimizer(training.net.parameters()), MemorySink()
     live = torch.amp.GradScaler("cpu", init_scale=2.0**10) if scaler else None
     lightning = fabric() if fabric else None
-    pipeline = GradientPipeline(training.net, plain, sinks=[sink], **{"log_every_n_steps": 1, **asked})
+    survival = _survival(training.net, plain, **guard) if guard is not None else {}
+    pipeline = GradientPipeline(training.net, plain, clip=clip, sinks=[sink], log_every_n_steps=1, **survival)
+    box: BlackBox | None = survival.get("incidents")
     stepping: Any = plain
     if lightning:
         training.net, stepping = lightning.setup(training.net, plain)
@@ -188,6 +216,8 @@ def with_raw_loop(
         start = stop_after_first_half(1)
     for index in range(start, NUM_BATCHES if stop_after is None else stop_after):
         plain.zero_grad()
+        if box is not None:
+            box.before_batch(examples(index)[0], index)
         with nullcontext() if lightning or live is None else torch.autocast("cpu", torch.float16):
             loss = training.loss(index)
         if lightning:
@@ -195,6 +225,8 @@ def with_raw_loop(
         else:
             (loss if live is None else live.scale(loss)).backward()
         pipeline.before_step(scaler=live)
+        if box is not None:
+            box.after_step()
         if lightning or live is None:
             stepping.step()
         else:
@@ -205,6 +237,22 @@ def with_raw_loop(
         torch.save(state | ({"scaler": live.state_dict()} if live is not None else {}), half)
     net = training.net.module if lightning else training.net
     return Outcome(whole(net), sink.records)
+
+
+def _survival(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    action: Action,
+    incident_dir: str | None = None,
+    loss_scale_floor: float = 1.0,
+    **recovery: int,
+) -> dict[str, Any]:
+    """What NonFiniteGuard puts together for a Trainer, put together by hand."""
+    return {
+        "on_nonfinite": Guard(action, loss_scale_floor=loss_scale_floor),
+        "recovery": Recovery(net, [optimizer], rollback=action == "rollback", **recovery),
+        "incidents": None if incident_dir is None else BlackBox(IncidentFolder(incident_dir), net),
+    }
 
 
 def stop_after_first_half(accumulate: int) -> int:
@@ -286,8 +334,8 @@ def _scaled(problem: Callable[..., Any] = Problem) -> Train:
 
 
 _HALF = 5e-2  # 8 bits of mantissa through six steps
-_DEEPSPEED = dict.fromkeys(("clip by norm", "clip by value", "unit-wise", "skip", "rollback"), "DeepSpeed")
-_LBFGS = dict.fromkeys(("skip", "rollback"), "LBFGS")
+_DEEPSPEED = dict.fromkeys(("clip by norm", "clip by value", "unit-wise", "skip", "rollback", "incident"), "DeepSpeed")
+_LBFGS = dict.fromkeys(("skip", "rollback", "incident"), "LBFGS")
 
 MODES: dict[str, Mode] = {
     "fp32": Mode("automatic optimization, 32-true", _trainer()),
@@ -295,7 +343,7 @@ MODES: dict[str, Mode] = {
         "`accumulate_grad_batches`, last window cut short", _trainer(accumulate_grad_batches=4), accumulate=4
     ),
     "manual": Mode("manual optimization", _trainer(ManualProblem)),
-    "64-true": Mode("64-true", _trainer(precision="64-true")),
+    "64-true": Mode("64-true", _trainer(double_problem, precision="64-true")),
     "bf16-mixed": Mode("bf16-mixed", _trainer(precision="bf16-mixed"), tolerance=_HALF),
     "bf16-true": Mode("bf16-true", _trainer(precision="bf16-true"), tolerance=_HALF),
     "16-true": Mode("16-true", _trainer(precision="16-true"), tolerance=_HALF),
@@ -317,26 +365,40 @@ MODES: dict[str, Mode] = {
     ),
     "ddp": Mode("DDP, 2 processes", partial(with_trainer, problem=replicated_problem, options=ddp), processes=2),
     "fsdp1": Mode(
-        "FSDP (1), 2 processes", partial(with_trainer, problem=replicated_problem, options=fsdp), processes=2
+        "FSDP (1), 2 processes",
+        partial(with_trainer, problem=replicated_problem, options=fsdp),
+        sharded=True,
+        processes=2,
     ),
     "fsdp2": Mode(
         "FSDP2, 2 processes",
         partial(with_trainer, problem=ShardedProblem, options=partial(model_parallel, 1)),
+        sharded=True,
         processes=2,
     ),
     "tp": Mode(
         "tensor parallel, 2 processes",
         partial(with_trainer, problem=ShardedProblem, options=partial(model_parallel, 2)),
+        sharded=True,
         processes=2,
     ),
     "fsdp1-4": Mode(
-        "FSDP (1), 4 processes", partial(with_trainer, problem=replicated_problem, options=fsdp), processes=4
+        "FSDP (1), 4 processes",
+        partial(with_trainer, problem=replicated_problem, options=fsdp),
+        sharded=True,
+        processes=4,
     ),
     "2d": Mode(
         "FSDP2 × tensor parallel, 2 × 2 processes",
         partial(with_trainer, problem=ShardedProblem, options=partial(model_parallel, 2)),
+        sharded=True,
         processes=4,
     ),
-    "lbfgs": Mode("LBFGS", _trainer(lbfgs_problem), refused=_LBFGS),
-    "deepspeed": Mode("DeepSpeed", with_deepspeed, refused=_DEEPSPEED),
+    "lbfgs": Mode(
+        "LBFGS",
+        _trainer(lbfgs_problem),
+        refused=_LBFGS,
+        not_run=("see", "clip by norm", "clip by value", "unit-wise", "resume"),
+    ),
+    "deepspeed": Mode("DeepSpeed", with_deepspeed, refused=_DEEPSPEED, not_run=("see", "resume")),
 }

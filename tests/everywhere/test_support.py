@@ -13,7 +13,7 @@ from tests.everywhere.modes import MODES, Mode
 from tests.everywhere.processes import failures, run_together
 
 CELLS = [(mode, capability) for mode in MODES for capability in CAPABILITIES]
-SUPPORTED = [(m, c) for m, c in CELLS if c not in MODES[m].refused]
+SUPPORTED = [(m, c) for m, c in CELLS if c not in (*MODES[m].refused, *MODES[m].not_run)]
 REFUSED = [(m, c) for m, c in CELLS if c in MODES[m].refused]
 
 
@@ -38,7 +38,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return answers
 
 
-@pytest.mark.filterwarnings("ignore:step . was skipped")
+@pytest.mark.filterwarnings("ignore:step . was", "ignore:You're resuming from a checkpoint that ended")
 @pytest.mark.parametrize(("mode", "capability"), SUPPORTED, ids=ids(SUPPORTED))
 def test_supported(mode: str, capability: str, tmp_path: Any, together: Any, record_property: Any) -> None:
     row: Mode = MODES[mode]
