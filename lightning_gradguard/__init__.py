@@ -16,14 +16,25 @@ if TYPE_CHECKING:
     from lightning_gradguard.callbacks import GradGuard as GradGuard
     from lightning_gradguard.callbacks import GradientNormMonitor as GradientNormMonitor
     from lightning_gradguard.callbacks import NonFiniteGuard as NonFiniteGuard
+    from lightning_gradguard.clip.adagc import AdaGC as AdaGC
+    from lightning_gradguard.clip.agc import AGC as AGC
     from lightning_gradguard.clip.autoclip import AutoClip as AutoClip
     from lightning_gradguard.clip.base import Clip as Clip
     from lightning_gradguard.clip.base import ClipPolicy as ClipPolicy
+    from lightning_gradguard.clip.chain import Chain as Chain
+    from lightning_gradguard.clip.maxclip import MaxClip as MaxClip
     from lightning_gradguard.clip.norm import NormClip as NormClip
+    from lightning_gradguard.clip.quantile import QuantileClip as QuantileClip
     from lightning_gradguard.clip.value import ValueClip as ValueClip
     from lightning_gradguard.clip.zclip import ZClip as ZClip
+    from lightning_gradguard.diagnose import default_rules as default_rules
+    from lightning_gradguard.diagnose.base import Diagnosis as Diagnosis
     from lightning_gradguard.diagnose.base import Rule as Rule
+    from lightning_gradguard.diagnose.instruments import Instruments as Instruments
+    from lightning_gradguard.diagnose.temporal import TemporalProbe as TemporalProbe
     from lightning_gradguard.guard import NonFiniteGradientError as NonFiniteGradientError
+    from lightning_gradguard.incident.replay import ReplayReport as ReplayReport
+    from lightning_gradguard.incident.replay import replay as replay
     from lightning_gradguard.layout import Layout as Layout
     from lightning_gradguard.measure import Measurement as Measurement
     from lightning_gradguard.measure import measure as measure
@@ -34,32 +45,45 @@ if TYPE_CHECKING:
     from lightning_gradguard.record import Sink as Sink
     from lightning_gradguard.record import StepRecord as StepRecord
     from lightning_gradguard.record import read_jsonl as read_jsonl
+    from lightning_gradguard.spikes import SpikeRule as SpikeRule
     from lightning_gradguard.tensorboard.sink import TensorBoardSink as TensorBoardSink
 
 _HOME = {
+    "AGC": "clip.agc",
+    "AdaGC": "clip.adagc",
     "AdaptiveGradientClipping": "callbacks",
     "AutoClip": "clip.autoclip",
+    "Chain": "clip.chain",
     "Clip": "clip.base",
     "ClipPolicy": "clip.base",
+    "Diagnosis": "diagnose.base",
     "Finding": "record",
     "GradGuard": "callbacks",
     "GradientNormMonitor": "callbacks",
     "GradientPipeline": "pipeline",
+    "Instruments": "diagnose.instruments",
     "JsonlSink": "record",
     "Layout": "layout",
+    "MaxClip": "clip.maxclip",
     "Measurement": "measure",
     "MemorySink": "record",
     "NonFiniteGradientError": "guard",
     "NonFiniteGuard": "callbacks",
     "NormClip": "clip.norm",
+    "QuantileClip": "clip.quantile",
+    "ReplayReport": "incident.replay",
     "Rule": "diagnose.base",
     "Sink": "record",
+    "SpikeRule": "spikes",
     "StepRecord": "record",
+    "TemporalProbe": "diagnose.temporal",
     "TensorBoardSink": "tensorboard.sink",
     "ValueClip": "clip.value",
     "ZClip": "clip.zclip",
+    "default_rules": "diagnose",
     "measure": "measure",
     "read_jsonl": "record",
+    "replay": "incident.replay",
 }
 
 __all__ = sorted(_HOME)
