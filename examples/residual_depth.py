@@ -35,12 +35,12 @@ def every_variant() -> Variants:
 
 
 def main(argv: Sequence[str] | None = None) -> Study:
-    parser = studies.parser(__doc__, max_epochs=40, quick="15 epochs instead of 40", data_dir=True)
+    parser = studies.parser(__doc__, max_epochs=40, quick="25 epochs instead of 40", data_dir=True)
     parser.add_argument("--depth", type=int, help="hidden layers (default: 20)")
     parser.add_argument("--norm", choices=["none", "batch"], default="none", help="beside the residual connections")
     parser.add_argument("--init", choices=list(INITS), default="torch")
     parser.add_argument("--lr", type=float, default=0.01)
-    args = studies.parse(parser, argv, quick_epochs=15)
+    args = studies.parse(parser, argv, quick_epochs=25)
     if args.compare and (args.depth or args.norm != "none"):
         raise data.UsageError("--compare brings its own depths and norms: leave out --depth and --norm")
     depth = args.depth or 20
