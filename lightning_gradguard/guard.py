@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -157,6 +158,8 @@ class Guard:
         """A spike of one of them, in words; ``None`` for an ordinary step, or without a rule."""
         if self.spikes is None:
             return None
+        if self.spikes.watch_loss and loss is not None and not math.isfinite(loss):
+            return f"the loss is {loss} although every gradient is finite"
         values = {"gradient norm": norm, "loss": loss if self.spikes.watch_loss else None}
         found: dict[str, Spike] = {}
         for name, value in values.items():

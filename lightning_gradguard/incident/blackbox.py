@@ -105,7 +105,7 @@ class BlackBox:
         if not self._batches or any_process(self.folder.is_full, params):
             return None
         loss_scale = float(scaler.get_scale()) if scaler is not None else None
-        found = self._localise(buffers, loss_scale) if cause != "spike" else None
+        found = self._localise(buffers, loss_scale)
         here = found is not None and (found.found or found.error is not None)
         anywhere = any_process(here, params)
         if self.world_size > 1 and not (here or (not anywhere and self.rank == 0)):
@@ -150,7 +150,7 @@ class BlackBox:
         run = self.run
         if run is None:
             return None
-        found: Localisation | None = None
+        seen: list[Localisation] = []
         for micro in self._batches:
             found = localise(
                 self.module,
@@ -160,9 +160,10 @@ class BlackBox:
                 rng=micro.rng,
                 buffers=dict(buffers),
             )
+            seen.append(found)
             if found.found or found.error is not None:
-                break
-        return found
+                return found
+        return next((found for found in seen if found.near_limit), seen[-1])
 
     def _notes(self) -> tuple[str, ...]:
         written = [

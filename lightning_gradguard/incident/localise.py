@@ -30,7 +30,8 @@ class Localisation:
         loss: the loss of the step as run again.
         bad_gradients: names of the parameters whose gradient was not finite.
         bad_buffers: names of the buffers that the forward pass made non-finite.
-        near_limit: results that came near the end of their dtype before the origin, oldest first.
+        near_limit: the first values that came near the end of their dtype before the origin (their square overflows),
+            in order: parameters and batch entries that did from the start, then results.
         error: what the step raised, if it did.
     """
 
@@ -63,7 +64,8 @@ class Localisation:
 
     def __str__(self) -> str:
         if self.origin is None:
-            return self.error or f"the step came out finite when run again (loss {self.loss})"
+            near = f"; near the limit: {self.near_limit[0].describe()}" if self.near_limit else ""
+            return self.error or f"the step came out finite when run again (loss {self.loss}){near}"
         return _sentence(self.origin, self.turned_nan)
 
 
@@ -101,11 +103,11 @@ def localise(
         >>> found.phase
         'forward'
     """
-    recorder = Recorder(module, batch)
     loss: Tensor | None = None
     error = None
     bad_gradients: dict[str, Tensor] = {}
     with untouched(module, rng=rng, buffers=buffers):
+        recorder = Recorder(module, batch)  # once the buffers are what they were
         finite_before = {name for name, buffer in module.named_buffers() if _is_finite(buffer)}
         try:
             with torch.enable_grad(), torch.compiler.set_stance("force_eager"), recorder:
@@ -133,14 +135,14 @@ def conclude(
     """Puts what a recorder saw into a :class:`Localisation`."""
     origin, turned = answer or (None, None)
     until = origin.call.index if origin is not None and origin.call is not None else float("inf")
-    near = sorted((e for e in recorder.near_limit if e.index < until), key=lambda e: -e.fraction)[:_MAX_EXTREMES]
+    near = [extreme for extreme in recorder.near_limit if extreme.index < until][:_MAX_EXTREMES]
     return Localisation(
         origin=origin,
         turned_nan=turned,
         loss=None if loss is None else float(loss.detach()),
         bad_gradients=tuple(clean_name(name) for name in bad_gradients),
         bad_buffers=tuple(clean_name(name) for name in bad_buffers),
-        near_limit=tuple(sorted(near, key=lambda e: e.index)),
+        near_limit=tuple(near),
         error=error,
     )
 

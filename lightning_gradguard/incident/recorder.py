@@ -90,6 +90,12 @@ class Extreme:
     largest: float
     fraction: float
 
+    def describe(self) -> str:
+        """Where, and how large."""
+        place = f"module {self.module!r}" if self.module else "the training step itself"
+        what = f"{self.operator} in the {self.phase} pass of {place}" if "aten" in self.operator else self.operator
+        return f"{what}: {self.largest:.3g} ({self.dtype})"
+
 
 @dataclass(frozen=True, eq=False)
 class Origin:
@@ -123,24 +129,23 @@ class Recorder(TorchDispatchMode):
     """While active, looks at the result of every operator; :meth:`origin_of` then tells where a value went bad.
 
     Values are followed by the memory they lie in, so views and in-place operators are followed too. A parameter, or
-    any other tensor from before the step, is copied just before an operator writes to it, and put back at exit.
+    any other tensor from before the step but for buffers, is copied just before an operator writes to it, and put back
+    at exit.
 
     Args:
         module: its submodules give the names.
         batch: searched for values that were not finite to begin with.
-        near: fraction of the dtype's largest finite number from which a value is remembered as near the limit; one
-            eighth: three doublings before an overflow.
     """
 
-    def __init__(self, module: nn.Module, batch: object, *, near: float = 0.125) -> None:
+    def __init__(self, module: nn.Module, batch: object) -> None:
         super().__init__()
         self.near_limit: list[Extreme] = []
-        self._near = near
         self._num_calls = 0
         self._trail: deque[Extreme] = deque(maxlen=_TRAIL)
         self._taints: dict[int, _Taint] = {}
         self._first_use: dict[Origin, OperatorCall] = {}
         self._made: set[int] = set()
+        self._buffers = {_memory(buffer) for buffer in module.buffers()}  # whoever runs the step puts them back
         self._written: list[tuple[Tensor, Tensor]] = []
         self._stack: list[tuple[str, object]] = []  # modules being run, each with the autograd node it was entered in
         self._forward_of: dict[int, tuple[str, str | None]] = {}  # autograd's sequence number -> module, source
@@ -212,7 +217,7 @@ class Recorder(TorchDispatchMode):
             extreme = Extreme(self._num_calls, call.phase, call.module, call.operator, dtype, largest, fraction)
             if call.written or memory not in call.memories:  # a mere view tells nothing new
                 self._trail.append(extreme)
-            if self._near <= fraction < 1.0:  # exactly the limit is a mask
+            if is_near_limit(largest, output.dtype):
                 self.near_limit.append(extreme)
             covered = output.numel() * output.element_size() >= output.untyped_storage().nbytes()
             if memory not in call.memories or (covered and call.written):
@@ -249,7 +254,7 @@ class Recorder(TorchDispatchMode):
 
     def _protect(self, written: Sequence[Tensor]) -> None:
         for tensor in written:
-            if _memory(tensor) not in self._made:
+            if _memory(tensor) not in self._made and _memory(tensor) not in self._buffers:
                 self._written.append((tensor, tensor.detach().clone()))
 
     def _remember_forward(self, call: _Call) -> None:
@@ -267,7 +272,13 @@ class Recorder(TorchDispatchMode):
 
     def _hold(self, tensor: Tensor, place: Any, name: str, order: int) -> None:
         largest = _largest(tensor)
-        if largest is None or largest < float("inf"):
+        if largest is None:
+            return
+        if largest < float("inf"):
+            if is_near_limit(largest, tensor.dtype):
+                fraction, dtype = largest / torch.finfo(tensor.dtype).max, str(tensor.dtype).removeprefix("torch.")
+                owner = name.rpartition(".")[0] if place != "batch" else ""
+                self.near_limit.append(Extreme(0, "forward", owner, f"{place} {name}", dtype, largest, fraction))
             return
         held = TensorRange.of(tensor)
         is_mask = place == "buffer" and not held.nan and not bool((_reals(tensor) == float("inf")).any())
@@ -297,7 +308,7 @@ class _Call:
         self.tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.memories = {_memory(tensor) for tensor in self.tensors}
         self.written: list[Tensor] = []
-        if func._schema.is_mutable:
+        if func._schema.is_mutable or "batch_norm" in func.__name__:
             self.written = _written_tensors(func, args, kwargs)
         self.before = {id(t): TensorRange.of(t) for t in self.written if _largest(t) is not None}
         self.bad_before = {id(t) for t in self.written if _memory(t) in recorder._taints}
@@ -366,6 +377,15 @@ def named_tensors(batch: object, path: str = "batch") -> Iterator[tuple[str, Ten
             yield from named_tensors(item, f"{path}.{key}")
 
 
+def is_near_limit(largest: float, dtype: torch.dtype) -> bool:
+    """Whether a magnitude is near the end of its dtype: its square overflows, or in float16 three doublings do.
+
+    Exactly the largest number is a mask, and not near it.
+    """
+    end = torch.finfo(dtype).max
+    return (end / 8 if dtype == torch.float16 else end**0.5) <= largest < end
+
+
 def _had_nan(origin: Origin) -> bool:
     held = origin.held or (origin.call.output if origin.call is not None else None)
     return held is not None and held.nan > 0
@@ -375,6 +395,9 @@ def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """The tensors an in-place or ``out=`` operator writes to, by its schema."""
     values = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
     written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    name = func.__name__
+    if "batch_norm" in name and "backward" not in name:  # some update their statistics and do not say so
+        written += [statistic for statistic in ("running_mean", "running_var") if statistic not in written]
     return [leaf for name in written for leaf in tree_leaves(values.get(name)) if isinstance(leaf, Tensor)]
 
 

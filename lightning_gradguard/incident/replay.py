@@ -67,10 +67,7 @@ class ReplayReport:
         ]
         if self.localisation is not None:
             lines.append(f"  where: {self.localisation}")
-            lines += [
-                f"  near the limit before it: {e.module or 'training step'} {e.operator}: {e.largest:.3g} ({e.dtype})"
-                for e in self.localisation.near_limit
-            ]
+            lines += [f"  near the limit before it: {e.describe()}" for e in self.localisation.near_limit]
         if self.anomaly is not None:
             lines += ["  autograd's anomaly detection:", *(f"    {line}" for line in self.anomaly.splitlines())]
         return "\n".join(lines)
@@ -221,8 +218,9 @@ class _Replay:
         return tensor.to("cpu" if path in self.bundle.report["batch_on_cpu"] else device, copy=True)
 
     def localise(self) -> Localisation | None:
-        """The first batch of the step that goes bad, under watch; ``None`` if none does."""
+        """The first batch of the step that goes bad, or near it, under watch; ``None`` if none does."""
         load_state(self.bundle, self.module)
+        near: Localisation | None = None
         for micro in self.bundle.batches:
             backward_losses: list[Tensor] = []
 
@@ -235,7 +233,8 @@ class _Replay:
             found = localise(self.module, step, micro.batch, loss_scale=self.scale, rng=micro.rng)
             if found.found or found.error is not None:
                 return found
-        return None
+            near = near or (found if found.near_limit else None)
+        return near
 
     def anomaly(self) -> str:
         with warnings.catch_warnings(record=True) as caught, ExitStack() as stack:

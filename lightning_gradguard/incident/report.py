@@ -131,7 +131,7 @@ def _where(report: dict[str, Any]) -> str:
         )
     origin = found["origin"]
     if origin is None:
-        return found["error"] or "Run again under watch, the step came out finite: chance, or another process."
+        return "\n".join([found["error"] or _came_out_finite(report["cause"]), *_near_limit(found)])
     call = origin["call"]
     lines = []
     if origin["place"] != "operator":
@@ -151,13 +151,27 @@ def _where(report: dict[str, Any]) -> str:
     if found["bad_buffers"]:
         names = ", ".join(f"`{name}`" for name in found["bad_buffers"][:10])
         lines += ["", f"The forward pass also made these buffers non-finite: {names}."]
-    if found["near_limit"]:
-        lines += ["", "Before it, near the end of their dtype:", ""]
-        lines += [f"- {_extreme(extreme)}" for extreme in found["near_limit"]]
+    lines += _near_limit(found)
     if origin["trail"]:
         lines += ["", "The results just before it, oldest first:", ""]
-        lines += [f"- {_extreme(extreme)}" for extreme in origin["trail"]]
+        lines += map(_bullet, origin["trail"])
     return "\n".join(lines)
+
+
+def _near_limit(found: dict[str, Any]) -> list[str]:
+    if not found["near_limit"]:
+        return []
+    return ["", "Near the end of their dtype, first ones first:", "", *map(_bullet, found["near_limit"])]
+
+
+def _bullet(extreme: dict[str, Any]) -> str:
+    return f"- {_extreme(extreme)}"
+
+
+def _came_out_finite(cause: str) -> str:
+    if cause == "spike":
+        return "Every value is finite."
+    return "Run again under watch, the step came out finite: chance, or another process."
 
 
 def _cure(report: dict[str, Any]) -> str:

@@ -381,3 +381,33 @@ def test_no_hook_that_reduces_gradients_between_processes_fires():
 )
 def test_the_list_of_bad_layers_alone_tells_the_place(bad, words):
     assert words in place_from_gradients(["a", "b", "c", "d"], bad)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_statistics_that_the_bad_step_itself_has_spoiled_are_not_taken_for_the_cause(layer):
+    torch.manual_seed(0)
+    net = nn.Sequential(Op(lambda x: (x - 9).log()), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    if layer:
+        net = nn.Sequential(nn.BatchNorm1d(4), *net)
+    clean = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    net(make_batch()[0])
+    assert not all(buffer.isfinite().all() for buffer in net.buffers())
+    found = localise(net, step, make_batch(), buffers=clean)
+    assert (found.phase, found.module) == ("forward", str(layer))
+    assert len(found.bad_buffers) == 2
+
+
+@pytest.mark.parametrize("place", ["batch", "parameter", "operator"])
+def test_a_finite_value_whose_square_overflows_is_the_first_near_the_limit(place):
+    net = stack(Op(lambda x: x * 0 + 1e30) if place == "operator" else nn.Identity())
+    x, y = make_batch()
+    if place == "batch":
+        x[0, 0] = 1e30
+    elif place == "parameter":
+        with torch.no_grad():
+            net[0].weight[0, 0] = 1e30
+    found = localise(net, step, (x, y))
+    first = found.near_limit[0]
+    expected = {"batch": ("", "batch batch[0]"), "parameter": ("0", "parameter 0.weight")}
+    assert (first.module, first.operator) == expected.get(place, ("2", "aten.add.Tensor"))
+    assert first.largest == pytest.approx(1e30)
