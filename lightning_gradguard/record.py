@@ -122,8 +122,8 @@ class StepRecord:
         layer_kinds: class of the module that owns each layer, e.g. ``"Linear"``.
         trainable: whether any parameter of the layer requires a gradient now.
         depth: place of each layer in the forward pass, 0 first; ``None`` for a layer that was not seen to run.
-        activations: what the probe saw on its last sampled step, in the order of the forward pass; each sample is
-            reported by one record.
+        activations: what the probe saw on its last sampled step (the first record: on the very first one), in the
+            order of the forward pass; each sample is reported by one record.
         temporal_norms: per recurrent module, the norm of the last output's gradient with respect to the input at
             each time step, first step first; each sample is reported by one record.
     """

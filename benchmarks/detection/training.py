@@ -15,7 +15,7 @@ from lightning_gradguard.clip.norm import NormClip
 from lightning_gradguard.diagnose.instruments import Instruments
 from lightning_gradguard.guard import NonFiniteGradientError
 from lightning_gradguard.pipeline import GradientPipeline
-from lightning_gradguard.record import StepRecord
+from lightning_gradguard.record import MemorySink, StepRecord
 
 from .setup import Setup
 from .tasks import batches, build, loss_of
@@ -96,15 +96,26 @@ def train(setup: Setup, seed: int, watch: Watcher | None = None) -> Outcome:
         if any(name.startswith(prefix) for prefix in setup.frozen):
             parameter.requires_grad_(False)
     optimizers = optimizers_of(setup, net)
+    records = MemorySink()
+    watching = Instruments(net, PROBE_EVERY)
     clip = AutoClip() if setup.adaptive else NormClip(setup.clip) if setup.clip else None
     pipelines = [
         GradientPipeline(
-            net, o, clip=clip, on_nonfinite="skip", patience=PATIENCE, optimizer_index=i, num_optimizers=len(optimizers)
+            net,
+            o,
+            clip=clip,
+            on_nonfinite="skip",
+            patience=PATIENCE,
+            sinks=[records],
+            optimizer_index=i,
+            num_optimizers=len(optimizers),
+            instruments=watching,
         )
         for i, o in enumerate(optimizers)
     ]
-    run = _Run(setup, net, optimizers, pipelines, Instruments(net, PROBE_EVERY), generator)
-    return run.go(watch)
+    outcome = _Run(setup, net, optimizers, pipelines, watching, generator).go(watch)
+    outcome.records = records.records
+    return outcome
 
 
 class _Run:
@@ -158,16 +169,13 @@ class _Run:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
         if self.watch is not None and index == len(self.optimizers) - 1:
             self.watch.after_backward(self.net, step, float(loss.detach()), *self.batch)
-        self.instruments.before_step(pipeline.layout, step)
-        record = pipeline.before_step(step=step, log=step % RECORD_EVERY == 0, scaler=self.scaler)
-        if record is not None:
-            self.out.records.append(self.instruments.enrich(record, pipeline.layout))
+        pipeline.before_step(step=step, log=step % RECORD_EVERY == 0, scaler=self.scaler)
         if self.scaler:
             self.scaler.step(optimizer)
             self.scaler.update()
         else:
             optimizer.step()
-        self.instruments.after_step(pipeline.layout)
+        pipeline.after_step()
 
     def _gan_step(self, x: Tensor, step: int) -> float:
         setup, net = self.setup, self.net

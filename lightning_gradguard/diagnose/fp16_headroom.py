@@ -1,4 +1,4 @@
-"""Activations close to the largest number of their dtype."""
+"""Activations close to the largest float16."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning_gradguard.record import Finding, StepRecord
 
 
 class Fp16Headroom(Rule):
-    """An activation uses more than half of its dtype's range: the next step may overflow.
+    """A float16 activation uses more than half of the range: the next step may overflow.
 
     Args:
         share: of the largest finite number (65,504 in float16), in (0, 1). Half leaves one doubling.
@@ -29,7 +29,9 @@ class Fp16Headroom(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         assert record.activations is not None
-        close = [a for a in record.activations if not a.range_used < self.share]  # NaN: it is over the edge already
+        close = [
+            a for a in record.activations if a.dtype == "float16" and not a.range_used < self.share
+        ]  # NaN: beyond it
         if not close:
             return None
         worst = max(close, key=lambda a: a.range_used)

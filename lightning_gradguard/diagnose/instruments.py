@@ -24,13 +24,11 @@ class Instruments:
         loss = ...                                   # the forward pass
         instruments.after_forward(loss)
         loss.backward()
-        instruments.before_step(layout, step)
-        record = pipeline.before_step()
-        record = instruments.enrich(record, layout)  # on a logged step, before the rules see it
+        record = pipeline.before_step(step=step)     # enriches the record, if the pipeline has the instruments
         optimizer.step()
-        instruments.after_step(layout)
+        pipeline.after_step()
 
-    With several optimizers the last four are called for each: losses since the last of these calls are taken for that
+    With several optimizers the last three are called for each: losses since the last of these calls are taken for that
     optimizer's, and what the probes saw goes to the first record after it.
 
     Args:
@@ -68,10 +66,7 @@ class Instruments:
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
         self._meter(layout).before_step(step)
-        if self._pending is not None:
-            total, steps = self._losses.get(id(layout), (0.0, 0))
-            self._losses[id(layout)] = (self._pending + total, steps + 1)
-            self._pending = None
+        self._claim_loss(layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
@@ -79,6 +74,7 @@ class Instruments:
 
     def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
+        self._claim_loss(layout)
         total, steps = self._losses.pop(id(layout), (None, 0))
         facts: dict[str, Any] = {
             "loss": None if total is None else float(total) / steps,  # host sync: a logged step
@@ -87,6 +83,13 @@ class Instruments:
             "update_ratios": self._meter(layout).take(),
         }
         return replace(record, **facts, **self._structure(layout))
+
+    def _claim_loss(self, layout: Layout) -> None:
+        """The loss that was back-propagated last belongs to the optimizer that is about to step."""
+        if self._pending is not None:
+            total, steps = self._losses.get(id(layout), (0.0, 0))
+            self._losses[id(layout)] = (self._pending + total, steps + 1)
+            self._pending = None
 
     def _structure(self, layout: Layout) -> dict[str, Any]:
         """What is known of the layers themselves: cheap, and on the host."""

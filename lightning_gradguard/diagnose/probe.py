@@ -84,6 +84,8 @@ class Probe:
         self._handles: list[RemovableHandle] = []
         self._calls: dict[str, int] = {}
         self._seen: dict[str, _Seen] = {}
+        self._first: dict[str, _Seen] | None = None  # the first sample: how the run began is not to be lost
+        self._told = False  # whether a record has asked yet
         self._highest: dict[str, Tensor] = {}  # per unit, over the sampled batches
         self._lowest: dict[str, Tensor] = {}
         self._batches: dict[str, int] = {}
@@ -94,6 +96,8 @@ class Probe:
         """Attaches the hooks if the step is sampled; call it before the forward pass."""
         if not is_sampled(step, self.every_n_steps) or self._handles:
             return bool(self._handles)
+        if self._seen and not self._told and self._first is None:
+            self._first = self._seen
         self._seen, self._calls = {}, {}
         for name, part in self.module.named_modules():
             if _is_watched(part):
@@ -114,10 +118,15 @@ class Probe:
 
     @torch.no_grad()
     def take(self) -> tuple[ActivationStats, ...] | None:
-        """What the last sample saw, in the order of the forward pass, each sample once; ``None`` without a new one."""
+        """What the last sample saw, in the order of the forward pass; ``None`` without a new sample.
+
+        The first call tells of the first sample instead, however many there were by then: what initialization does
+        shows nowhere else.
+        """
         if not self._seen or self._handles:
             return None
-        seen, self._seen = list(self._seen.values()), {}
+        seen = list((self._first or self._seen).values())
+        self._first, self._seen, self._told = None, {}, True
         values = [value.double().reshape(1).cpu() for entry in seen for value in entry.values.values()]
         numbers = iter(torch.cat(values).tolist() if values else [])  # host sync: a sampled step
         return tuple(_stats(entry, {key: next(numbers) for key in entry.values}) for entry in seen)

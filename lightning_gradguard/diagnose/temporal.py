@@ -66,7 +66,7 @@ class TemporalProbe:
         self._handles = []
 
     def take(self) -> dict[str, tuple[float, ...]] | None:
-        """The norms over time of the last sample, by module name; ``None`` without a new sample."""
+        """The norms over time of the first sample not yet told, by module name; ``None`` without a new one."""
         if not self._seen:
             return None
         seen, self._seen = self._seen, {}

@@ -92,6 +92,24 @@ def test_units_far_below_zero_are_dead_for_relu_and_its_smooth_kin(activation):
     assert seen["0"].dead == 0.5
 
 
+def test_the_first_record_tells_of_the_first_sample_however_late_it_comes():
+    net = nn.Sequential(nn.Linear(1, 1, bias=False))
+    probe = Probe(net, every_n_steps=100)
+    for step, weight in enumerate([1.0, 2.0, 3.0]):
+        net[0].weight.data.fill_(weight)
+        probe.start(step)
+        net(torch.ones(1, 1))
+        probe.stop()
+    assert probe.take()[0].rms == 1.0
+    assert probe.take() is None
+    for step, weight in ((100, 7.0), (200, 8.0)):
+        net[0].weight.data.fill_(weight)
+        probe.start(step)
+        net(torch.ones(1, 1))
+        probe.stop()
+    assert probe.take()[0].rms == 8.0, "later records tell of the last one"
+
+
 def test_after_a_convolution_units_are_channels():
     net = nn.Sequential(nn.Conv1d(1, 3, 1), nn.ReLU())
     with torch.no_grad():
