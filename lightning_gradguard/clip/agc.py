@@ -21,7 +21,7 @@ from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import Measurement
 
 # Units of small parameters of one shape are measured together: dispatch costs more than the copy.
-_STACK_NUMEL = 2048
+_STACK_NUMEL = 4096
 
 
 @final
@@ -83,13 +83,13 @@ class AGC(ClipPolicy):
         answer: list[Tensor | None] = [None] * len(measurement.grads)
         changes = []
         for pieces in by_device.values():  # one vector of all units, for the arithmetic
-            grads, weights = torch.cat([p.grads.flatten() for p in pieces]), torch.cat([p.weights for p in pieces])
+            grads, weights = torch.cat([p.grads for p in pieces]), torch.cat([p.weights for p in pieces])
             factors = norm_coefficient(grads, weights.clamp(min=self.eps) * self.ratio)
             changes.append((factors < 1.0).any().to(measurement.total.device, non_blocking=True))
             for piece, part in zip(pieces, factors.split([p.grads.numel() for p in pieces]), strict=True):
-                each = piece.units.spread(part.view(piece.grads.shape)).unbind()
+                each = part.view(len(piece.indices), -1).unbind() if len(piece.indices) > 1 else (part,)
                 for index, factor in zip(piece.indices, each, strict=True):
-                    answer[index] = factor
+                    answer[index] = piece.units.spread(factor, piece.shape)
         if len(changes) > 1:
             changes = [torch.stack(changes).any()]
         return Clip(units=answer, changes=changes[0] if changes else None)
@@ -109,41 +109,44 @@ class AGC(ClipPolicy):
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Norms of the units of some parameters of one shape: gradients ``[len(indices), ...]``, weights flat."""
+    """Norms of all units of some parameters of one shape, one after the other: of gradients and of weights."""
 
     indices: Sequence[int]
     units: Units
+    shape: torch.Size
     grads: Tensor
     weights: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Parameters of one shape, dtype and device that are measured in one stack."""
+    """Parameters of one shape, dtype and device; small ones are measured in one stack."""
 
     indices: list[int]
     units: Units
+    shape: torch.Size
     on_device: Tensor
 
 
-_plans: WeakKeyDictionary[Layout, dict[tuple[str, ...], list[_Group]]] = WeakKeyDictionary()
+_groups_of: WeakKeyDictionary[Layout, dict[tuple[str, ...], list[_Group]]] = WeakKeyDictionary()
 
 
 def _groups(layout: Layout, exclude: tuple[str, ...]) -> list[_Group]:
-    """What of a layout is clipped, in stacks; found once for each layout."""
-    plans = _plans.setdefault(layout, {})
-    if exclude not in plans:
+    """What of a layout is clipped; found once for each layout."""
+    known = _groups_of.setdefault(layout, {})
+    if exclude not in known:
         found = defaultdict(list)
         for index, (units, name, parameter) in enumerate(
             zip(units_of(layout), layout.names, layout.params, strict=True)
         ):
             if not _is_excluded(name, exclude):
                 alone = index if parameter.numel() > _STACK_NUMEL else None
-                found[parameter.device, parameter.shape, parameter.dtype, units, alone].append(index)
-        plans[exclude] = [
-            _Group(indices, key[3], torch.tensor(indices, device=key[0])) for key, indices in found.items()
+                found[parameter.device, parameter.dtype, parameter.shape, units, alone].append(index)
+        known[exclude] = [
+            _Group(indices, units, shape, torch.tensor(indices, device=device))
+            for (device, _, shape, units, _), indices in found.items()
         ]
-    return plans[exclude]
+    return known[exclude]
 
 
 def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
@@ -152,33 +155,24 @@ def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _measure_units(measurement: Measurement, groups: Sequence[_Group]) -> Iterator[_Piece]:
     grads, layout = measurement.grads, measurement.layout
-    weights = layout.params
     for group in groups:
-        units, indices = group.units, group.indices
-        if units.whole:  # its norm is known; where there is no gradient it is zero, and the factor is not used
-            seen = units.norms(_stack([weights[i] for i in indices]))
-            yield _Piece(indices, units, measurement.norms[group.on_device], seen.flatten())
+        units, shape = group.units, group.shape
+        weights: list[Tensor] = [layout.params[i] for i in group.indices]
+        if units.whole:  # its norm is known; without a gradient it is zero, and the factor is not used
+            yield _Piece(group.indices, units, shape, measurement.norms[group.on_device], _norms(units, weights))
             continue
-        own = [grad for i in indices if (grad := grads[i]) is not None and grad.layout == torch.strided]
-        if len(own) < len(indices):
-            yield from _measure_rows(indices, units, grads, weights)
-            indices = [i for i in indices if (grad := grads[i]) is not None and grad.layout == torch.strided]
-        if own:
-            seen = units.norms(_stack([weights[i] for i in indices]))
-            yield _Piece(indices, units, units.norms(_stack(own)), seen.flatten())
+        own = [grad for i in group.indices if (grad := grads[i]) is not None and grad.layout == torch.strided]
+        if len(own) == len(weights):
+            yield _Piece(group.indices, units, shape, _norms(units, own), _norms(units, weights))
+            continue
+        for i, weight in zip(group.indices, weights, strict=True):
+            grad = grads[i]
+            if grad is not None and grad.layout != torch.strided:  # the rows of an embedding that occurred
+                rows = grad.coalesce()
+                weight, grad = weight[rows.indices()[0]], rows.values()
+            if grad is not None:
+                yield _Piece([i], units, grad.shape, units.norms(grad), units.norms(weight))
 
 
-def _measure_rows(
-    indices: Sequence[int], units: Units, grads: Sequence[Tensor | None], weights: Sequence[Tensor]
-) -> Iterator[_Piece]:
-    """The rows of sparse gradients: those entries of an embedding that occurred in the batch."""
-    for i in indices:
-        grad = grads[i]
-        if grad is not None and grad.layout != torch.strided:
-            rows = grad.coalesce()
-            seen = units.norms(weights[i][rows.indices()[0]].unsqueeze(0))
-            yield _Piece([i], units, units.norms(rows.values().unsqueeze(0)), seen.flatten())
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+def _norms(units: Units, tensors: list[Tensor]) -> Tensor:
+    return units.norms(torch.stack(tensors), stacked=True) if len(tensors) > 1 else units.norms(tensors[0])

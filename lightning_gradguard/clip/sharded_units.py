@@ -89,5 +89,8 @@ def _squares(units: Units, place: _Place, tensor: Tensor | None, like: Tensor) -
     total = torch.zeros(place.num_units, dtype=torch.float64, device=like.device)
     if tensor is None or tensor.numel() == 0:
         return total
-    own = units.norms(tensor.unsqueeze(0))[0] if place.along_units else tensor.abs()
-    return total.index_add_(0, place.unit_of.expand(own.shape).reshape(-1), own.reshape(-1).double().square())
+    if place.along_units:
+        own, unit_of = units.norms(tensor), place.unit_of
+    else:
+        own, unit_of = tensor.abs().flatten(), place.unit_of.expand(tensor.shape)
+    return total.index_add_(0, unit_of.flatten(), own.double().square())

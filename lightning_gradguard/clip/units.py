@@ -18,7 +18,7 @@ class Units:
     """How the elements of a parameter fall into units.
 
     Attributes:
-        dims: dimensions within a unit, over which its norm is taken; all of them where the parameter is one unit.
+        dims: dimensions inside a unit, over which its norm is taken; none where the parameter is one unit.
         view: the shape to see the parameter in before, where its own will not do (grouped transposed convolutions).
     """
 
@@ -30,23 +30,29 @@ class Units:
         """Whether the parameter is a single unit."""
         return not self.dims
 
-    def norms(self, tensors: Tensor) -> Tensor:
-        """l2 norm of each unit of a stack of such parameters, ``[num, ...]`` with ones for the dimensions inside.
-
-        ``[num]`` where each is one unit.
-        """
-        half = tensors.dtype in (torch.float16, torch.bfloat16)
-        dtype = torch.float32 if half else None
+    def norms(self, tensor: Tensor, *, stacked: bool = False) -> Tensor:
+        """l2 norm of each unit of such a parameter, or of a stack of them, as one vector."""
+        dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
+        first = int(stacked)
         if self.whole:
-            return torch.linalg.vector_norm(tensors.flatten(1), dim=1, dtype=dtype)
-        seen = tensors if self.view is None else tensors.view(tensors.shape[0], *self.view)
-        return torch.linalg.vector_norm(seen, dim=[dim + 1 for dim in self.dims], keepdim=True, dtype=dtype)
+            inside = list(range(first, tensor.dim()))
+            return (
+                torch.linalg.vector_norm(tensor, dim=inside, dtype=dtype).flatten()
+                if inside
+                else tensor.abs().flatten()
+            )
+        seen = tensor if self.view is None else tensor.view(*tensor.shape[:first], *self.view)
+        return torch.linalg.vector_norm(seen, dim=[dim + first for dim in self.dims], dtype=dtype).flatten()
 
-    def spread(self, factors: Tensor) -> Tensor:
-        """Factors of each unit, shaped as from :meth:`norms`, so that they broadcast over such parameters."""
+    def spread(self, factors: Tensor, shape: torch.Size) -> Tensor:
+        """A vector with one factor for each unit, so that it broadcasts over a parameter of this shape."""
+        if self.whole:
+            return factors.view(())
+        seen = self.view or shape
+        each = factors.view([1 if dim in self.dims else size for dim, size in enumerate(seen)])
         if self.view is None:
-            return factors
-        return factors.expand(-1, -1, self.view[1], *[-1] * (factors.dim() - 3)).flatten(1, 2)
+            return each
+        return each.expand(-1, self.view[1], *[-1] * (each.dim() - 2)).flatten(0, 1)
 
 
 WHOLE = Units(())
