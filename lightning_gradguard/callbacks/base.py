@@ -19,8 +19,12 @@ class GradientCallback(Callback):
     """Base of our callbacks. Whatever their order in the list, each optimizer step is measured once.
 
     The first of them in the Trainer's list drives the pipelines; the others only say what they want done.
+
+    Attributes:
+        steps_aside: whether it does nothing on a Trainer that lists another of our callbacks.
     """
 
+    steps_aside = False
     _session: Session | None = None
     _restored: Mapping[str, Any] | None = None
 
@@ -43,8 +47,9 @@ class GradientCallback(Callback):
         if stage != "fit":
             return
         ours = [c for c in trainer.callbacks if isinstance(c, GradientCallback)]  # type: ignore[attr-defined]
+        ours = [c for c in ours if not c.steps_aside] or ours
         if ours[0] is not self:
-            self._session = ours[0]._session
+            self._session = ours[0]._session if self in ours else None
             return
         plan = Plan()
         for callback in ours:
@@ -54,7 +59,8 @@ class GradientCallback(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Builds the pipelines, now that the optimizers exist, and gives them back what a checkpoint held."""
-        assert self._session is not None
+        if self._session is None:
+            return
         self._session.start(trainer, pl_module)
         if self._restored is not None:
             self._session.load_state_dict(self._restored)
@@ -93,7 +99,7 @@ class GradientCallback(Callback):
     ) -> None:
         """Measures what the step changed, on sampled steps."""
         if (session := self._driven) is not None:
-            session.after_step()
+            session.after_step(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the views."""

@@ -15,7 +15,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.sinks import sink_for
-from lightning_gradguard.callbacks.strategies import outer_module, refuse_what_cannot_work, steps_now
+from lightning_gradguard.callbacks.strategies import (
+    is_deepspeed,
+    log_engine_norm,
+    outer_module,
+    refuse_what_cannot_work,
+    steps_now,
+)
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clipper import Policies
@@ -140,8 +146,10 @@ class Session:
         if self.instruments is not None:
             self.instruments.after_forward(loss)
 
-    def after_step(self) -> None:
+    def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
+        if is_deepspeed(trainer):
+            log_engine_norm(trainer)
         for pipeline in self.pipelines:
             pipeline.after_step()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -61,3 +63,28 @@ def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequenc
                 f"{plan.roles['survive']}: optimizer {index}: {reason}, and has moved the weights by the time a "
                 "gradient is not finite: a step cannot be dropped half way. Remove the guard, or use another optimizer."
             )
+
+
+def log_engine_norm(trainer: pl.Trainer) -> None:
+    """Passes on the one norm that DeepSpeed's engine tells: over all parameters, of its last step."""
+    engine: Any = trainer.strategy.model
+    norm = engine.get_global_grad_norm()
+    if norm is None:  # before its first step
+        return
+    trainer.callback_metrics["grad_norm_total"] = torch.as_tensor(norm, dtype=torch.float32)
+    if trainer._logger_connector.should_update_logs:
+        for logger in trainer.loggers:
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            logger.log_metrics({"grad_norm_total/pre_clip": float(norm)}, step=step)
+
+
+def warn_if_nothing_was_seen(trainer: pl.Trainer) -> None:
+    """Says at the end that a run stepped its optimizers behind Lightning's back, so that nothing was watched."""
+    ran = trainer.fit_loop.epoch_loop.batch_progress.total.completed > 0
+    manual = not trainer.lightning_module.automatic_optimization
+    if ran and manual and trainer.optimizers and trainer.global_step == 0:
+        rank_zero_warn(
+            "no optimizer step was seen: this module steps optimizers that it got by "
+            "self.optimizers(use_pl_optimizer=False), for which Lightning calls no hook. Use self.optimizers(), or "
+            "GradientPipeline in the training step."
+        )
