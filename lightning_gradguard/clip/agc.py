@@ -87,9 +87,9 @@ class AGC(ClipPolicy):
             factors = norm_coefficient(grads, weights.clamp(min=self.eps) * self.ratio)
             changes.append((factors < 1.0).any().to(measurement.total.device, non_blocking=True))
             for piece, part in zip(pieces, factors.split([p.grads.numel() for p in pieces]), strict=True):
-                each = part.view(len(piece.indices), -1).unbind() if len(piece.indices) > 1 else (part,)
+                each = piece.units.spread(part, piece.shape, len(piece.indices))
                 for index, factor in zip(piece.indices, each, strict=True):
-                    answer[index] = piece.units.spread(factor, piece.shape)
+                    answer[index] = factor
         if len(changes) > 1:
             changes = [torch.stack(changes).any()]
         return Clip(units=answer, changes=changes[0] if changes else None)

@@ -125,9 +125,7 @@ def apply_(measurement: Measurement, clip: Clip) -> None:
     elif clip.units is not None:
         _scale_units_([(grad, clip.units[index]) for index, grad in present])
     elif clip.bound is not None:
-        bounds = clip.bound.unbind() if isinstance(clip.bound, Tensor) and clip.bound.dim() else None
-        for index, grad in present:
-            _clamp_(grad, clip.bound if bounds is None else bounds[index])
+        _clamp_all_(present, clip.bound)
     if clip.then is not None:
         apply_(measurement, clip.then)
 
@@ -175,19 +173,21 @@ def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
 @torch.no_grad()
 def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
     """Whether a clip changes anything, a boolean of shape ``[]`` on the device."""
-    changes = measurement.total < 0.0  # never
     if clip.changes is not None:
         changes = clip.changes
     elif clip.coefficient is not None:
         changes = clip.coefficient < 1.0
         changes = changes.any() if changes.dim() else changes
     elif clip.units is not None:
-        found = [(unit < 1.0).any() for unit in clip.units if unit is not None]
-        changes = torch.stack([f.to(changes.device) for f in found]).any() if found else changes
+        device = measurement.total.device
+        found = [(unit < 1.0).any().to(device) for unit in clip.units if unit is not None]
+        changes = torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
         sharding = measurement.layout.sharding
         changes = sharding.any(changes) if sharding else changes
     elif clip.bound is not None:
         changes = (measurement.max_abs > clip.bound).any()
+    else:
+        changes = torch.zeros((), dtype=torch.bool, device=measurement.total.device)
     return changes if clip.then is None else changes | is_clipped(measurement, clip.then)
 
 
@@ -197,11 +197,8 @@ def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
         by_device[grad.device].append((index, grad))
     for device, entries in by_device.items():
         local = coefficient.to(device, non_blocking=True)
-        if local.dim() == 0:
-            torch._foreach_mul_([grad for _, grad in entries], local)
-        else:
-            one_each = local.unbind()
-            torch._foreach_mul_([grad for _, grad in entries], [one_each[index] for index, _ in entries])
+        grads = [grad for _, grad in entries]
+        torch._foreach_mul_(grads, _one_each(local, entries) if local.dim() else local)
 
 
 def _scale_units_(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
@@ -215,6 +212,28 @@ def _scale_units_(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
             by_device[grad.device].append((grad, unit))
     for entries in by_device.values():
         torch._foreach_mul_([grad for grad, _ in entries], [unit for _, unit in entries])
+
+
+def _clamp_all_(present: Sequence[tuple[int, Tensor]], bound: float | Tensor) -> None:
+    alike = defaultdict(list)
+    for index, grad in present:
+        if isinstance(bound, float) or grad.layout != torch.strided or grad.is_complex():
+            _clamp_(grad, bound if isinstance(bound, float) or bound.dim() == 0 else bound[index])
+        else:
+            alike[grad.device, grad.dtype].append((index, grad))
+    for (device, dtype), entries in alike.items():
+        assert isinstance(bound, Tensor)
+        local, grads = bound.to(device, dtype, non_blocking=True), [grad for _, grad in entries]
+        # Two passes, and still twice as fast on CPU as clamping with two tensors, which is not vectorized there.
+        torch._foreach_clamp_max_(grads, _one_each(local, entries))
+        torch._foreach_clamp_min_(grads, _one_each(-local, entries))
+
+
+def _one_each(values: Tensor, entries: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+    if not values.dim():
+        return [values] * len(entries)
+    unbound = values.unbind()
+    return [unbound[index] for index, _ in entries]
 
 
 def _clamp_(grad: Tensor, bound: float | Tensor) -> None:

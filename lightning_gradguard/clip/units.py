@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,15 +45,15 @@ class Units:
         seen = tensor if self.view is None else tensor.view(*tensor.shape[:first], *self.view)
         return torch.linalg.vector_norm(seen, dim=[dim + first for dim in self.dims], dtype=dtype).flatten()
 
-    def spread(self, factors: Tensor, shape: torch.Size) -> Tensor:
-        """A vector with one factor for each unit, so that it broadcasts over a parameter of this shape."""
+    def spread(self, factors: Tensor, shape: torch.Size, num: int) -> Sequence[Tensor]:
+        """One factor for each unit of ``num`` parameters of this shape, in vectors that broadcast over each of them."""
         if self.whole:
-            return factors.view(())
-        seen = self.view or shape
-        each = factors.view([1 if dim in self.dims else size for dim, size in enumerate(seen)])
-        if self.view is None:
-            return each
-        return each.expand(-1, self.view[1], *[-1] * (each.dim() - 2)).flatten(0, 1)
+            return factors.unbind()
+        outer = [1 if dim in self.dims else size for dim, size in enumerate(self.view or shape)]
+        each = factors.view(num, *outer)
+        if self.view is not None:
+            each = each.expand(-1, -1, self.view[1], *[-1] * (each.dim() - 3)).flatten(1, 2)
+        return each.unbind()
 
 
 WHOLE = Units(())
