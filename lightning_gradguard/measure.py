@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -51,11 +52,7 @@ class Measurement:
     @functools.cached_property
     def max_abs(self) -> Tensor:
         """Largest absolute element of each gradient, ``[num_params]``; a second read of the gradients, on demand."""
-        values = self.norms.new_zeros(len(self.grads))
-        present = [i for i, grad in enumerate(self.grads) if grad is not None and dense_values(grad).numel()]
-        if present:
-            found = [_largest(self.grads[i]).to(self.norms) for i in present]  # type: ignore[arg-type]
-            values[_index(present, values.device)] = torch.stack(found)
+        values = self.layout.norms_of_gradients.largest(self.grads).to(self.norms)
         return self.layout.sharding.largest(values) if self.layout.sharding else values
 
     @functools.cached_property
@@ -120,14 +117,15 @@ def measure_exactly(measurement: Measurement) -> Measurement:
     """A second look with each gradient scaled by its own largest element: right where float32 over- or underflows.
 
     The squares of elements near 1e30 overflow float32, and those of 1e-25 vanish, though every element is finite
-    and not zero. Costs several passes and one host read per tensor: for the rare step that needs it.
+    and not zero. Costs several passes, a scaled copy and one host read: for the rare step that needs it.
     """
+    grads = {i: dense_values(grad) for i, grad in enumerate(measurement.grads) if grad is not None and grad.numel()}
     norms = torch.zeros(len(measurement.grads), dtype=torch.float64)  # on the host: not every device has float64
-    for index, grad in enumerate(measurement.grads):
-        if grad is not None and dense_values(grad).numel():
-            largest = float(_largest(grad))  # host sync: off the quiet path
-            unit = largest if 0.0 < largest < float("inf") else 1.0
-            norms[index] = float(measure_tensors((dense_values(grad) / unit,))) * unit  # host sync
+    if grads:
+        largest = Norms().largest(list(grads.values())).tolist()  # host sync: off the quiet path
+        units = [unit if 0.0 < unit < math.inf else 1.0 for unit in largest]
+        scaled = measure_tensors(torch._foreach_div(list(grads.values()), units))
+        norms[list(grads)] = scaled.cpu().double() * torch.tensor(units, dtype=torch.float64)
     device = measurement.norms.device
     if measurement.layout.sharding:
         norms = measurement.layout.sharding.norms(norms.to(device)).cpu()
@@ -154,15 +152,6 @@ def count_nonfinite(grad: Tensor) -> tuple[int, int]:
     """How many elements are NaN and how many infinite: one exact pass and two host reads, for a bad step only."""
     values = dense_values(grad)
     return int(values.isnan().sum()), int(values.isinf().sum())  # host syncs: a bad step is no quiet step
-
-
-def _largest(grad: Tensor) -> Tensor:
-    """Largest absolute element; NaN if there is one. ``aminmax`` reads at memory speed, ``abs().amax()`` does not."""
-    values = dense_values(grad)
-    if values.is_complex():
-        return values.abs().amax()
-    low, high = torch.aminmax(values)
-    return torch.maximum(-low, high)
 
 
 def measure_tensors(tensors: Sequence[Tensor | None]) -> Tensor:

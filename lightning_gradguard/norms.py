@@ -1,9 +1,9 @@
-"""l2 norms of many tensors at once: how each is best measured, found once and kept."""
+"""Norms and largest elements of many tensors at once: how each is best measured, found once and kept."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,14 +40,23 @@ class Norms:
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """l2 norm of each tensor, ``[len(tensors)]``, on the first tensor's device; 0 for ``None``."""
+        return self._by_plan(_Plan.norms, tensors)
+
+    def largest(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Largest absolute element of each tensor, likewise; NaN if one is; 0 for ``None`` and empty ones."""
+        return self._by_plan(_Plan.largest, tensors)
+
+    def _by_plan(
+        self, measure: Callable[[_Plan, Sequence[Tensor | None]], Tensor], tensors: Sequence[Tensor | None]
+    ) -> Tensor:
         present = [tensor is not None for tensor in tensors]
         if self._plan is not None and self._plan.present == present:
             try:
-                return self._plan.measure(tensors)
+                return measure(self._plan, tensors)
             except RuntimeError:  # another shape, dtype, device or layout than was planned for
                 pass
         self._plan = _make_plan(tensors, present)
-        return self._plan.measure(tensors)
+        return measure(self._plan, tensors)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class _Plan:
 
     Attributes:
         present: for each of them whether it is there.
-        odd: indices of sparse and complex tensors, measured one by one.
+        odd: indices of sparse, complex and empty tensors, measured one by one.
         stacks: small ones of one shape.
         lists: all others.
         order: for each tensor its place among the results of odd, stacks, lists, in this order, and one zero.
@@ -88,7 +97,7 @@ class _Plan:
     order: Tensor
     zero: Tensor
 
-    def measure(self, tensors: Sequence[Tensor | None]) -> Tensor:
+    def norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         pieces = [_norm_of_odd(tensors[index]) for index in self.odd]  # type: ignore[arg-type]
         for group in self.stacks:
             rows = torch.stack(group.of(tensors)).flatten(1)
@@ -98,6 +107,20 @@ class _Plan:
             for position in group.large:
                 found[position] = _norms_of_rows(found[position], group.dtype)
             pieces.append(torch.stack(torch._foreach_norm(found, 2.0, group.dtype)))
+        return self._in_order(pieces)
+
+    def largest(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        # aminmax reads at memory speed; abs().amax() and the infinity norm do not.
+        pieces = [_largest_of_odd(tensors[index]) for index in self.odd]  # type: ignore[arg-type]
+        for group in self.stacks:
+            low, high = torch.aminmax(torch.stack(group.of(tensors)).flatten(1), dim=1)
+            pieces.append(torch.maximum(-low, high))
+        for group in self.lists:
+            lows, highs = zip(*map(torch.aminmax, group.of(tensors)), strict=True)
+            pieces.append(torch.maximum(-torch.stack(lows), torch.stack(highs)))
+        return self._in_order(pieces)
+
+    def _in_order(self, pieces: list[Tensor]) -> Tensor:
         pieces.append(self.zero)
         return torch.cat([piece.to(self.zero, non_blocking=True) for piece in pieces])[self.order]
 
@@ -108,7 +131,7 @@ def _make_plan(tensors: Sequence[Tensor | None], present: list[bool]) -> _Plan:
     alike: dict[tuple[torch.device, torch.dtype, torch.Size], list[int]] = defaultdict(list)
     others: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
     for index, tensor in there.items():
-        if tensor.layout != torch.strided or tensor.is_complex():
+        if tensor.layout != torch.strided or tensor.is_complex() or not tensor.numel():
             odd.append(index)
         elif tensor.numel() <= _STACK_NUMEL:
             alike[tensor.device, tensor.dtype, tensor.shape].append(index)
@@ -144,6 +167,11 @@ def _norm_of_odd(tensor: Tensor) -> Tensor:
     values = dense_values(tensor)
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     return torch.linalg.vector_norm(values, dtype=accumulator(values.dtype)).view(1)
+
+
+def _largest_of_odd(tensor: Tensor) -> Tensor:
+    values = dense_values(tensor).abs()
+    return values.amax().view(1) if values.numel() else values.new_zeros(1)
 
 
 def _norms_of_rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:

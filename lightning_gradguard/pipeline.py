@@ -168,11 +168,13 @@ class GradientPipeline:
         self.window.see(measurement.present)
 
         clips = self.clipper.decide(measurement) if self.clipper else Clips()
-        clipped = clips.any_clipped()
+        changes = clipped = clips.any_clipped()
         finite: Tensor | None = None
         if self.guard is None:
             finite = measurement.total.isfinite()
             clipped = clipped & finite
+            if finite.device.type == "cpu":  # no sync there, and then gradients need not be multiplied by one
+                changes = bool(changes)
             self._count_nonfinite(~finite)
         else:
             assert self.recovery is not None
@@ -198,7 +200,8 @@ class GradientPipeline:
             self.guard.good_step()
             self.recovery.good_step(step)
             self._history.append((step, total, "clipped" if flag else "ok"))
-            clipped, self.moved = bool(flag), True
+            changes = clipped = bool(flag)
+            self.moved = True
         self.counters.clipped = self.counters.clipped + clipped
         self.window.num_clipped = self.window.num_clipped + clipped
         self.window.add(measurement.norms, measurement.total, clips.smallest_coefficient(), finite)
@@ -208,7 +211,7 @@ class GradientPipeline:
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         after = clips.after(measurement) if log else None
         record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else None
-        if clipped is not False:
+        if changes is not False:
             clips.apply_()
         if self.instruments is not None:
             self.instruments.before_step(self.layout, step)

@@ -23,8 +23,8 @@ class Buffers:
     normalization layers, and a NaN there stays for ever although the step is dropped. Buffers that were not finite
     to begin with (an attention mask of -Inf) are never called spoiled.
 
-    Costs the memory of the buffers once more, and two copies of those that may have changed in each good step, one
-    call for all buffers of a dtype.
+    Costs the memory of the buffers once more, and one copy of those that may have changed in each good step, by
+    one call for all buffers of a dtype.
 
     Args:
         module: whose buffers; all of them, those outside of the state dict too.
@@ -53,7 +53,7 @@ class Buffers:
     def norm(self) -> Tensor | None:
         """l2 norm over the floating-point buffers, on the device: not finite if one is spoiled; ``None`` without."""
         now = self._now()
-        flat = [torch.cat(kind.flattened(now)) for kind in self._kinds if kind.watched]
+        flat = [kind.look(now) for kind in self._kinds if kind.watched]
         return torch.linalg.vector_norm(self._norms(flat)) if flat else None
 
     def spoiled(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class Buffers:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Takes the present values as good."""
+        """Takes the present values as good: those of the last :meth:`norm`, if there was one since the last time."""
         now = self._now()
         for kind in self._kinds:
             kind.keep(now)
@@ -72,6 +72,8 @@ class Buffers:
     def restore_(self) -> None:
         """Puts the last good values back."""
         now, kept = self._now(), self._kept()
+        for kind in self._kinds:
+            kind.forget()
         fits = [i for i, copy in kept.items() if now[i].shape == copy.shape]
         _copy_all([now[i] for i in fits], [kept[i] for i in fits])
 
@@ -94,13 +96,23 @@ class _Kind:
     def __init__(self, indices: Sequence[int], *, watched: bool) -> None:
         self.indices = indices
         self.watched = watched
-        self._flat = torch.empty(0)
-        self._shapes: list[torch.Size] = []
+        self._kept: tuple[Tensor, list[torch.Size]] = torch.empty(0), []
+        self._seen: tuple[Tensor, list[torch.Size]] | None = None
         self._own: list[Tensor] = []
         self._versions: list[int] = []
 
-    def flattened(self, buffers: Sequence[Tensor]) -> list[Tensor]:
-        return [buffers[i] if buffers[i].dim() == 1 else buffers[i].reshape(-1) for i in self.indices]
+    def look(self, buffers: Sequence[Tensor]) -> Tensor:
+        own = [buffers[i] for i in self.indices]
+        dims = {buffer.dim() for buffer in own}
+        if dims == {0}:
+            flat = torch.stack(own)
+        else:
+            flat = torch.cat(own if dims == {1} else [buffer.reshape(-1) for buffer in own])
+        self._seen = flat, [buffer.shape for buffer in own]
+        return flat
+
+    def forget(self) -> None:
+        self._seen = None
 
     def keep(self, buffers: Sequence[Tensor]) -> None:
         own = [buffers[i] for i in self.indices]
@@ -110,12 +122,15 @@ class _Kind:
             if versions == self._versions and all(map(operator.is_, own, self._own)):
                 return
             self._own, self._versions = own, versions
-        self._flat = torch.cat(self.flattened(buffers))
-        self._shapes = [buffer.shape for buffer in own]
+        if self._seen is None:
+            self.look(buffers)
+        assert self._seen is not None
+        self._kept, self._seen = self._seen, None
 
     def copies(self) -> dict[int, Tensor]:
-        parts = self._flat.split([shape.numel() for shape in self._shapes])
-        return {i: part.view(shape) for i, part, shape in zip(self.indices, parts, self._shapes, strict=True)}
+        flat, shapes = self._kept
+        parts = flat.split([shape.numel() for shape in shapes])
+        return {i: part.view(shape) for i, part, shape in zip(self.indices, parts, shapes, strict=True)}
 
 
 class Snapshot:
