@@ -351,7 +351,7 @@ def test_the_state_before_the_step_is_what_the_step_runs_from():
         return module(x).mean()
 
     torch.manual_seed(3)
-    rng = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    rng = {"torch": torch.get_rng_state(), "random": random.getstate()}
     expected = torch.rand(1).item()
     localise(net, peek, torch.randn(4, 2), rng=rng, buffers={"1.running_mean": torch.full((2,), 5.0)})
     assert seen == [(5.0, expected)]
