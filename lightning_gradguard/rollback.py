@@ -75,7 +75,10 @@ class Buffers:
         for kind in self._kinds:
             kind.forget()
         fits = [i for i, copy in kept.items() if now[i].shape == copy.shape]
-        _copy_all([now[i] for i in fits], [kept[i] for i in fits])
+        # Unseen by autograd, as the layers' own updates are: another graph through them (a GAN's generator) may still
+        # wait for its backward, which needs the statistics of its batch and not these.
+        with torch.autograd.grad_mode._unsafe_preserve_version_counter(tuple(now[i] for i in fits)):
+            _copy_all([now[i] for i in fits], [kept[i] for i in fits])
 
     def named(self) -> dict[str, Tensor]:
         """The last good values by name."""

@@ -220,3 +220,14 @@ def test_an_integer_buffer_bound_anew_is_followed():
     net.seen = torch.tensor(3)
     buffers.restore_()
     assert int(net.seen) == 2
+
+
+def test_buffers_can_be_put_back_while_another_graph_still_waits_for_its_backward():
+    # a GAN: the guard skips the discriminator's step after the generator's forward pass, before its backward
+    net = make_net()
+    buffers = Buffers(net)
+    loss = net(torch.randn(8, 3)).square().mean()
+    buffers.restore_()
+    loss.backward()
+    assert net[0].weight.grad is not None
+    assert net[1].running_mean.eq(0).all()
