@@ -19,6 +19,8 @@ class ZeroGradient(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        if record.num_nonfinite >= record.num_steps:
+            return None  # no good step since the last record, hence no norm: NaN is not zero
         zero = tuple(record.layers[i] for i in weight_layers(record) if record.max_layer_norms[i] == 0)
         if not zero:
             return None

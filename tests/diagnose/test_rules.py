@@ -115,6 +115,10 @@ SICK = {
 }
 
 WELL = {
+    "a step that was stopped": (
+        ZeroGradient(),
+        steady(layer_norms=(math.nan,) * 6, max_layer_norms=(0.0,) * 6, verdict="skipped", cause="nan", num_nonfinite=1),
+    ),
     "first layers frozen": (
         NoGradient(),
         steady(layer_norms=(None, None, 0.1, 0.1, 0.1, 0.1), trainable=(False, False, True, True, True, True)),
