@@ -52,7 +52,7 @@ def flow_matrix(record: StepRecord) -> Array:
     matrix[:HEAD_ROWS] = np.array(_step_values(record), dtype=np.float32).reshape(HEAD_ROWS, -1)
     rows = zip(record.layers, record.layer_norms, record.max_layer_norms, weights, updates, coefficients, strict=True)
     for row, (layer, now, largest, weight, update, coefficient) in enumerate(rows, start=HEAD_ROWS):
-        norm = _bad_norm(now) if layer in bad else largest
+        norm = _bad_norm(now) if layer in bad else _largest(now, largest)
         if norm is None:
             matrix[row, :3] = NO_GRADIENT
         else:
@@ -110,6 +110,12 @@ def _step_values(record: StepRecord) -> list[float]:
     counts = [float(record.num_steps), float(record.num_clipped), float(record.num_nonfinite)]
     values = [to_float32(total), *(NOT_MEASURED if value is None else to_float32(value) for value in optional)]
     return [*values, *counts, NOT_MEASURED if record.loss_scale is None else record.loss_scale]
+
+
+def _largest(now: float | None, before: float | None) -> float | None:
+    """Over all steps since the last record; a step that the guard stopped is not in ``before``."""
+    known = [norm for norm in (now, before) if norm is not None]
+    return max(known) if known else None
 
 
 def _bad_norm(norm: float | None) -> float:

@@ -21,7 +21,6 @@ from tests.tensorboard.synthetic import busy_run, gan_run, large_run, steady_run
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
-    "--window-size=1400,950",
 )
 
 
@@ -107,17 +106,21 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("downloads")
 
 
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterator[webdriver.Chrome]:
+def open_browser(profile: Path, downloads: Path, size: str = "1400,950") -> webdriver.Chrome:
+    """A browser without a window, with a profile of its own."""
     browser, driver_path = browser_binaries()
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in _FLAGS:
+    for flag in (*_FLAGS, f"--window-size={size}", f"--user-data-dir={profile}"):
         options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(driver_path))
+    return webdriver.Chrome(options=options, service=Service(driver_path))
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterator[webdriver.Chrome]:
+    driver = open_browser(tmp_path_factory.mktemp("profile"), downloads)
     yield driver
     driver.quit()
 

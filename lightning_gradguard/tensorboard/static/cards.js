@@ -42,9 +42,10 @@ function nonfinite(view) {
 
 function spikes(view) {
   const marks = view.marks.filter((mark) => mark.kind === "spike");
+  const total = view.events.counts.spike || 0;
   const largest = marks.reduce((best, mark) => (!best || mark.factor > best.factor ? mark : best), null);
   return {
-    id: "spikes", level: marks.length ? "warn" : "ok", value: formatStep(view.events.counts.spike || 0), label: "spikes",
+    id: "spikes", level: marks.length ? "warn" : "ok", value: formatStep(total), label: total === 1 ? "spike" : "spikes",
     detail: largest ? `largest ${formatFactor(largest.factor)} at step ${formatStep(largest.step)}` : "no norm stands out",
     step: largest?.step,
   };

@@ -39,8 +39,8 @@ export function profileRange(view) {
   let high = quantileOf(logs, 0.995);
   if (view.compare) {
     const other = sample(view.compare.values.length, (i) => logOf(view.compare.values[i]), 8000);
-    low = Math.min(low, quantileOf(other, 0.02));
-    high = Math.max(high, quantileOf(other, 0.98));
+    low = Math.min(low, quantileOf(other, 0.005));
+    high = Math.max(high, quantileOf(other, 0.995));
   }
   const spare = Math.max(0.15, (1.5 - (high - low)) / 2);
   return [low - spare, high + spare];

@@ -1,0 +1,160 @@
+"""Trains three small models on handwritten digits, and takes the pictures of the README from TensorBoard.
+
+    python docs/screenshots.py            # needs chromium and chromedriver; a minute or two
+
+Nothing is drawn by hand: the transformer is fed a few batches that nobody normalized, and one with a NaN in it; the
+20 sigmoid layers vanish by themselves, and the same layers with residual connections and normalization do not.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lightning_gradguard import GradGuard, GradientNormMonitor, ZClip
+from tests.browser.conftest import Board, open_browser
+from tests.browser.tab import Tab
+
+DOCS = Path(__file__).parent
+STEPS = 700
+
+
+class Transformer(nn.Module):
+    """Reads a digit row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 48)
+        self.position = nn.Parameter(torch.randn(8, 48) * 0.02)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(48, 4, 96, dropout=0.0, batch_first=True, norm_first=True) for _ in range(4)
+        )
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of the ten digits."""
+        tokens = self.embed(images.view(-1, 8, 8)) + self.position
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(tokens.mean(1))
+
+
+class Stack(nn.Module):
+    """Twenty layers, plain sigmoid or residual."""
+
+    def __init__(self, residual: bool) -> None:
+        super().__init__()
+        self.stem = nn.Linear(64, 64)
+        make = (lambda: nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.ReLU())) if residual else None
+        self.blocks = nn.ModuleList(
+            make() if make else nn.Sequential(nn.Linear(64, 64), nn.Sigmoid()) for _ in range(18)
+        )
+        self.head = nn.Linear(64, 10)
+        self.residual = residual
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of the ten digits."""
+        x = self.stem(images)
+        for block in self.blocks:
+            x = x + block(x) if self.residual else block(x)
+        return self.head(x)
+
+
+class Digits(pl.LightningModule):
+    """Classifies digits; at the steps given, a batch comes in as no batch should."""
+
+    def __init__(self, net: nn.Module, lr: float, raw: tuple[int, ...] = (), broken: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.net, self.lr, self.raw, self.broken = net, lr, raw, broken
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch, spoiled at the steps given."""
+        images, labels = batch
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        images = images * 60.0 if step in self.raw else images
+        if step in self.broken:
+            images = images.index_fill(0, torch.tensor([0]), torch.nan)
+        loss = nn.functional.cross_entropy(self.net(images), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(self.net.parameters(), lr=self.lr)
+
+
+def train(logdir: Path, name: str, module: Digits, callback: pl.Callback) -> None:
+    """Trains one model for :data:`STEPS` steps."""
+    pl.seed_everything(0, verbose=False)
+    images, labels = load_digits(return_X_y=True)
+    data = TensorDataset(torch.tensor(images, dtype=torch.float32) / 16 - 0.5, torch.tensor(labels))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=STEPS,
+        logger=TensorBoardLogger(logdir, name="", version=name),
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(data, batch_size=32, shuffle=True))
+
+
+def take_pictures(logdir: Path) -> None:
+    """Starts TensorBoard and a browser, and saves what they show."""
+    board = Board(logdir)
+    driver = open_browser(Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp()), size="1500,1000")
+    try:
+        board.wait_for("transformer")
+        tab = Tab(driver, board.address)
+        tab.load("&p.gradguard.run=transformer")
+        tab.find("#card-nonfinite").click()
+        save(tab, "gradient-flow.png")
+        tab.is_dark(True)
+        tab.wait(lambda: tab.data("theme") == "dark", "dark theme")
+        save(tab, "gradient-flow-dark.png")
+        tab.load("&p.gradguard.run=sigmoid&p.gradguard.compare=residual")
+        save(tab, "gradient-flow-vanishing.png")
+    finally:
+        driver.quit()
+        board.stop()
+
+
+def save(tab: Tab, name: str) -> None:
+    """Saves what the browser shows."""
+    time.sleep(0.5)  # for what TensorBoard animates
+    tab.driver.save_screenshot(str(DOCS / name))
+    print(f"wrote docs/{name}")
+
+
+def main() -> None:
+    """All of it."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        logdir = Path(folder)
+        torch.manual_seed(0)
+        spoiled = Digits(Transformer(), lr=2e-3, raw=(210, 330, 480, 610), broken=(400,))
+        train(logdir, "transformer", spoiled, GradGuard(clip=ZClip(), log_every_n_steps=2))
+        for name in ("sigmoid", "residual"):
+            torch.manual_seed(0)
+            train(logdir, name, Digits(Stack(name == "residual"), lr=1e-3), GradientNormMonitor(log_every_n_steps=2))
+        take_pictures(logdir)
+
+
+if __name__ == "__main__":
+    main()
