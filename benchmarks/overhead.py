@@ -3,8 +3,9 @@
     python -m benchmarks.overhead [--quick] [--workloads cnn mlp gpt cnn20 lstm gan] [--name overhead]
 
 In hooks: all variants take turns inside one fit. CPU time spent in the hooks of a step, less that of empty hooks, is
-divided by what the clipping of ``Trainer(gradient_clip_val=1.0)`` took in the step beside it. Around: what acts outside
-of hooks is compared step for step, in fits that alternate. One thread; CPU time of the process, logger threads included.
+divided by what the clipping of ``Trainer(gradient_clip_val=1.0)`` took in the step beside it. Around: what acts
+outside of hooks is compared step for step, in fits that alternate. One thread; CPU time of the process, logger threads
+included.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def in_hooks(make: Any, rounds: int, label: str) -> dict[str, dict[str, tuple[fl
 
 
 def added(steps: Sequence[Step], names: Sequence[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """For each variant, named in the table's order: times clipping's cost, and step over the step without it; each as median and quartiles."""
+    """For each variant: times clipping's cost, and step over the step without it, as median and quartiles."""
     empty = machine.median_and_spread([s.hooks_s for s in steps if s.variant == "nothing"])[0]
     ratios: dict[str, list[float]] = {name: [] for name in names}
     relative: dict[str, list[float]] = {name: [] for name in names}

@@ -30,7 +30,7 @@ class BeforeStep(Callback):
 def in_hooks() -> dict[str, Callable[[], list[Callback]]]:
     """Peers whose cost lies in a hook of the Trainer, by name."""
     found: dict[str, Callable[[], list[Callback]]] = {}
-    if (agc := _timm_agc()) is not None:
+    if (agc := timm_agc()) is not None:
         found["timm's adaptive_clip_grad"] = lambda: [BeforeStep(lambda _, module: agc(module.parameters()))]
     if importlib.util.find_spec("zclip") is not None:
         found["ZClip's own callback"] = _zclip
@@ -53,7 +53,7 @@ def around_fit() -> dict[str, tuple[list[Callback], Around]]:
     return found
 
 
-def _timm_agc() -> Callable[..., None] | None:
+def timm_agc() -> Callable[..., None] | None:
     """timm's function; by its file where the package cannot be imported, for want of torchvision."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:

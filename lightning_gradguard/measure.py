@@ -58,7 +58,9 @@ class Measurement:
     @functools.cached_property
     def weight_norms(self) -> Tensor:
         """l2 norm of each parameter, ``[num_params]``; reads the parameters, on demand."""
-        return whole_norms(self.layout, self.layout.values(), self.layout.norms_of_values)
+        values = self.layout.params if self.layout.sharding is None else self.layout.values()
+        with torch.no_grad():  # detaching each parameter would cost more than the norms
+            return whole_norms(self.layout, values, self.layout.norms_of_values)
 
     def scaled(self, coefficient: Tensor) -> Measurement:
         """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""

@@ -168,7 +168,8 @@ def build_record(
 
 def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tensor, float]:
     """The norms on the host, those measured again that float32 cannot hold: it reads 1e-25 as zero."""
-    doubtful = [i for i, there in enumerate(measurement.present) if there and not _TINY <= norms[i] < float("inf")]
+    each = enumerate(zip(measurement.present, norms.tolist(), strict=True))
+    doubtful = [index for index, (there, norm) in each if there and not _TINY <= norm < math.inf]
     if not doubtful:
         return norms, total
     again = measure_exactly(measurement.part(measurement.layout.subset(doubtful), doubtful))
