@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> Study:
     parser.add_argument("--matched", action="store_true", help="20 layers, SGD 0.01: matched initialization or not")
     args = studies.parse(parser, argv, quick_epochs=12)
     if (args.compare or args.matched) and (
-        args.activation or args.init or args.depth or (args.compare and args.matched)
+        args.activation or args.init or args.depth is not None or (args.compare and args.matched)
     ):
         raise data.UsageError("--compare and --matched bring their own variants: leave out the other switches")
-    depth = args.depth or 5
+    depth = 5 if args.depth is None else args.depth
     if depth < 1:
         raise data.UsageError(f"--depth must be at least 1, got {depth}")
     chosen = {"activation": args.activation or "relu", "init": args.init or "he", "depth": depth}

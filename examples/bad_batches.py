@@ -45,7 +45,7 @@ def policies(max_norm: float | None) -> dict[str, ClipPolicy]:
     return {
         "zclip": ZClip(**ceiling),
         "autoclip": AutoClip(**ceiling),
-        "norm": NormClip(max_norm or 1.0),
+        "norm": NormClip(**({"max_norm": 1.0} | ceiling)),
         "value": ValueClip(0.01),
     }
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> Study:
     parser.add_argument("--factor", type=float, default=255.0, help="what a bad batch is multiplied by (default: 255)")
     parser.add_argument("--lr", type=float, default=0.05)
     args = studies.parse(parser, argv, quick_epochs=8)
-    if args.compare and (args.clip or args.max_norm):
+    if args.compare and (args.clip or args.max_norm is not None):
         raise data.UsageError("--compare brings its own policies: leave out --clip and --max-norm")
     if args.clip == "value" and args.max_norm is not None:
         raise data.UsageError("--max-norm does nothing with --clip value")

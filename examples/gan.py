@@ -203,7 +203,7 @@ class Quality(nn.Module):
 
 CLIPS: dict[str, Callable[[float | None], ClipPolicy | None]] = {
     "none": lambda max_norm: None,
-    "norm": lambda max_norm: NormClip(max_norm or 1.0),
+    "norm": lambda max_norm: NormClip(1.0 if max_norm is None else max_norm),
     "zclip": lambda max_norm: ZClip(max_norm=max_norm),
     "autoclip": lambda max_norm: AutoClip(max_norm=max_norm),
 }
@@ -239,8 +239,12 @@ def main(argv: Sequence[str] | None = None) -> Study:
     clip = args.clip or ("none" if args.guard else "norm")
     if args.max_norm is not None and clip == "none":
         raise data.UsageError("--max-norm does nothing without --clip")
-    if args.compare and (args.clip or args.guard or args.max_norm):
+    if args.compare and (args.clip or args.guard or args.max_norm is not None):
         raise data.UsageError("--compare brings its own variants: leave out --clip, --max-norm and --guard")
+    try:
+        CLIPS[clip](args.max_norm)
+    except ValueError as error:  # the policy says what is wrong with its ceiling
+        raise data.UsageError(str(error)) from error
     variants: dict[str, dict[str, object]] = {"no clipping": {"init": args.init}}
     if clip != "none" or args.guard:
         name = " + ".join([clip] * (clip != "none") + ["guard"] * args.guard)

@@ -99,8 +99,8 @@ def sequences(symbols: Tensor, batch: int, length: int) -> torch.utils.data.Data
 
 # what each mitigation needs, and the knob that turns it
 POLICIES = {
-    "norm": lambda args: NormClip(args.max_norm or 0.25),
-    "value": lambda args: ValueClip(args.max_value or 0.01),
+    "norm": lambda args: NormClip(0.25 if args.max_norm is None else args.max_norm),
+    "value": lambda args: ValueClip(0.01 if args.max_value is None else args.max_value),
     "zclip": lambda args: ZClip(**given(z=args.z, max_norm=args.max_norm)),
     "autoclip": lambda args: AutoClip(**given(percentile=args.percentile, max_norm=args.max_norm)),
 }

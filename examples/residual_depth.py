@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> Study:
     parser.add_argument("--init", choices=list(INITS), default="torch")
     parser.add_argument("--lr", type=float, default=0.01)
     args = studies.parse(parser, argv, quick_epochs=25)
-    if args.compare and (args.depth or args.norm != "none"):
+    if args.compare and (args.depth is not None or args.norm != "none"):
         raise data.UsageError("--compare brings its own depths and norms: leave out --depth and --norm")
-    depth = args.depth or 20
+    depth = 20 if args.depth is None else args.depth
     if depth < 2:
         raise data.UsageError(f"--depth must be at least 2, got {depth}")
     variants = pair(depth)

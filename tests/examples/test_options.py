@@ -1,0 +1,145 @@
+"""What a user gets wrong is one clear line and exit status 2; options that are right do what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import activations
+import bad_batches
+import cases
+import clipping_direction
+import cnn20
+import data
+import demo
+import gan
+import init_scale
+import lstm_language_model
+import pytest
+import residual_depth
+import studies
+import vanishing_rnn
+
+SCRIPTS = [
+    activations, bad_batches, clipping_direction, cnn20, demo, gan, init_scale, lstm_language_model, residual_depth,
+    vanishing_rnn,
+]  # fmt: skip
+TRAINING = [script for script in SCRIPTS if script not in (demo, init_scale)]
+
+
+def name(script) -> str:
+    return script.__name__
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def test_every_script_understands_the_common_options(script, capsys):
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    common = ["--seed", "--seeds", "--compare", "--quick", "--logdir", "--record"]
+    training = ["--max_epochs", "--fast_dev_run", "--accelerator", "--diagnose"]
+    assert [option for option in common + training * (script in TRAINING) if option not in shown] == []
+    assert f"python examples/{name(script)}.py" in shown
+
+
+@pytest.mark.parametrize("script", TRAINING, ids=name)
+def test_a_fast_dev_run_goes_through_every_line_and_writes_nothing(script, tmp_path, capsys):
+    study = script.main(["--fast_dev_run", "--logdir", str(tmp_path / "runs")])
+    assert len(study.variants()) >= 2
+    assert not (tmp_path / "runs").exists()
+    assert study.question in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "says"),
+    [
+        (cnn20, ["--accelerator", "abacus"], "unknown --accelerator 'abacus': choose auto, gpu, cpu"),
+        (cnn20, ["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (cnn20, ["--max_epochs", "0"], "--max_epochs must be at least 1, got 0"),
+        (cnn20, ["--fast_dev_run", "--record", "x"], "nothing to --record"),
+        (cnn20, ["--data-dir", "/nonexistent"], "data folder /nonexistent does not exist"),
+        (cnn20, ["--depth", "7"], "--depth must be even"),
+        (cnn20, ["--compare", "--residual"], "leave out the other switches"),
+        (cnn20, ["--compare", "--sweep"], "leave out the other switches"),
+        (lstm_language_model, ["--text", "/nonexistent.txt"], "cannot read the text /nonexistent.txt"),
+        (
+            lstm_language_model,
+            ["--mitigate", "none", "--max-norm", "1"],
+            "--max-norm does nothing with --mitigate none",
+        ),
+        (lstm_language_model, ["--mitigate", "norm", "--z", "2"], "--z does nothing with --mitigate norm"),
+        (lstm_language_model, ["--mitigate", "norm", "--max-norm", "-1"], "max_norm"),
+        (lstm_language_model, ["--mitigate", "autoclip", "--percentile", "101"], "percentile"),
+        (lstm_language_model, ["--batch", "100000"], "the text is too short"),
+        (gan, ["--guard", "--max-norm", "1"], "--max-norm does nothing without --clip"),
+        (gan, ["--compare", "--guard"], "leave out --clip, --max-norm and --guard"),
+        (gan, ["--clip", "norm", "--max-norm", "-1"], "max_norm"),
+        (activations, ["--matched", "--depth", "3"], "leave out the other switches"),
+        (activations, ["--depth", "0"], "--depth must be at least 1"),
+        (residual_depth, ["--compare", "--depth", "3"], "leave out --depth and --norm"),
+        (residual_depth, ["--depth", "1"], "--depth must be at least 2"),
+        (bad_batches, ["--compare", "--clip", "norm"], "leave out --clip and --max-norm"),
+        (bad_batches, ["--clip", "value", "--max-norm", "1"], "--max-norm does nothing with --clip value"),
+        (bad_batches, ["--every", "0"], "--every must be at least 1"),
+        (bad_batches, ["--max-norm", "-1"], "max_norm"),
+        (vanishing_rnn, ["--stacked", "--powers"], "different questions"),
+        (vanishing_rnn, ["--length", "2"], "--length must be at least 3"),
+        (init_scale, ["--scalar", "--sigmoid"], "different questions"),
+        (clipping_direction, ["--norm", "0"], "--norm must be positive"),
+        (demo, ["--full", "--quick"], "contradict each other"),
+        (cases, ["--only", "lstm"], "unknown study 'lstm'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_contradictions_are_refused_with_the_reason(script, argv, says):
+    with pytest.raises(data.UsageError) as error:
+        script.main(argv)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_script_ends_with_one_line_and_status_2():
+    script = Path(studies.__file__).parent / "cnn20.py"
+    done = subprocess.run(
+        [sys.executable, script, "--data-dir", "/nonexistent"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "cnn20.py: data folder /nonexistent does not exist\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [(["--depht", "20"], "unrecognized arguments: --depht 20"), (["--norm", "layer"], "invalid choice: 'layer'")],
+)
+def test_a_mistyped_option_is_one_line_and_status_2_too(argv, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cnn20.main(argv)
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert shown.count("\n") == 1
+
+
+def test_an_accelerator_that_is_not_there_is_named():
+    import torch
+
+    if torch.cuda.is_available():  # then there is one, and nothing to complain of
+        assert cnn20.main(["--accelerator", "cuda", "--fast_dev_run"]).runs
+    else:
+        with pytest.raises(data.UsageError, match="--accelerator cuda: "):
+            cnn20.main(["--accelerator", "cuda", "--fast_dev_run"])
+
+
+def test_the_recorded_command_leaves_out_where_results_went():
+    parser = studies.parser("", max_epochs=1, quick="")
+    args = studies.parse(parser, ["--seeds", "5", "--record", "here", "--logdir", "there", "--compare"])
+    assert args.command.endswith(".py --seeds 5 --compare") or args.command.endswith(" --seeds 5 --compare")
+
+
+@pytest.mark.parametrize(("argv", "epochs"), [([], 20), (["--quick"], 6), (["--quick", "--max_epochs", "3"], 3)])
+def test_quick_is_a_default_that_can_be_overruled(argv, epochs):
+    parser = studies.parser("", max_epochs=20, quick="")
+    assert studies.parse(parser, argv, quick_epochs=6).max_epochs == epochs
