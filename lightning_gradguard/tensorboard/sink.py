@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from lightning_gradguard.record import Sink, StepRecord
 from lightning_gradguard.tensorboard.diagnosis import DiagnosisText
@@ -20,6 +15,7 @@ from lightning_gradguard.tensorboard.events import EventLog
 from lightning_gradguard.tensorboard.flow import VERSION, flow_matrix, flow_metadata, layout_hash
 from lightning_gradguard.tensorboard.protos import matrix_value, plugin_metadata, string_value
 from lightning_gradguard.tensorboard.scalars import scalar_values, to_float32
+from lightning_gradguard.tensorboard.writer import BoardWriter, WriterLike
 
 # TensorBoard keeps a random sample of a tag's records once there are more than 1,000. Those at which something happened
 # are written under a second tag too, so few that it keeps them all.
@@ -44,12 +40,8 @@ class TensorBoardSink(Sink):
         >>> sink = TensorBoardSink(lambda: logger.experiment)  # doctest: +SKIP
     """
 
-    def __init__(
-        self, writer: SummaryWriter | Callable[[], SummaryWriter] | str | os.PathLike[str], prefix: str = ""
-    ) -> None:
-        self._folder = Path(writer) if isinstance(writer, str | os.PathLike) else None
-        self._writer = writer
-        self._own: SummaryWriter | None = None
+    def __init__(self, writer: WriterLike, prefix: str = "") -> None:
+        self._board = BoardWriter(writer)
         self._tag_prefix = f"{prefix}-" if prefix else ""
         self._diagnosis = DiagnosisText()
         self._events: dict[int, EventLog] = {}
@@ -57,14 +49,14 @@ class TensorBoardSink(Sink):
         self._file_writer: Callable[[], object | None] = lambda: None
         self._last: dict[int, StepRecord] = {}
         self._num_notable = 0
-        self._failed = False
 
     def write(self, record: StepRecord) -> None:
         """Writes one record as one event; flushes if the step was not finite."""
         events = self._events.setdefault(record.optimizer, EventLog())
         is_notable = events.observe(record)
         self._last[record.optimizer] = record
-        self._attempt(record, partial(self._write, record, events, is_notable))
+        if not self._board.attempt(record, partial(self._write, record, events, is_notable)):
+            self._described.clear()
 
     def close(self) -> None:
         """Writes what is left, and closes the sink's own writer; one that was handed in is left to who made it."""
@@ -72,13 +64,11 @@ class TensorBoardSink(Sink):
             if events.has_unwritten:
                 record = self._last[optimizer]
                 values = [self._events_value(record, events)]
-                self._attempt(record, partial(self._add, values, record.step))
-        if self._own is not None:
-            self._attempt(max(self._last.values(), key=lambda record: record.step), self._own.close)
-            self._own = None
+                self._board.attempt(record, partial(self._board.add, values, record.step))
+        self._board.close(max(self._last.values(), key=lambda record: record.step, default=None))
 
     def _write(self, record: StepRecord, events: EventLog, is_notable: bool) -> None:
-        file_writer = self._current_file_writer()
+        file_writer = self._board.file_writer()
         if self._file_writer() is not file_writer:  # a new file knows nothing of the one before
             self._described.clear()
             self._file_writer = weakref.ref(file_writer) if file_writer is not None else lambda: None
@@ -96,9 +86,9 @@ class TensorBoardSink(Sink):
         for value in self._diagnosis.values(record):
             value.tag = self._tag_prefix + value.tag
             values.append(value)
-        self._add(values, record.step)
+        self._board.add(values, record.step)
         if record.cause is not None:
-            self._current_writer().flush()
+            self._board.current().flush()
 
     def _flow_value(self, record: StepRecord, name: str) -> Summary.Value:
         tag = f"{self._tag_prefix}gradguard/{name}{_suffix(record)}/{layout_hash(record.layers)}"
@@ -110,43 +100,6 @@ class TensorBoardSink(Sink):
         content = json.dumps({"version": VERSION, "kind": "events", "optimizer": record.optimizer}).encode()
         tag = f"{self._tag_prefix}gradguard/events{_suffix(record)}"
         return string_value(tag, events.to_json(), plugin_metadata(content))
-
-    def _attempt(self, record: StepRecord, write: Callable[[], None]) -> None:
-        """Writes, or says once what is lost. TensorBoard writes in a thread: an error shows at a later record."""
-        try:
-            write()
-            self._failed = False
-        except OSError as error:
-            self._own = None  # an own writer whose thread has died cannot be used again
-            self._described.clear()
-            if not self._failed:
-                warnings.warn(
-                    f"TensorBoard records are lost, noticed at step {record.step} (optimizer {record.optimizer}): "
-                    f"{error}. Training goes on, and writing is tried again with every record.",
-                    stacklevel=3,
-                )
-            self._failed = True
-
-    def _current_writer(self) -> Any:
-        if self._folder is None:
-            return self._writer() if callable(self._writer) else self._writer
-        if self._own is None:
-            self._own = SummaryWriter(str(self._folder))
-        return self._own
-
-    def _current_file_writer(self) -> FileWriter | None:
-        get_file_writer = getattr(self._current_writer(), "_get_file_writer", None)
-        file_writer = get_file_writer() if get_file_writer else None
-        return file_writer if isinstance(file_writer, FileWriter) else None
-
-    def _add(self, values: list[Summary.Value], step: int) -> None:
-        file_writer = self._current_file_writer()
-        if file_writer is not None:
-            file_writer.add_summary(Summary(value=values), step)
-            return
-        for value in values:  # tensorboardX, or the stand-in of a rank that does not log: scalars are what they share
-            if value.HasField("simple_value"):
-                self._current_writer().add_scalar(value.tag, value.simple_value, step)
 
 
 def _suffix(record: StepRecord) -> str:

@@ -57,9 +57,9 @@ class Board:
         with urllib.request.urlopen(f"{self.address}/{route}", timeout=10) as response:
             return response.read().decode()
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, timeout: float = 40.0) -> None:
         """Waits until the list of runs has a text in it."""
-        end = time.monotonic() + 40
+        end = time.monotonic() + timeout
         answer = ""
         while time.monotonic() < end:
             if self.process.poll() is not None:

@@ -245,7 +245,7 @@ def test_a_run_that_trains_grows_before_the_eyes(tab, logdir, board):
     records = list(steady_run(num_records=60))
     for record in records[:20]:
         sink.write(record)
-    sink._own.flush()
+    sink._board.current().flush()
     board.wait_for('"training"')
     tab.open(run="training", step="100")
     assert tab.data("columns") == "20"

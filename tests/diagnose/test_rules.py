@@ -117,7 +117,7 @@ SICK = {
 WELL = {
     "a step that was stopped": (
         ZeroGradient(),
-        steady(layer_norms=(math.nan,) * 6, max_layer_norms=(0.0,) * 6, verdict="skipped", cause="nan", num_nonfinite=1),
+        steady(layer_norms=(math.nan,) * 6, max_layer_norms=(0.0,) * 6, verdict="skipped", num_nonfinite=1),
     ),
     "first layers frozen": (
         NoGradient(),

@@ -57,7 +57,12 @@ def test_a_non_finite_layer_shows_nan_or_infinity_though_the_steps_before_were_f
 
 
 def test_a_finite_layer_of_a_bad_step_shows_its_norm_of_that_step():
-    stopped = {"cause": "nan", "nonfinite_layers": ("stem",), "total_norm": math.nan, "max_layer_norms": (0.0, 0.0, 0.0)}
+    stopped = {
+        "cause": "nan",
+        "nonfinite_layers": ("stem",),
+        "total_norm": math.nan,
+        "max_layer_norms": (0.0, 0.0, 0.0),
+    }
     matrix = flow_matrix(record([math.nan, 0.5, 1.0], **stopped))
     assert matrix[HEAD_ROWS + 1 :, 0].tolist() == [0.5, 1.0]
 
