@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -176,11 +177,17 @@ def _largest_of_odd(tensor: Tensor) -> Tensor:
 
 def _norms_of_rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Norms of the pieces of a large tensor, few enough for one reduction; its norm is the norm of them."""
-    rest = tensor.numel() % _ROW
-    if not rest:
-        rows = torch.linalg.vector_norm(tensor.reshape(-1, _ROW), dim=1, dtype=dtype)
+    width = _row_width(tensor.numel())
+    if width:
+        rows = torch.linalg.vector_norm(tensor.reshape(-1, width), dim=1, dtype=dtype)
     else:
-        flat = tensor.reshape(-1)
+        flat, rest = tensor.reshape(-1), tensor.numel() % _ROW
         rows = torch.linalg.vector_norm(flat[:-rest].view(-1, _ROW), dim=1, dtype=dtype)
         rows = torch.cat([rows, torch.linalg.vector_norm(flat[-rest:], dtype=dtype).view(1)])
     return rows if rows.numel() < _ROWS_NUMEL else _norms_of_rows(rows, dtype)
+
+
+@functools.cache
+def _row_width(numel: int) -> int:
+    """A width of rows that divides the tensor; 0 if there is none near."""
+    return next((width for width in range(_ROW, _ROW // 4, -1) if numel % width == 0), 0)
