@@ -45,7 +45,8 @@ class ZClip(ClipPolicy):
             except to ``max_norm``.
         max_norm: a hard ceiling beside the limit, > 0 (``None``: none). Advised where training can explode with its
             first step, which no history can foresee; the paper's code has 1.0. With ``by="value"`` it bounds elements.
-        by: ``"norm"`` follows the total norm and scales; ``"value"`` follows the largest absolute element and clamps.
+        by: ``"norm"`` follows the total norm and scales; ``"value"`` follows the largest absolute element and clamps,
+            which is a weak guard against a step that is large as a whole: all its elements end at the bound.
         to: where a spike is cut to: ``"adaptive_scaling"`` c as above, ``"mean"`` mu, ``"percentile"`` the limit.
         original: the statistics of the paper's code, as described above.
 

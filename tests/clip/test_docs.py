@@ -1,0 +1,45 @@
+"""The page on clipping and the examples in docstrings run, and every policy has its entry."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import lightning_gradguard.clip
+from lightning_gradguard.clip.base import ClipPolicy
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "clipping.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+MODULES = [module.name for module in pkgutil.iter_modules(lightning_gradguard.clip.__path__)]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.split("\n", 1)[0] for block in BLOCKS])
+def test_a_block_of_the_page_runs(block: str) -> None:
+    exec(compile(block, "docs/clipping.md", "exec"), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_hold(name: str) -> None:
+    module = importlib.import_module(f"lightning_gradguard.clip.{name}")
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_policy_has_an_entry_and_an_example() -> None:
+    for name in MODULES:
+        importlib.import_module(f"lightning_gradguard.clip.{name}")
+    shipped = [cls for cls in ClipPolicy.__subclasses__() if cls.__module__.startswith("lightning_gradguard.")]
+    assert len(shipped) >= 9
+    for policy in shipped:
+        assert f"### {policy.__name__}" in PAGE
+        assert "Example:" in (policy.__doc__ or "")
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert target.startswith("http") or (ROOT / "docs" / target).resolve().exists(), target
