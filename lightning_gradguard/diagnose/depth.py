@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lightning_gradguard.record import StepRecord
 
 # Their gradients are scaled otherwise than those of weight matrices: not comparable over depth.
-_LEFT_OUT = ("Norm", "Embedding")
+_LEFT_OUT = ("Norm", "Embedding", ".bias")
 DEEP = 6  # layers from which an initialization alone is a thin thread
 
 

@@ -82,7 +82,7 @@ class Instruments:
             "temporal_norms": self.temporal.take(),
             "update_ratios": self._meter(layout).take(),
         }
-        return replace(record, **facts, **self._structure(layout))
+        return replace(record, **facts, **(self._structure(layout) if record.layers else {}))
 
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""
@@ -97,11 +97,15 @@ class Instruments:
         for parameter, shape, layer in zip(layout.params, layout.shapes, layout.layer_of, strict=True):
             sizes[layer] += math.prod(shape)
             trainable[layer] = trainable[layer] or parameter.requires_grad
+        flat = {layer for p, layer in zip(layout.params, layout.layer_of, strict=True) if p.dim() < 2}
         owners = [name if name in self._kinds else name.rpartition(".")[0] for name in layout.layers]
         order = self.probe.order
         return {
             "layer_sizes": tuple(sizes),
-            "layer_kinds": tuple(self._kinds.get(owner, "") for owner in owners),
+            "layer_kinds": tuple(
+                self._kinds.get(owner, "") + (".bias" if owner != layer and index in flat else "")
+                for index, (owner, layer) in enumerate(zip(owners, layout.layers, strict=True))
+            ),
             "trainable": tuple(trainable),
             "depth": tuple(order.get(owner) for owner in owners) if order else None,
         }

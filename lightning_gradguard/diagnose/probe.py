@@ -127,8 +127,9 @@ class Probe:
             return None
         seen = list((self._first or self._seen).values())
         self._first, self._seen, self._told = None, {}, True
-        values = [value.double().reshape(1).cpu() for entry in seen for value in entry.values.values()]
-        numbers = iter(torch.cat(values).tolist() if values else [])  # host sync: a sampled step
+        values = [value.float().reshape(()) for entry in seen for value in entry.values.values()]
+        together = torch.stack([value.to(values[0].device, non_blocking=True) for value in values])
+        numbers = iter(together.tolist())  # the one host sync of a sampled step
         return tuple(_stats(entry, {key: next(numbers) for key in entry.values}) for entry in seen)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:

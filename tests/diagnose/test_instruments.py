@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.instruments import Instruments
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.pipeline import GradientPipeline
@@ -87,6 +88,33 @@ def test_each_optimizer_gets_its_own_loss_averaged_over_its_steps():
         records.append(pipeline.before_step(log=True))
     enriched = [instruments.enrich(r, layout) for r, layout in zip(records, layouts, strict=True)]
     assert [r.loss for r in enriched] == [2.0, 20.0]
+
+
+@pytest.mark.parametrize("options", [{"group_by": "parameter"}, {"per_layer": False}])
+def test_the_default_rules_take_records_of_every_grouping(options):
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    instruments = Instruments(net, 1)
+    pipeline = GradientPipeline(
+        net, optimizer, rules=default_rules(), log_every_n_steps=1, instruments=instruments, **options
+    )
+    for step in range(6):
+        instruments.before_forward(step)
+        loss = net(torch.randn(4, 9, 3)).square().mean()
+        instruments.after_forward(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        record = pipeline.before_step(step=step)
+        optimizer.step()
+        pipeline.after_step()
+    if options == {"group_by": "parameter"}:
+        kinds = dict(zip(record.layers, record.layer_kinds, strict=True))
+        assert kinds["head.weight"] == "Linear"
+        assert kinds["head.bias"] == "Linear.bias"
+    else:
+        assert record.layers == ()
+        assert record.layer_kinds is None
+        assert record.loss is not None
 
 
 def test_a_bad_interval_is_refused():
