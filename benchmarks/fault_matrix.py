@@ -1,7 +1,7 @@
 """Breaks one step of many small trainings in every way, and counts what the guard sees and names.
 
-    python benchmarks/fault_matrix.py            # every case, some ten minutes on two cores
-    python benchmarks/fault_matrix.py --sample 25
+    python -m benchmarks.fault_matrix            # every case, some ten minutes on two cores
+    python -m benchmarks.fault_matrix --sample 25
 
 Faults are generated: {kind} x {place} x {model} x {mode}; the layer is drawn from a generator seeded by the case. Each
 runs through a real Trainer with NonFiniteGuard("rollback", spikes=SpikeRule(), incident_dir=...). A case counts as

@@ -140,7 +140,7 @@ class IncidentFolder:
             temporary.rename(final)
             _sync_folder(self.path)
             return final
-        except (OSError, RuntimeError) as problem:  # torch.save reports a full disk as RuntimeError
+        except Exception as problem:  # a full disk is an OSError, or torch.save's RuntimeError; batches hold anything
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
             warnings.warn(

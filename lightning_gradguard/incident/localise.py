@@ -81,7 +81,7 @@ def localise(
 ) -> Localisation:
     """Runs a step again under watch, and names what made the first value that spoiled its loss or gradients.
 
-    Every operator's result is looked at, which takes some ten to fifty times as long as the plain step: for an
+    Every operator's result is looked at, which takes three to ten times as long as the plain step: for an
     incident, not for every step. Nothing stays changed: weights, gradients, buffers, metrics and random number
     generators are put back. Gradients come from ``torch.autograd.grad``, so hooks that reduce gradients between
     processes do not run.

@@ -357,8 +357,10 @@ class _Call:
         )
 
 
-def named_tensors(batch: object, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
+def named_tensors(batch: object, path: str = "batch", depth: int = 8) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in a batch of lists, tuples, mappings and objects, with the expression that reaches it.
+
+    Goes ``depth`` levels down: deep enough for batches, and an end for objects that refer to each other.
 
     Example:
         >>> [name for name, _ in named_tensors({"x": torch.zeros(1), "y": [torch.zeros(2)]})]
@@ -366,15 +368,17 @@ def named_tensors(batch: object, path: str = "batch") -> Iterator[tuple[str, Ten
     """
     if isinstance(batch, Tensor):
         yield path, batch
+    elif depth == 0:
+        return
     elif isinstance(batch, dict) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__")):
         for key in batch.keys():  # noqa: SIM118 - some mappings iterate over something else
-            yield from named_tensors(batch[key], f"{path}[{key!r}]")
+            yield from named_tensors(batch[key], f"{path}[{key!r}]", depth - 1)
     elif isinstance(batch, list | tuple):
         for index, item in enumerate(batch):
-            yield from named_tensors(item, f"{path}[{index}]")
+            yield from named_tensors(item, f"{path}[{index}]", depth - 1)
     elif hasattr(batch, "__dict__") and not isinstance(batch, type | nn.Module):
         for key, item in vars(batch).items():
-            yield from named_tensors(item, f"{path}.{key}")
+            yield from named_tensors(item, f"{path}.{key}", depth - 1)
 
 
 def is_near_limit(largest: float, dtype: torch.dtype) -> bool:
@@ -410,7 +414,9 @@ def _memory(tensor: Tensor) -> int:
 def _reals(tensor: Tensor) -> Tensor:
     values = tensor.detach()
     values = values.coalesce().values() if values.layout == torch.sparse_coo else values
-    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    if values.is_complex():
+        return torch.view_as_real(values.resolve_conj())
+    return values.float() if values.dtype.itemsize == 1 else values  # hardly any operator knows float8
 
 
 def _largest(tensor: Tensor) -> float | None:

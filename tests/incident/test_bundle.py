@@ -166,3 +166,15 @@ def test_a_digest_counts_and_takes_every_nan_for_the_same(grad):
     assert (digest["nan"], digest["inf"]) == (1, 2)
     assert digest_gradient(grad.clone().neg().neg())["sha256"] == digest["sha256"]
     assert digest_gradient(grad * 0.5)["sha256"] != digest["sha256"]
+
+
+def test_a_batch_that_cannot_even_be_described_costs_the_bundle_with_a_warning(net, tmp_path):
+    class Hostile:
+        def __repr__(self):
+            raise KeyError("no words")
+
+    incident = bad_step(net)
+    object.__setattr__(incident.batches[0], "batch", Hostile())
+    with pytest.warns(UserWarning, match="could not be saved .*no words"):
+        assert IncidentFolder(tmp_path).save(incident, net) is None
+    assert os.listdir(tmp_path) == []

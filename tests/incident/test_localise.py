@@ -411,3 +411,21 @@ def test_a_finite_value_whose_square_overflows_is_the_first_near_the_limit(place
     expected = {"batch": ("", "batch batch[0]"), "parameter": ("0", "parameter 0.weight")}
     assert (first.module, first.operator) == expected.get(place, ("2", "aten.add.Tensor"))
     assert first.largest == pytest.approx(1e30)
+
+
+def test_a_batch_of_objects_that_refer_to_each_other_has_an_end():
+    class Node:
+        def __init__(self):
+            self.x = torch.full((2, 4), float("nan"))
+            self.next = self
+
+    net = nn.Linear(4, 1)
+    found = localise(net, lambda m, node: m(node.x).mean(), Node())
+    assert found.origin.name.startswith("batch.")
+    assert found.origin.name.endswith("x")
+
+
+def test_eight_bit_floats_are_looked_at_too():
+    net = stack(Op(lambda x: x + (x.detach() * 1e6).to(torch.float8_e5m2).float()))
+    found = localise(net, step, make_batch())
+    assert found.origin.call.output.dtype == "float8_e5m2"

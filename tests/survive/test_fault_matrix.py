@@ -1,4 +1,4 @@
-"""A sample of the fault matrix, drawn evenly from all 500 cases; ``benchmarks/fault_matrix.py`` runs them all."""
+"""A sample of the fault matrix, drawn evenly from all 500 cases; ``python -m benchmarks.fault_matrix`` runs them all."""
 
 from __future__ import annotations
 
