@@ -154,32 +154,38 @@ class Study:
 
     def plot(self, path: Path) -> Path:
         """Gradient norm over depth at the first step, and over time; a line for each variant, both axes in decades."""
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
+        variants = self.variants()
+        many = len(variants) > 6  # then the names go below the axes
+        figure = Figure(figsize=(11, 4.2 + 0.05 * len(variants) * many), layout="constrained")
         over_depth, over_time = figure.subplots(1, 2)
-        for index, variant in enumerate(self.variants()):
-            runs = self.of(variant)
-            color = f"C{index}"
+        colors = colormaps["tab20" if len(variants) > 10 else "tab10"].colors
+        for index, variant in enumerate(variants):
+            runs, style = self.of(variant), {"color": colors[index % len(colors)]}
             profile, after = _profile([run.depth for run in runs]), _profile([run.depth_after for run in runs])
             if profile:
-                over_depth.plot(range(1, len(profile) + 1), profile, color, marker=".", label=variant)
+                over_depth.plot(range(1, len(profile) + 1), profile, marker=".", label=variant, **style)
             if after:
-                over_depth.plot(range(1, len(after) + 1), after, color, linestyle=":", label=f"{variant}, trained")
+                over_depth.plot(range(1, len(after) + 1), after, linestyle=":", label=f"{variant}, trained", **style)
             points = [(step, norm) for step, norm in runs[0].over_time if math.isfinite(norm) and norm > 0]
             if points:
-                over_time.plot(*zip(*points, strict=True), color, label=variant, linewidth=1)
-        over_depth.set(
-            xlabel=f"{self.depth_of}, input first", ylabel="gradient norm (l2)", title="over depth, at the first step"
-        )
-        over_time.set(xlabel=self.over_of, ylabel="gradient norm (l2)", title="over time, before clipping")
+                over_time.plot(*zip(*points, strict=True), label=variant, linewidth=1, **style)
+        over_depth.set(xlabel=f"{self.depth_of}, input first", title="over depth, at the first step")
+        over_time.set(xlabel=self.over_of, title="over time, before clipping")
         for axes in (over_depth, over_time):
-            if axes.lines:
-                axes.set_yscale("log")
-                axes.grid(alpha=0.3)
-                axes.legend(fontsize=8)
-            else:
+            if not axes.lines:
                 axes.remove()
+                continue
+            axes.set(yscale="log", ylabel="gradient norm (l2)")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+            if not many:
+                axes.legend(fontsize=8)
+        if many and figure.axes:
+            figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
         return path
