@@ -92,7 +92,9 @@ def first_picture(logdir: Path, records: int, *flags: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         browser = open_browser(Path(folder) / "profile", Path(folder))
         try:
+            begun = time.monotonic()
             board.wait_for(f'"last_step": {(records - 1) * 50},', timeout=300)
+            reading = time.monotonic() - begun
             seconds = []
             for _ in range(5):
                 tab = Tab(browser, board.address).load("&p.gradguard.run=run")
@@ -103,17 +105,18 @@ def first_picture(logdir: Path, records: int, *flags: str) -> dict[str, float]:
         finally:
             browser.quit()
             board.stop()
-    return {"median_s": statistics.median(seconds), "largest_s": max(seconds), "columns": columns, "mb": memory}
+    times = {"median_s": statistics.median(seconds), "largest_s": max(seconds), "reading_s": reading}
+    return {**times, "columns": columns, "mb": memory}
 
 
 def pictures(layers: Sequence[int], records: int) -> dict[str, dict[str, float]]:
-    """The tab on a run of each size; on the largest with the slow loader too."""
+    """The tab on a run of each size; on that of 200 layers with the slow loader too, which takes minutes for more."""
     found = {}
     for num_layers in layers:
         with tempfile.TemporaryDirectory() as folder:
             write_run(Path(folder) / "run", large_run(num_layers, records))
             found[f"{num_layers:,} layers"] = first_picture(Path(folder), records)
-            if num_layers == max(layers):
+            if num_layers == 200:
                 slow = first_picture(Path(folder), records, "--load_fast=false")
                 found[f"{num_layers:,} layers, `--load_fast=false`"] = slow
     return found
@@ -132,7 +135,14 @@ def page(results: dict[str, Any]) -> str:
         for way in (LOOP, LOGGER, EVENT, SINK)
     ]
     picture_rows = [
-        [name, f"{r['median_s']:.2f} s", f"{r['largest_s']:.2f} s", f"{r['columns']:.0f}", f"{r['mb']:.0f} MB"]
+        [
+            name,
+            f"{r['median_s']:.2f} s",
+            f"{r['largest_s']:.2f} s",
+            f"{r['columns']:.0f}",
+            f"{r['mb']:.0f} MB",
+            f"{r['reading_s']:.0f} s",
+        ]
         for name, r in results["pictures"].items()
     ]
     header = ["", *(f"{layers} layers" for layers in results["writing"])]
@@ -144,8 +154,11 @@ def page(results: dict[str, Any]) -> str:
             machine.markdown_table(header, write_rows),
             f"## The tab on {results['records']:,} records, {(results['records'] - 1) * 50:,} steps\n\n"
             "From the beginning of the tab's page to its first picture, five times; memory of TensorBoard and its data "
-            "server after it.",
-            machine.markdown_table(["", "median", "largest", "columns kept", "memory"], picture_rows),
+            "server after it; and how long TensorBoard took, once, from its start until it had read the whole run, "
+            "scalars of all layers included.",
+            machine.markdown_table(
+                ["", "median", "largest", "columns kept", "memory", "reading the files"], picture_rows
+            ),
         ]
     )
 

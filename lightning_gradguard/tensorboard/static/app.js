@@ -7,12 +7,11 @@ import { makeDiagnosis } from "./diagnosis.js";
 import { debounce, el } from "./dom.js";
 import { makeEventTable } from "./eventtable.js";
 import { formatAge, formatStep } from "./format.js";
-import { columnAt } from "./frame.js";
-import { fullDomain } from "./geometry.js";
 import { listenToKeys, makeKeyHelp } from "./keyboard.js";
 import { readLink, watchLink, writeLink } from "./link.js";
 import { keepFresh } from "./live.js";
 import { Loader } from "./loader.js";
+import { movedPin, pinAtEvent, zoomedSteps } from "./navigate.js";
 import { emptyNotice, errorNotice, loadingNotice, setPageState } from "./notice.js";
 import { paletteOf } from "./palette.js";
 import { Picture } from "./picture.js";
@@ -135,7 +134,8 @@ export class App {
       columns: this.view.frame.steps.length,
       drawn: Number(document.documentElement.dataset.drawn || 0) + 1,
     });
-    this.below.replaceChildren(makeDiagnosis(this.view.events.findings, pin), makeEventTable(this.view, this.state.step, pin));
+    const table = makeEventTable(this.view, this.state.step, pin);
+    this.below.replaceChildren(makeDiagnosis(this.view.events.findings, pin), table);
     this.readOut();
     this.showAge();
     writeLink(this.state);
@@ -146,14 +146,16 @@ export class App {
     const { state } = this;
     const choices = ["run", "compare", "optimizer", "stat", "anchor", "rows", "filter"].map((name) => state[name]);
     const problem = this.view?.problem || "";
-    const key = JSON.stringify([choices, this.loader.runs.map((run) => [run.name, run.optimizers]), frame?.measured, problem]);
+    const { runs } = this.loader;
+    const key = JSON.stringify([choices, runs.map((run) => [run.name, run.optimizers]), frame?.measured, problem]);
     if (key === this.controlsKey) return;
     this.controlsKey = key;
     const active = this.top.contains(document.activeElement) ? document.activeElement : null;
     const typed = active?.id === "filter" && active.value !== this.filter ? active.value : state.filter;
     const actions = { png: () => this.savePng(), csv: () => this.saveCsv(), keys: () => this.help.showModal() };
     const change = (part) => this.change(part);
-    this.top.replaceChildren(makeControls({ state: { ...state, filter: typed }, runs: this.loader.runs, frame, problem, change, actions }));
+    const shown = { ...state, filter: typed };
+    this.top.replaceChildren(makeControls({ state: shown, runs, frame, problem, change, actions }));
     this.filter = state.filter;
     if (active) document.getElementById(active.id)?.focus();
   }
@@ -168,7 +170,8 @@ export class App {
     }
     const cell = row === null ? null : describeCell(this.view, this.picture.hooks.frames(), column, row);
     const parts = cell ? cell.lines.slice(1).map(([name, value]) => `${name} ${value}`) : [];
-    this.reading.textContent = [`Pinned: step ${formatStep(this.view.frame.steps[column])}`, cell?.title, ...parts].filter(Boolean).join(" · ");
+    const step = formatStep(this.view.frame.steps[column]);
+    this.reading.textContent = [`Pinned: step ${step}`, cell?.title, ...parts].filter(Boolean).join(" · ");
   }
 
   showAge() {
@@ -205,12 +208,16 @@ export class App {
   }
 
   keys() {
+    const go = (target) => (...by) => {
+      const part = this.view && target(...by);
+      if (part) this.change(part);
+    };
     return {
-      column: (by) => this.movePin(by, 0),
-      row: (by) => this.movePin(0, by),
-      event: (by) => this.nextEvent(by),
-      zoom: (factor) => this.zoomBy(factor),
-      release: () => this.change({ step: null, layer: "" }),
+      column: go((by) => movedPin(this.view, this.picture.pinned(), by, 0)),
+      row: go((by) => movedPin(this.view, this.picture.pinned(), 0, by)),
+      event: go((by) => pinAtEvent(this.view, this.state.step, by)),
+      zoom: go((factor) => zoomedSteps(this.view, this.state.step, factor)),
+      release: go(() => ({ step: null, layer: "" })),
       filter: () => document.getElementById("filter")?.focus(),
       png: () => this.savePng(),
       csv: () => this.saveCsv(),
@@ -218,47 +225,12 @@ export class App {
     };
   }
 
-  movePin(columns, rows) {
-    if (!this.view) return;
-    const { steps } = this.view.frame;
-    const { column, row } = this.picture.pinned();
-    const clamp = (value, last) => Math.max(0, Math.min(last, value));
-    const [first, end] = this.view.span;
-    const nextRow = row === null ? (rows ? first : null) : Math.max(first, Math.min(end - 1, row + rows));
-    this.picture.hover = null;
-    this.change({
-      step: steps[clamp(column + columns, steps.length - 1)],
-      layer: nextRow === null ? "" : this.view.nameOf(nextRow),
-    });
-  }
-
-  nextEvent(by) {
-    if (!this.view) return;
-    const from = this.state.step ?? (by > 0 ? -Infinity : Infinity);
-    const later = this.view.marks.filter((mark) => (by > 0 ? mark.step > from : mark.step < from));
-    const mark = by > 0 ? later[0] : later[later.length - 1];
-    if (mark) this.change({ step: mark.step, layer: mark.layers[0] || "" });
-  }
-
-  zoomBy(factor) {
-    if (!this.view) return;
-    if (factor === Infinity) {
-      this.change({ steps: null, span: null });
-      return;
-    }
-    const [from, to] = this.view.domain;
-    const [first, last] = fullDomain(this.view.frame.steps);
-    const centre = this.state.step ?? (from + to) / 2;
-    const half = ((to - from) * factor) / 2;
-    const steps = [Math.max(first, centre - half), Math.min(last, centre + half)];
-    this.change({ steps: steps[0] <= first && steps[1] >= last ? null : steps });
-  }
-
   savePng() {
     if (!this.view) return;
     const { places } = this.picture;
     const cursor = { ...this.picture.pinned(), pin: this.picture.pinned(), selection: null };
-    const step = formatStep(this.view.frame.steps[columnAt(this.view.frame.steps, Infinity)]);
+    const { steps } = this.view.frame;
+    const step = formatStep(steps[steps.length - 1]);
     const canvas = figureCanvas(places, this.view, this.palette, cursor, `${this.state.run}, ${step} steps`);
     canvas.toBlob((blob) => download(blob, this.fileName("png")));
   }
