@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections import Counter, defaultdict
@@ -48,7 +49,8 @@ class Result:
     published: dict[str, str | None]
     first_loss: float
     final_loss: float
-    healthy_loss: float | None = None  # of the same run without the fault
+    healthy_first_loss: float = 0.0  # of the same run without the fault
+    healthy_loss: float | None = None
     remedy: str | None = None
     remedied_loss: float | None = None
     worst_message: str = ""
@@ -64,10 +66,8 @@ class Result:
             return False
         if self.case.startswith("gan"):
             return abs(loss - self.healthy_loss) < 0.35 * abs(self.healthy_loss)
-        start = self._start
+        start = self.healthy_first_loss
         return loss <= start - 0.7 * (start - self.healthy_loss)
-
-    _start: float = 0.0
 
 
 def diagnose(outcome: Outcome) -> list[Finding]:
@@ -97,7 +97,7 @@ def run(case: Case, seed: int, with_remedy: bool) -> Result:
     )
     if with_remedy and case.fault is not None:
         twin = train(healthy, seed)
-        result._start, result.healthy_loss = twin.first_loss, twin.final_loss
+        result.healthy_first_loss, result.healthy_loss = twin.first_loss, twin.final_loss
         if found:
             result.remedy = found[0].remedies[0]
             result.remedied_loss = train(cured(setup, found[0]), seed).final_loss
@@ -205,6 +205,11 @@ def remedies_table(results: list[Result]) -> Table:
     return table
 
 
+def plain(result: Result) -> dict[str, object]:
+    """As strict JSON takes it: what diverged becomes a string."""
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(result).items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=None, help="default: the reported seeds")
@@ -251,7 +256,7 @@ def main() -> None:
         )
         text = console.export_text()
         (args.out / "detection.md").write_text(f"# Detection\n\n`{command}`\n\n```text\n{text}```\n", encoding="utf-8")
-        lines = json.dumps([vars(r) for r in results], indent=1, default=str)
+        lines = json.dumps([plain(r) for r in results], indent=1, allow_nan=False)
         (args.out / "detection.json").write_text(lines, encoding="utf-8")
 
 
