@@ -14,8 +14,10 @@ from tensorboard.data.provider import DataProvider, RunTagFilter
 
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NOT_MEASURED, PLUGIN_NAME, Array, fold
 
-# More than TensorBoard keeps by our default; a user who asks for more with --samples_per_plugin gets them.
-_MAX_COLUMNS = 20_000
+# TensorBoard's data server sends no more than 256 MiB at once. A user who has it keep more than our default of 1,000
+# columns gets as many of them as fit.
+_MAX_BYTES = 200_000_000
+_MAX_EVENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class FlowStore:
             raise KeyError(f"no gradient flow of optimizer {optimizer} in run {run!r}")
         columns = [
             (tuple(tags[tag]["layers"]), Column(datum.step, datum.wall_time, datum.numpy))
-            for tag, data in self._read(run, list(tags)).items()
+            for tag, data in self._read(run, list(tags), limit=columns_that_fit(tags.values())).items()
             for datum in data
         ]
         return flow_of(list(tags.values()), columns)
@@ -106,7 +108,9 @@ class FlowStore:
             for tag, (_, meta) in self._list(run).get(run, {}).items()
             if meta["kind"] == "events" and meta["optimizer"] == optimizer
         ]
-        data = [datum for series in self._read(run, tags).values() for datum in series] if tags else []
+        data = (
+            [datum for series in self._read(run, tags, limit=_MAX_EVENTS).values() for datum in series] if tags else []
+        )
         return merge_events(json.loads(datum.numpy.ravel()[0]) for datum in sorted(data, key=lambda d: d.wall_time))
 
     def _list(self, run: str | None) -> dict[str, dict[str, tuple[Any, dict[str, Any]]]]:
@@ -121,12 +125,12 @@ class FlowStore:
             for name, tags in tensors.items()
         }
 
-    def _read(self, run: str, tags: Sequence[str]) -> dict[str, Any]:
+    def _read(self, run: str, tags: Sequence[str], limit: int) -> dict[str, Any]:
         found = self._provider.read_tensors(
             self._context,
             experiment_id=self._experiment,
             plugin_name=PLUGIN_NAME,
-            downsample=_MAX_COLUMNS,
+            downsample=limit,
             run_tag_filter=RunTagFilter(runs=[run], tags=list(tags)),
         )
         return dict(found.get(run, {}))
@@ -155,6 +159,17 @@ def flow_of(metas: Sequence[dict[str, Any]], columns: Iterable[tuple[tuple[str, 
         matrices=np.stack([column.matrix for column in kept]),
         clip_ratio=ratios[-1] if ratios else None,
     )
+
+
+def columns_that_fit(metas: Iterable[dict[str, Any]]) -> int:
+    """How many columns of each set of layers one answer of the data server can hold.
+
+    Example:
+        >>> columns_that_fit([{"layers": ["layer"] * 998}])
+        12500
+    """
+    per_column = sum(4 * len(LAYER_STATS) * (HEAD_ROWS + len(meta["layers"])) for meta in metas)
+    return max(1, _MAX_BYTES // per_column)
 
 
 def in_order(columns: Iterable[Column]) -> list[Column]:

@@ -88,6 +88,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "gan", gan_run())
     write_run(folder / "large", large_run(num_layers=1000, num_records=120))
     write_run(folder / "residual", steady_run())
+    write_run(folder / "single", (record for record in busy_run() if record.cause))
     write_run(folder / "vanishing", vanishing_run())
     return folder
 

@@ -125,6 +125,14 @@ def test_every_statistic_with_every_meaning_of_the_middle_is_drawn(tab, stat):
     assert len(set(seen)) == len(anchors)
 
 
+@pytest.mark.parametrize("anchor", ["clip", "run", "step", "layer"])
+def test_a_run_that_broke_at_its_first_record_is_drawn_too(tab, anchor):
+    tab.open(run="single", anchor=anchor)
+    assert (tab.data("columns"), tab.data("rows")) == ("1", "26")
+    assert tab.colours()[BLACK] > 1000
+    tab.press(Keys.ARROW_RIGHT, "n", "+", "0")
+
+
 def test_each_optimizer_has_its_own_picture(tab):
     tab.open(run="gan")
     tab.choose("optimizer", "1")
