@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> list[Study]:
     args = studies.parse(parser, argv)
     if args.full and args.quick:
         raise UsageError("--full and --quick contradict each other: choose one")
+    if args.compare:
+        raise UsageError("the demo shows without and with; --compare is an option of each study")
     common = ["--seed", str(args.seed), "--seeds", str(args.seeds), "--logdir", args.logdir]
+    common += ["--record", args.record] if args.record else []
     table = Table(box=box.SIMPLE_HEAD, title="Without and with", title_justify="left")
     for heading in ("study", "measure", "without", "with", "cured by", "clip rate", "largest norm", "seconds"):
         table.add_column(heading, justify="left" if heading in ("study", "cured by") else "right", overflow="fold")

@@ -52,7 +52,7 @@ def scalar(args: studies.Options) -> Study:
         drawn = np.random.RandomState(42).randn(20) * scale  # what the published figures were made with
         norms = chain(drawn, corrected=False)
         metrics = {"first": norms[0], "exploded": float(norms[0] > 1)}
-        study.runs.append(Run(f"as published, scale {scale}", 42, metrics, depth=profile(norms)))
+        study.runs.append(Run(f"as published, scale {scale}", args.seed, metrics, depth=profile(norms)))
     for scale in (0.5, 1.0, 1.5):
         for seed in range(args.seed, args.seed + args.seeds):
             draws = np.random.default_rng(seed).standard_normal((1000, 20)) * scale

@@ -16,6 +16,7 @@ import demo
 import gan
 import init_scale
 import lstm_language_model
+import numpy as np
 import pytest
 import residual_depth
 import studies
@@ -88,6 +89,7 @@ def test_a_fast_dev_run_goes_through_every_line_and_writes_nothing(script, tmp_p
         (vanishing_rnn, ["--length", "2"], "--length must be at least 3"),
         (init_scale, ["--scalar", "--sigmoid"], "different questions"),
         (clipping_direction, ["--norm", "0"], "--norm must be positive"),
+        (demo, ["--compare"], "--compare is an option of each study"),
         (demo, ["--full", "--quick"], "contradict each other"),
         (cases, ["--only", "lstm"], "unknown study 'lstm'"),
     ],
@@ -131,6 +133,24 @@ def test_an_accelerator_that_is_not_there_is_named():
     else:
         with pytest.raises(data.UsageError, match="--accelerator cuda: "):
             cnn20.main(["--accelerator", "cuda", "--fast_dev_run"])
+
+
+@pytest.mark.parametrize("script", [cnn20, gan, activations, residual_depth, bad_batches], ids=name)
+def test_another_set_of_images_goes_through_every_line(script, tmp_path):
+    rng = np.random.default_rng(0)
+    for batch in ("data_batch_1.bin", "test_batch.bin"):
+        records = rng.integers(0, 256, (80, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(80) % 10
+        (tmp_path / batch).write_bytes(records.tobytes())
+    study = script.main(["--fast_dev_run", "--data-dir", str(tmp_path)])
+    assert study.source.startswith("CIFAR-10: 80 + 80 images of 32x32")
+    assert study.runs
+
+
+def test_another_text_goes_through_every_line(tmp_path):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{n} {'abc ' * 500}" for n in range(20)))
+    study = lstm_language_model.main(["--fast_dev_run", "--text", str(tmp_path / "text.txt")])
+    assert study.source.startswith("text.txt: ")
 
 
 def test_the_recorded_command_leaves_out_where_results_went():
