@@ -49,7 +49,7 @@ def print_summary(pictures: Sequence[Picture], console: Console) -> None:
 
     Per run: last step, layers, median and largest total norm, share of clipped steps, bad steps, spikes, findings.
     """
-    table = Table(title="Gradients", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title="Gradients", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
     for name in ("steps", "layers", "norm", "largest", "clipped", "bad", "spikes", "findings"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -85,7 +85,7 @@ def _line(picture: Picture) -> list[str]:
 
 
 def _name(picture: Picture) -> str:
-    return picture.run if picture.optimizer == 0 else f"{picture.run} (optimizer {picture.optimizer})"
+    return picture.run if picture.optimizer == 0 else f"{picture.run} opt{picture.optimizer}"
 
 
 def _profile(picture: Picture) -> Table:

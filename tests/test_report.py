@@ -43,7 +43,7 @@ def test_the_summary_has_a_line_for_each_run(folder):
     assert lines["busy"][1:3] == ["2,990", "26"]
     assert lines["busy"][-3:] == ["1", "5", "0"], "one bad step, five spikes, no finding"
     assert lines["vanishing"][-3:] == ["0", "0", "1"]
-    assert "gan (optimizer 1)" in summary(folder)
+    assert "gan opt1" in summary(folder)
 
 
 def test_findings_come_with_depth_profile_and_remedies_in_order(folder):
