@@ -117,10 +117,15 @@ class Layout:
 
     def layer_index(self, device: torch.device) -> Tensor:
         """:attr:`layer_of` as an index tensor on a device, made once."""
-        cache: dict[torch.device, Tensor] = self.__dict__.setdefault("_layer_index", {})
-        if device not in cache:
-            cache[device] = torch.tensor(self.layer_of, dtype=torch.int64, device=device)
-        return cache[device]
+        return self.index(self.layer_of, device)
+
+    def index(self, values: Sequence[int], device: torch.device) -> Tensor:
+        """Numbers as an index tensor on a device, made once: copying them there is a host sync."""
+        cache: dict[tuple[tuple[int, ...], torch.device], Tensor] = self.__dict__.setdefault("_indices", {})
+        key = tuple(values), device
+        if key not in cache:
+            cache[key] = torch.tensor(values, dtype=torch.int64, device=device)
+        return cache[key]
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
