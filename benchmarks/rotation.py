@@ -64,7 +64,7 @@ class Rotation:
         self.steps: list[Step] = []
         self.on_step = on_step
         self._shuffle = random.Random(0)
-        warm_up = [variant for variant in self.variants for _ in range(2)]
+        warm_up = list(self.variants)
         self.schedule = [*warm_up, *(v for _ in range(rounds) for v in self._round(variants, clipping))]
         self.num_warm_up = len(warm_up)
         self.position = 0

@@ -46,7 +46,7 @@ class Measurement:
 
     def part(self, layout: Layout, indices: Sequence[int]) -> Measurement:
         """What a part of the parameters measures, given its layout and its indices in this one."""
-        norms = self.norms[_index(indices, self.norms.device)]
+        norms = self.norms[layout.index(indices, self.norms.device)]
         return Measurement(layout, tuple(self.grads[i] for i in indices), norms, torch.linalg.vector_norm(norms))
 
     @functools.cached_property
@@ -163,7 +163,3 @@ def measure_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.is_complex else accumulator(dtype)
-
-
-def _index(indices: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(indices, device=device)

@@ -91,3 +91,12 @@ def test_each_parameter_knows_the_module_it_belongs_to():
     assert owners["1.parametrizations.weight.original1"] is net[1]
     assert owners["unnamed.0.5"] is None
     assert layout.subset([1, 5]).owners == (net[0], None)
+
+
+def test_an_index_tensor_is_made_once():
+    net = nn.Linear(2, 2)
+    layout = Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    index = layout.index([1, 0], torch.device("cpu"))
+    assert index.tolist() == [1, 0]
+    assert layout.index((1, 0), torch.device("cpu")) is index
+    assert layout.index((0, 1), torch.device("cpu")) is not index

@@ -1,0 +1,74 @@
+"""The benchmarks run, small; their figures are measured where they are of use, and kept under benchmarks/results."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import gpu, growth, machine
+from benchmarks.overhead import CLIPPING, added
+from benchmarks.rotation import Step
+from lightning_gradguard import GradientPipeline, NormClip
+from lightning_gradguard.layout import Layout
+
+
+def test_the_script_for_gpus_runs_where_there_is_none(capsys):
+    gpu.main(["--device", "cpu", "--models", "tiny", "--repeats", "2", "--name", ""])
+    assert "everything on, every step clipped" in capsys.readouterr().out
+
+
+def test_growth_draws_what_it_measures(tmp_path):
+    results = {
+        "machine": machine.describe(),
+        "starting": {"import of the package": 1.0},
+        "steps": growth.by_steps(20, samples=2),
+        "tensors": growth.by_tensors([10, 20]),
+        "parameters": growth.by_parameters([1000]),
+        "logging": growth.by_logging([5], records=2),
+        "reading": growth.by_reading([5]),
+    }
+    growth.draw(results, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert "flow tensor" in growth.page(results)
+
+
+def test_a_cost_is_compared_with_the_clipping_beside_it():
+    steps = [
+        Step("nothing", 0.001, 1.0),
+        Step("ours", 0.005, 1.004),
+        Step(CLIPPING, 0.009, 1.008),
+        Step("ours", 0.009, 1.0),
+        Step(CLIPPING, 0.017, 1.0),
+        Step("nothing", 0.001, 1.0),
+    ]
+    table = added(steps, [CLIPPING, "nothing", "ours"])
+    assert table["ours"]["clippings"][0] == pytest.approx((4 / 8 + 8 / 12) / 2)
+    assert table["nothing"]["clippings"][0] == 0.0
+    assert table[CLIPPING]["step"][0] > 1.008
+
+
+def test_a_layout_of_a_thousand_layers_is_read_in_a_blink():
+    net = nn.Sequential(*[nn.Linear(2, 2) for _ in range(1000)])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    spent = []
+    for _ in range(3):
+        start = time.process_time()
+        Layout.from_optimizer(net, optimizer)
+        spent.append(time.process_time() - start)
+    assert min(spent) < 0.05
+
+
+def test_memory_does_not_grow_over_quiet_steps():
+    net = nn.Linear(8, 8)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    pipeline = GradientPipeline(
+        net, torch.optim.SGD(net.parameters(), lr=0.1), clip=NormClip(1.0), on_nonfinite="skip", log_every_n_steps=10**9
+    )
+    for _ in range(200):
+        pipeline.before_step()
+    before = growth._resident_mb()
+    for _ in range(3000):
+        pipeline.before_step()
+    assert growth._resident_mb() - before < 1.0
