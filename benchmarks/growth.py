@@ -203,7 +203,7 @@ def _resident_mb() -> float:
 PANELS: dict[str, tuple[str, str, str]] = {
     "tensors": ("Cost against the number of tensors", "tensors of 16 x 16 and 16", "ms of CPU a step"),
     "parameters": ("Cost against the number of parameters", "parameters, in 10 tensors", "ms of CPU a step"),
-    "steps": ("Memory over quiet steps", "steps", "MB resident"),
+    "steps": ("Memory of the process", "quiet steps", "MB"),
     "logging": ("Disk", "layers", "bytes a layer and logged step"),
     "reading": ("TensorBoard's reader", "n layers x n logged steps", "s of CPU to load"),
 }
@@ -228,7 +228,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         if key in ("tensors", "parameters", "reading"):
             axis.set_yscale("log")
         else:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.2 * max(value for point in points.values() for value in point.values()))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
