@@ -53,8 +53,11 @@ POLICIES = {
     "QuantileClip()": ("quantile", "QuantileClip", {}),
 }
 
+# Rows that a brief run leaves out.
+ONE_BY_ONE = ("NormClip", "ValueClip", "ZClip(", "AutoClip", "AdaGC", "MaxClip", "QuantileClip")
 
-def all_variants(incidents: str) -> list[Variant]:
+
+def all_variants(incidents: str, brief: bool) -> list[Variant]:
     """What takes turns in hooks, clipping excepted."""
     high = ZClip(z=1e6)  # the operations of ZClip(), and never a clip
     guard = {"on_nonfinite": "skip", "log_every_n_steps": NEVER, "probe_every_n_steps": NEVER}
@@ -74,17 +77,19 @@ def all_variants(incidents: str) -> list[Variant]:
     for name, (home, kind, options) in POLICIES.items():
         policy = getattr(importlib.import_module(f"lightning_gradguard.clip.{home}"), kind)(**options)
         ours[name] = [AdaptiveGradientClipping(policy)]
+    if brief:
+        ours = {name: own for name, own in ours.items() if not name.startswith(ONE_BY_ONE)}
     flushed = {LOGGED, "`.item()` and `add_scalar` per parameter"}
     callbacks = {"nothing": [], **ours, **{name: make() for name, make in peers.in_hooks().items()}}
     return [Variant(name, own, flush=_flush if name in flushed else None) for name, own in callbacks.items()]
 
 
-def in_hooks(make: Any, rounds: int, label: str) -> dict[str, dict[str, tuple[float, float, float]]]:
+def in_hooks(make: Any, rounds: int, label: str, brief: bool) -> dict[str, dict[str, tuple[float, float, float]]]:
     """What each variant adds to the steps of one workload."""
     with tempfile.TemporaryDirectory() as folder:
         clipping, again = Variant(CLIPPING, clip=True), Variant(f"{CLIPPING}, again", clip=True)
         progress = tqdm(desc=label, unit="step", leave=False)
-        rotation = Rotation([again, *all_variants(folder)], clipping, rounds, on_step=progress.update)
+        rotation = Rotation([again, *all_variants(folder, brief)], clipping, rounds, on_step=progress.update)
         progress.total = len(rotation.schedule)
         fit(make(), [rotation.first], NEVER, folder)
         progress.close()
@@ -220,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=15, help="steps of each variant")
     parser.add_argument("--quick", action="store_true", help="a minute: two workloads, few rounds")
+    parser.add_argument("--brief", action="store_true", help="leave out the policies one by one")
     parser.add_argument("--no-around", action="store_true", help="leave out what needs fits of its own")
     parser.add_argument("--name", default="overhead", help="of the files under benchmarks/results")
     options = parser.parse_args(argv)
@@ -234,13 +240,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         params = list(make().parameters())
         results["sizes"][name] = f"{len(params):,} tensors, {sum(p.numel() for p in params) / 1e6:.2f} M"
         rounds = max(options.rounds // 2, 2) if name == "gpt" else options.rounds  # a step there takes seconds
-        results["in_hooks"][name] = with_default(in_hooks(make, rounds, f"{title}, in hooks"))
+        results["in_hooks"][name] = with_default(in_hooks(make, rounds, f"{title}, in hooks", options.brief))
         if not options.no_around:
             steps, fits = (6, 1) if options.quick else (8, 2) if name == "gpt" else (10, 3)
             results["around"][name] = around(make, steps, fits, f"{title}, around")
-    text = page(results)
-    machine.save(options.name, results, text)
-    print(text)
+        machine.save(options.name, results, page(results))  # after each, lest a long run is lost
+    print(page(results))
 
 
 if __name__ == "__main__":
