@@ -32,8 +32,12 @@ def test_every_policy_gives_the_weights_of_one_process(mode: str, answers: Any, 
 
 
 @pytest.mark.parametrize("mode", ["fsdp1", "fsdp2", "tp"])
-def test_a_step_costs_one_all_reduce_and_one_more_where_elements_or_units_count(mode: str, answers: Any) -> None:
-    assert answers(f"collectives {mode}") == {name: number for name, (_, number) in COLLECTIVES.items()}
+def test_a_step_costs_one_all_reduce_and_one_more_where_elements_or_units_count(
+    mode: str, answers: Any, record_property: Any
+) -> None:
+    found = answers(f"collectives {mode}")
+    record_property("collectives", found)
+    assert found == {name: number for name, (_, number) in COLLECTIVES.items()}
 
 
 def test_under_ddp_a_step_costs_no_all_reduce_since_gradients_are_equal(answers: Any) -> None:
