@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_gradguard import GradGuard, NonFiniteGradientError, NonFiniteGuard
 from lightning_gradguard.spikes import SpikeRule
 from tests.models import Pair, Regression, batches, same, weights
-from tests.survive.models import Norms, all_finite, fill, numbered, state
+from tests.survive.models import Norms, all_finite, fill, half_precision, numbered, state
 
 ALL_GONE = pytest.mark.filterwarnings(
     "ignore:step . was",
@@ -293,8 +294,6 @@ class TestSchedules:
         assert self.rates(make_trainer, NonFiniteGuard(hold_lr_on_skip=True), "epoch") == [0] * 4 + [1] * 4
 
     def test_wait_for_steps_that_the_loss_scaler_drops_too(self, make_trainer):
-        from tests.survive.models import half_precision
-
         guard = NonFiniteGuard(hold_lr_on_skip=True)
         assert self.rates(make_trainer, guard, plugin=half_precision(), bad=math.inf) == [0, 1, 2, 2, 2, 3, 4, 4]
 
@@ -333,11 +332,11 @@ class TestSpikes:
             make_trainer(callbacks=[guard]).fit(Offset(), batches(16))
 
     def test_the_loss_is_compared_without_the_loss_scale(self, make_trainer):
-        from tests.survive.models import half_precision
-
-        guard = NonFiniteGuard(spikes=SpikeRule(warmup=8, min_ratio=100.0))
-        plugin = half_precision(2.0**26)
-        make_trainer(callbacks=[guard], plugins=plugin, max_epochs=3).fit(Regression(), batches(16))
+        growing = torch.amp.GradScaler("cpu", init_scale=1.0, growth_factor=4.0, growth_interval=1)
+        guard = NonFiniteGuard(spikes=SpikeRule(warmup=8), loss_scale_floor=1e-9)
+        plugin = MixedPrecision("16-mixed", "cpu", growing)
+        make_trainer(callbacks=[guard], plugins=plugin).fit(Regression(), batches(16))
+        assert max(record.loss_scale for record in guard.records) >= 4.0**8
         assert "spike" not in {record.cause for record in guard.records}
 
     def test_is_off_by_default(self, make_trainer):

@@ -1,4 +1,4 @@
-"""A sample of the fault matrix, drawn evenly from all 500 cases; ``python -m benchmarks.fault_matrix`` runs them all."""
+"""A sample of the fault matrix, drawn evenly from its 500 cases; ``python -m benchmarks.fault_matrix`` runs all."""
 
 from __future__ import annotations
 

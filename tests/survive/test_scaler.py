@@ -9,7 +9,7 @@ import torch
 
 from lightning_gradguard import GradGuard, NonFiniteGradientError, NonFiniteGuard, NormClip
 from tests.models import Pair, Regression, batches, same, weights
-from tests.survive.models import half_precision
+from tests.survive.models import Norms, all_finite, fill, half_precision, numbered, state
 
 OPTIMIZERS = {
     "not fused": lambda params: torch.optim.Adam(params, lr=0.01),
@@ -123,3 +123,26 @@ def test_an_overflow_of_one_of_two_optimizers_leaves_the_other_alone(make_traine
 def test_a_floor_that_is_not_positive_is_refused(floor):
     with pytest.raises(ValueError, match="loss_scale_floor must be positive"):
         NonFiniteGuard(loss_scale_floor=floor)
+
+
+def test_a_forward_overflow_that_the_scaler_drops_spoils_no_running_statistics(make_trainer):
+    states = []
+    model = Norms({3: fill(math.inf)})
+    model.on_train_batch_end = lambda *args: states.append(state(model))
+    guard = NonFiniteGuard()
+    make_trainer(callbacks=[guard], plugins=half_precision()).fit(model, numbered())
+    assert [record.step for record in guard.records if record.verdict == "overflow"] == [3]
+    assert same(states[3], states[2])
+    assert all(map(all_finite, states))
+
+
+def test_a_backward_overflow_that_the_scaler_drops_keeps_the_statistics_of_its_forward_pass(make_trainer):
+    states = []
+    model = Norms()
+    model.on_train_batch_end = lambda *args: states.append(state(model))
+    guard = NonFiniteGuard()
+    make_trainer(callbacks=[guard], plugins=half_precision(2.0**40)).fit(model, numbered())
+    assert guard.records[3].verdict == "overflow"
+    num_parameters = len(list(model.parameters()))
+    assert same(states[3][:num_parameters], states[2][:num_parameters])
+    assert not same(states[3][num_parameters:], states[2][num_parameters:])
