@@ -120,9 +120,8 @@ class Z:
             limit = self.mean + self.z * sigma
             if level > limit:
                 target = self.cut_to(level, sigma, (level - self.mean) / sigma)
-        learned = limit if level > 2.0 * limit else level
-        self.count += 1
-        weight = 1.0 / self.count if self.count <= self.warmup else 1.0 - self.decay
+        learned = limit if level > 1.5 * limit else level
+        weight = 1.0 - self.decay if self.mean > 0.0 else 1.0
         self.mean += weight * (learned - self.mean)
         self.variance += weight * ((learned - self.mean) ** 2 - self.variance)
         return min(limit, self.max_norm), self.followed.cut(grads, min(target, self.max_norm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal, final
 
 import torch
@@ -19,7 +20,8 @@ _EPS = 1e-6
 # The spread counts as at least this fraction of the mean: after equal norms the next one is no spike.
 _FLOOR = 0.25
 # A step up to so many times the limit enters the statistics whole, a wilder one as the limit.
-_WILD = 2.0
+_WILD = 1.5
+_PAPERS_WARMUP = 25
 
 
 @final
@@ -31,18 +33,17 @@ class ZClip(ClipPolicy):
     mu and sigma are those of the steps before. The larger the spike, the nearer to the mean it is cut, which is the
     paper's ``adaptive_scaling``. Ordinary steps are left alone: use it where training is mostly calm.
 
-    It departs from the paper's code on purpose. Protection is on from the second step, not after the warm-up, and
-    what enters mu and sigma is min(||g||, limit): an explosion in the first steps is not learned as normal. A step
-    within twice the limit enters whole, and a wilder one as the limit rather than as what it was cut to: a lasting
-    rise is followed, where the paper's rule can clip every step for ever. sigma is at least a quarter of mu, so that
-    equal norms do not make the next one a spike; a value that is not finite never enters. ``original=True`` gives the
-    paper's code in all this but the last.
+    It departs from the paper's code on purpose. Protection is on from the second step, and the statistics move by the
+    same small weight from then on, where the paper collects raw norms for a warm-up of 25 steps: explosions begin in
+    there, and would be learned as normal. A step within 1.5 times the limit enters mu and sigma whole, a wilder one as
+    the limit rather than as what it was cut to: a lasting rise is followed, where the paper's rule can clip every step
+    for ever. sigma is at least a quarter of mu, so that equal norms do not make the next one a spike; a value that is
+    not finite never enters. ``original=True`` gives the paper's code in all this but the last.
 
     Args:
         z: standard deviations, > 0. The paper's 2.5; its authors took 2 for very high learning rates.
         decay: of the running statistics, in (0, 1): 0.97 remembers about 33 steps.
-        warmup: the first steps, which are averaged with equal weight, >= 1. With ``original`` they are not clipped,
-            except to ``max_norm``.
+        warmup: with ``original``, the first steps, >= 1, which are collected and not clipped, except to ``max_norm``.
         max_norm: a hard ceiling beside the limit, > 0 (``None``: none). Advised where training can explode with its
             first step, which no history can foresee; the paper's code has 1.0. With ``by="value"`` it bounds elements.
         by: ``"norm"`` follows the total norm and scales; ``"value"`` follows the largest absolute element and clamps,
@@ -64,7 +65,7 @@ class ZClip(ClipPolicy):
         self,
         z: float = 2.5,
         decay: float = 0.97,
-        warmup: int = 25,
+        warmup: int = _PAPERS_WARMUP,
         max_norm: float | None = None,
         by: By = "norm",
         to: Target = "adaptive_scaling",
@@ -72,7 +73,7 @@ class ZClip(ClipPolicy):
     ) -> None:
         self.z = positive("z", z, "2.5 clips what lies 2.5 standard deviations above the mean")
         self.decay = between("decay", decay, 0.0, 1.0, "0.97 remembers about 33 steps", open_ends=True)
-        self.warmup = whole("warmup", warmup, 1, "give the number of steps to average with equal weight")
+        self.warmup = whole("warmup", warmup, 1, "give the number of steps to collect with original=True")
         self.max_norm = ceiling(max_norm)
         self.by = quantity(by)
         self.to = one_of("to", to, ("adaptive_scaling", "mean", "percentile"))
@@ -85,6 +86,11 @@ class ZClip(ClipPolicy):
             "variance": torch.zeros((), device=device),
             "count": torch.zeros((), dtype=torch.int64, device=device),
         }
+
+    def check(self, layout: Layout) -> None:
+        """Warns of a warm-up that has no effect."""
+        if self.warmup != _PAPERS_WARMUP and not self.original:
+            warnings.warn(f"ZClip: warmup={self.warmup} has no effect without original=True", stacklevel=2)
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares with the statistics of the steps before, then lets this step into them."""
@@ -117,7 +123,10 @@ class ZClip(ClipPolicy):
     def _learn(self, learned: Tensor, known: Tensor, state: State) -> None:
         mean, variance = state["mean"], state["variance"]
         count = state["count"] + known
-        weight = count.reciprocal().masked_fill(count > self.warmup, 1.0 - self.decay)
+        if self.original:
+            weight = count.reciprocal().masked_fill(count > self.warmup, 1.0 - self.decay)
+        else:
+            weight = torch.full_like(mean, 1.0 - self.decay).masked_fill(mean == 0.0, 1.0)
         new_mean = torch.lerp(mean, learned.to(mean.dtype), weight)
         off = learned.to(mean.dtype) - new_mean
         square = off * off

@@ -54,7 +54,7 @@ TWINS: dict[str, Pair] = {
         lambda: reference.Auto(window=10_000, original=True),
     ),
     "ZClip": (ZClip, reference.Z),
-    "ZClip-ceiling": (lambda: ZClip(2.0, 0.9, 10, 1.0), lambda: reference.Z(2.0, 0.9, 10, 1.0)),
+    "ZClip-ceiling": (lambda: ZClip(2.0, 0.9, max_norm=1.0), lambda: reference.Z(2.0, 0.9, max_norm=1.0)),
     "ZClip-value": (lambda: ZClip(by="value"), lambda: reference.Z(by="value")),
     "ZClip-mean": (lambda: ZClip(to="mean"), lambda: reference.Z(to="mean")),
     "ZClip-percentile": (lambda: ZClip(to="percentile"), lambda: reference.Z(to="percentile")),

@@ -32,6 +32,14 @@ def test_a_tensor_whose_gradient_was_zero_in_the_warm_up_trains_afterwards(origi
     assert float(left[1].norm()) == pytest.approx(0.2)
 
 
+def test_a_tensor_whose_gradient_is_often_zero_is_not_clipped_to_nothing() -> None:
+    run = Run(AdaGC(warmup=5))
+    for step in range(200):
+        _, left = run.step(ones(0.1, 0.0 if step % 4 else 0.2, 0.3))
+    _, left = run.step(ones(0.1, 0.2, 0.3))
+    assert float(left[1].norm()) == pytest.approx(0.2)
+
+
 def test_a_gradient_that_first_arrives_after_the_warm_up_is_kept() -> None:
     run = Run(AdaGC(warmup=5))
     for _ in range(10):

@@ -77,6 +77,13 @@ def test_by_value_a_single_wild_element_is_clamped_and_the_rest_kept() -> None:
     assert float(left[1][0]) == usual
 
 
+def test_a_warm_up_that_has_no_effect_is_said() -> None:
+    with pytest.warns(UserWarning, match="warmup=50 has no effect without original=True"):
+        ZClip(warmup=50).check(Run(ZClip()).layout)
+    ZClip().check(Run(ZClip()).layout)
+    ZClip(warmup=50, original=True).check(Run(ZClip()).layout)
+
+
 def test_a_zero_gradient_in_the_first_step_does_not_freeze_the_training() -> None:
     run = Run(ZClip())
     run.at(0.0)
