@@ -152,7 +152,8 @@ def place_from_gradients(layers: Sequence[str], bad_layers: Sequence[str]) -> st
 
     The backward pass runs from the last layer to the first and carries a non-finite value along. All layers bad
     means that it was there before: in the loss or the forward pass. The layers up to *k* bad and those after it
-    good means that the backward pass of *k*, or of what follows it, made it.
+    good means that the backward pass of *k*, or of what follows it, made it. It is a hint: a ReLU that is off passes
+    on nothing, so a NaN of the forward pass may stop half way.
 
     Args:
         layers: names of the layers that have a gradient, in depth order.
@@ -169,7 +170,10 @@ def place_from_gradients(layers: Sequence[str], bad_layers: Sequence[str]) -> st
     if all(bad):
         return "all layers: it was there before the backward pass, in the forward pass or the loss"
     if sum(bad) == 1 and last > 0:
-        return f"only {layers[last]!r}: made in the gradient of its own parameters, not passed on"
+        return (
+            f"only {layers[last]!r}: made in the gradient of its own parameters, or stopped before the earlier layers, "
+            "as a ReLU that is off does"
+        )
     if all(bad[: last + 1]):
         return (
             f"every layer up to {layers[last]!r} and none after it: made in the backward pass, "

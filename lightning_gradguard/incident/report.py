@@ -92,7 +92,7 @@ def to_markdown(report: dict[str, Any], path: Path) -> str:
         "## What",
         _affected(report, bad),
         "## Where it began",
-        f"From the list of layers: {report['place']}.",
+        f"The list of layers alone suggests: {report['place']}.",
         _where(report),
         "## Likely cause and cure",
         _cure(report),
