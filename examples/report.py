@@ -196,7 +196,7 @@ class Study:
         path = folder / f"{self.name}.json"
         about = {
             "date": time.strftime("%Y-%m-%d"),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, 1 thread",
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.0f}), 1 thread",
             "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         }
         values = asdict(self)
