@@ -172,19 +172,28 @@ class Max:
         self.decay, self.original, self.mean, self.steps = decay, original, {}, {}
 
     def bound(self, i: int) -> float:
-        return self.mean[i] / (1.0 - self.decay ** self.steps[i]) if self.steps.get(i) else math.inf
+        correction = 1.0 - self.decay ** self.steps[i] if self.original else 1.0
+        return self.mean[i] / correction
+
+    def learn(self, i: int, peak: float) -> None:
+        if self.original:
+            self.mean[i] = self.decay * self.mean.get(i, 0.0) + (1.0 - self.decay) * peak
+        else:
+            before = self.mean.get(i, peak)
+            self.mean[i] = self.decay * before + (1.0 - self.decay) * min(peak, 2.0 * before)
+        self.steps[i] = self.steps.get(i, 0) + 1
 
     def __call__(self, grads: Grads) -> Answer:
         answer = []
         for i, grad in enumerate(grads):
             peak = float(grad.abs().max())
-            if peak > 0.0:
-                entry = peak if self.original else min(peak, 2.0 * self.bound(i))
-                self.mean[i] = self.decay * self.mean.get(i, 0.0) + (1.0 - self.decay) * entry
-                self.steps[i] = self.steps.get(i, 0) + 1
+            if not peak:
+                answer.append(grad)
+                continue
+            self.learn(i, peak)
             bound = self.bound(i)
             if self.original:
-                answer.append(torch.where(grad.abs() > bound, grad / peak * bound, grad) if peak else grad)
+                answer.append(torch.where(grad.abs() > bound, grad / peak * bound, grad))
             else:
                 answer.append(grad.clamp(-bound, bound))
         return None, answer

@@ -21,16 +21,17 @@ _MAX_RISE = 2.0
 class MaxClip(ClipPolicy):
     """Clamps each tensor's elements to the running mean of its largest element (Stable-SPAM's *AdaClip*).
 
-    m <- decay * m + (1 - decay) * max|g|;  m_hat = m / (1 - decay^t);  g_j <- max(-m_hat, min(g_j, m_hat))
+    m <- decay * m + (1 - decay) * min(max|g|, 2 m);  g_j <- max(-m, min(g_j, m));  m starts at the first max|g|
 
     Single wild elements are cut, the rest of the tensor is left alone. Each tensor is touched in about every second
     step, in few elements; the direction turns a little. Choose it for low-precision training, where spikes sit in
     single elements.
 
-    It departs from the paper's code on purpose. There an element above m_hat is multiplied by m_hat / max|g|, so that
-    one a little above ends below one that was left alone; the raw maximum enters m, so that an explosion in the first
-    steps is learned as normal; and a decay of 0.999 follows a lasting rise only after a thousand steps. Here elements
-    are clamped, a maximum enters with at most twice the bound before it, and zero gradients do not count as steps.
+    It departs from the paper's code on purpose. There an element above m is multiplied by m / max|g|, so that one a
+    little above ends below one that was left alone; the raw maximum enters m, and with nearly equal weight in the first
+    steps (bias correction), so that an explosion in there is learned as normal; and a decay of 0.999 follows a lasting
+    rise only after a thousand steps. Here elements are clamped, a maximum enters with at most twice m, by the same
+    small weight from the second step, and zero gradients do not count as steps.
     ``MaxClip(decay=0.999, original=True)`` is the paper's clipping.
 
     Args:
@@ -68,8 +69,7 @@ class MaxClip(ClipPolicy):
         first, steps = known & (steps == 0), steps + known
         if not self.original:
             entry = torch.minimum(entry, torch.where(first, entry, bound * _MAX_RISE))
-        weight = (1.0 - self.decay) / -torch.expm1(steps * math.log(self.decay))  # bias-corrected: 1, 1/2, ...
-        moved = torch.where(first, entry, torch.lerp(bound, entry, weight))
+        moved = torch.where(first, entry, torch.lerp(bound, entry, self._weight(steps)))
         bound = torch.where(known, moved, bound)
         state["bound"], state["steps"] = bound, steps
 
@@ -77,6 +77,11 @@ class MaxClip(ClipPolicy):
         if not self.original:
             return Clip(bound=limit)
         return Clip(units=_rescaled(measurement, limit), changes=(largest > limit).any())
+
+    def _weight(self, steps: Tensor) -> Tensor | float:
+        if self.original:  # m / (1 - decay^t), as a running mean
+            return (1.0 - self.decay) / -torch.expm1(steps * math.log(self.decay))
+        return 1.0 - self.decay
 
 
 def _rescaled(measurement: Measurement, bound: Tensor) -> list[Tensor | None]:
