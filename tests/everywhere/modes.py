@@ -61,6 +61,7 @@ class Mode:
         train: trains the problem in this mode.
         processes: how many together.
         sharded: whether each of them holds a part of the weights only.
+        own_loop: whether there is no LightningModule around the net.
         tolerance: how far weights and norms may lie from those of the plain float32 loop, relative.
         accumulate: batches a step.
         refused: capabilities that are refused when fit starts, each with words of the error.
@@ -71,6 +72,7 @@ class Mode:
     train: Train
     processes: int = 1
     sharded: bool = False
+    own_loop: bool = False
     tolerance: float = 1e-5
     accumulate: int = 1
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -355,13 +357,16 @@ MODES: dict[str, Mode] = {
     "pytorch_lightning": Mode(
         "`pytorch_lightning.Trainer`", _trainer(OtherProblem, trainer_class=pytorch_lightning.Trainer)
     ),
-    "raw": Mode("plain PyTorch loop", with_raw_loop),
+    "raw": Mode("plain PyTorch loop", with_raw_loop, own_loop=True),
     "raw-scaler": Mode(
-        "plain PyTorch loop, fp16 autocast, scaler", partial(with_raw_loop, scaler=True), tolerance=_HALF
+        "plain PyTorch loop, fp16 autocast, scaler", partial(with_raw_loop, scaler=True), tolerance=_HALF, own_loop=True
     ),
-    "fabric": Mode("Fabric, 32-true", partial(with_raw_loop, fabric=fabric_on_cpu)),
+    "fabric": Mode("Fabric, 32-true", partial(with_raw_loop, fabric=fabric_on_cpu), own_loop=True),
     "fabric-scaler": Mode(
-        "Fabric, 16-mixed with a live loss scaler", partial(with_raw_loop, fabric=fabric_with_scaler), tolerance=_HALF
+        "Fabric, 16-mixed with a live loss scaler",
+        partial(with_raw_loop, fabric=fabric_with_scaler),
+        tolerance=_HALF,
+        own_loop=True,
     ),
     "ddp": Mode("DDP, 2 processes", partial(with_trainer, problem=replicated_problem, options=ddp), processes=2),
     "fsdp1": Mode(
