@@ -50,6 +50,7 @@ PAGES = [
         (
             "It never ends in NaN: saturation keeps an LSTM finite. The failure is spikes and divergence.",
             "How badly it fails is a matter of the seed. Some runs recover; none gets near one with a fixed norm.",
+            "ZClip gains less than a fixed norm here: the explosion begins while it still learns what is normal.",
             "A saturated LSTM is full of subnormal numbers: until they were flushed to zero, failing runs took "
             "ten times as long as good ones.",
         ),

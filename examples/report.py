@@ -194,9 +194,10 @@ class Study:
         """Writes the runs with command, date and machine, and the plot beside them."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.0f})"
         about = {
             "date": time.strftime("%Y-%m-%d"),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.0f}), 1 thread",
+            "machine": f"{machine}, 1 thread",
             "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         }
         values = asdict(self)
