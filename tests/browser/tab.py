@@ -87,9 +87,12 @@ class Tab:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def choose(self, control: str, value: str) -> None:
-        """Picks a value of a drop-down list."""
-        Select(self.find(f"#{control}")).select_by_value(value)
-        self.wait(lambda: self.linked(control) == value or self.chosen(control) == value, f"{control} {value}")
+        """Picks a value of a drop-down list, and waits until it is drawn; a default is not in the link."""
+        drawn = self.data("drawn")
+        if self.chosen(control) != value:
+            Select(self.find(f"#{control}")).select_by_value(value)
+            self.wait(lambda: self.data("drawn") != drawn, f"picture after {control} {value}")
+        self.wait(lambda: self.linked(control) in (value, None), f"{control} {value}")
 
     def chosen(self, control: str) -> str:
         """The value that a drop-down list shows."""

@@ -36,6 +36,7 @@ export class App {
       tooltip: new Tooltip(),
     });
     this.help = makeKeyHelp();
+    this.filter = this.state.filter;
     this.top = el("header", { class: "top" });
     this.summary = el("div");
     this.notice = el("div");
@@ -144,20 +145,37 @@ export class App {
   /** The controls; left alone where nothing has changed, so that a live update closes no menu. */
   drawControls(frame) {
     const { state } = this;
-    const choices = ["run", "compare", "optimizer", "stat", "anchor", "rows", "filter"].map((name) => state[name]);
-    const problem = this.view?.problem || "";
     const { runs } = this.loader;
-    const key = JSON.stringify([choices, runs.map((run) => [run.name, run.optimizers]), frame?.measured, problem]);
-    if (key === this.controlsKey) return;
-    this.controlsKey = key;
-    const active = this.top.contains(document.activeElement) ? document.activeElement : null;
-    const typed = active?.id === "filter" && active.value !== this.filter ? active.value : state.filter;
-    const actions = { png: () => this.savePng(), csv: () => this.saveCsv(), keys: () => this.help.showModal() };
-    const change = (part) => this.change(part);
-    const shown = { ...state, filter: typed };
-    this.top.replaceChildren(makeControls({ state: shown, runs, frame, problem, change, actions }));
-    this.filter = state.filter;
-    if (active) document.getElementById(active.id)?.focus();
+    const choices = ["run", "compare", "optimizer", "stat", "anchor", "rows"].map((name) => state[name]);
+    const key = JSON.stringify([choices, runs.map((run) => [run.name, run.optimizers]), frame?.measured]);
+    if (key !== this.controlsKey) {
+      this.controlsKey = key;
+      const active = this.top.contains(document.activeElement) ? document.activeElement : null;
+      const typed = active?.id === "filter" ? active.value : state.filter;
+      const actions = { png: () => this.savePng(), csv: () => this.saveCsv(), keys: () => this.help.showModal() };
+      const change = (part) => this.change(part);
+      const filter = (text) => this.filterBy(text);
+      const shown = { ...state, filter: typed };
+      this.top.replaceChildren(makeControls({ state: shown, runs, frame, change, filter, actions }));
+      if (active) document.getElementById(active.id)?.focus();
+    }
+    this.syncFilter();
+  }
+
+  /** What was typed becomes the filter; the box itself stays as it is, more may be typed already. */
+  filterBy(text) {
+    this.filter = text;
+    this.change({ filter: text, span: null });
+  }
+
+  /** The filter box after a change that did not come from it, and what is wrong with its text. */
+  syncFilter() {
+    const box = document.getElementById("filter");
+    if (!box) return;
+    if (this.state.filter !== this.filter) box.value = this.filter = this.state.filter;
+    const problem = this.view?.problem || "";
+    box.setCustomValidity(problem);
+    box.title = problem;
   }
 
   /** The pinned cell in one line, for the eye and for screen readers. */

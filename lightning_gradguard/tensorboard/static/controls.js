@@ -10,11 +10,11 @@ import { anchorsOf } from "./state.js";
  * @param {import("./types.js").State} input.state
  * @param {import("./types.js").RunInfo[]} input.runs
  * @param {import("./types.js").Frame|null} input.frame
- * @param {string} input.problem What is wrong with the filter.
  * @param {function(Partial<import("./types.js").State>): void} input.change
+ * @param {function(string): void} input.filter Called with what was typed into the filter.
  * @param {Object<string, function(): void>} input.actions png, csv, keys.
  */
-export function makeControls({ state, runs, frame, problem, change, actions }) {
+export function makeControls({ state, runs, frame, change, filter, actions }) {
   const names = runs.map((run) => [run.name, run.name || "."]);
   const others = names.filter(([name]) => name !== state.run);
   const optimizers = runs.find((run) => run.name === state.run)?.optimizers || [0];
@@ -32,7 +32,7 @@ export function makeControls({ state, runs, frame, problem, change, actions }) {
       choice("stat", "Show", measured.map((stat) => [stat, STATS[stat].label]), state.stat, (stat) => change({ stat, anchor: "" })),
       choice("anchor", "Colour against", anchorEntries(state), state.anchor, (anchor) => change({ anchor })),
       choice("rows", "Rows", rowEntries(frame), state.rows, (rows) => change({ rows, layer: "", span: null })),
-      filterBox(state.filter, problem, change),
+      filterBox(state.filter, filter),
     );
   }
   bar.append(el("span", { class: "spring" }), el("span", { class: "live", id: "live", role: "status" }));
@@ -61,13 +61,9 @@ function rowEntries(frame) {
   return [...finest, ["block", "blocks"]];
 }
 
-function filterBox(filter, problem, change) {
-  const box = el("input", {
-    id: "filter", type: "search", placeholder: "regular expression", spellcheck: "false", title: problem || null,
-  });
-  box.value = filter; // set as a property, so that the caret is at its end
-  box.setCustomValidity(problem);
-  const apply = debounce(() => change({ filter: box.value, span: null }), 200);
-  box.addEventListener("input", apply);
+function filterBox(value, filter) {
+  const box = el("input", { id: "filter", type: "search", placeholder: "regular expression", spellcheck: "false" });
+  box.value = value; // set as a property, so that the caret is at its end
+  box.addEventListener("input", debounce(() => filter(box.value), 200));
   return el("label", { class: "field", for: "filter" }, el("span", { text: "Filter" }), box);
 }
