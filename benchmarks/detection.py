@@ -16,7 +16,8 @@ import math
 import platform
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from lightning_gradguard.record import Finding
 
 CALIBRATION_SEEDS = (0, 1, 2, 3, 4)  # looked at while thresholds were set
 REPORTED_SEEDS = (10, 11, 12)  # never looked at before the reported run
+MORE_HEALTHY_SEEDS = (13, 14)  # likewise; healthy runs only, so that there are more of them than sick ones
 REMEDY_SEED = 10
 NAMED_BY = {fault.name: fault.named_by for fault in FAULTS}
 PUBLISHED_NAMES = {title: {rule.name: rule.names for rule in rules} for title, rules in RULE_SETS.items()}
@@ -62,7 +64,7 @@ class Result:
 
     def trains(self, loss: float | None) -> bool:
         """Whether a loss is as good as the healthy run's: seven tenths of its way down; near it for a GAN."""
-        if loss is None or self.healthy_loss is None:
+        if loss is None or self.healthy_loss is None or not math.isfinite(loss):
             return False
         if self.case.startswith("gan"):
             return abs(loss - self.healthy_loss) < 0.35 * abs(self.healthy_loss)
@@ -207,7 +209,56 @@ def remedies_table(results: list[Result]) -> Table:
 
 def plain(result: Result) -> dict[str, object]:
     """As strict JSON takes it: what diverged becomes a string."""
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(result).items()}
+    values = {key: value for key, value in vars(result).items() if key != "named"}
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def read(path: Path) -> tuple[str, list[Result]]:
+    """The heading and the results of a recorded run."""
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    numbers = {f.name for f in fields(Result) if "float" in str(f.type)}
+    results = [
+        Result(**{k: float(v) if k in numbers and isinstance(v, str) else v for k, v in entry.items()})
+        for entry in recorded["results"]
+    ]
+    return recorded["heading"], results
+
+
+def measured(seeds: Sequence[int], cases: list[Case], *, with_remedies: bool) -> tuple[str, list[Result]]:
+    """Trains everything, and says what that was."""
+    jobs = [(case, seed) for seed in seeds for case in cases]
+    results: list[Result] = []
+    started = time.perf_counter()
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("runs", total=len(jobs))
+        for case, seed in jobs:
+            progress.update(task, description=f"{case.name[:40]:40s} seed {seed}")
+            results.append(run(case, seed, with_remedies and seed == seeds[0]))
+            progress.advance(task)
+            if not progress.console.is_terminal and len(results) % 20 == 0:
+                progress.console.print(f"{len(results)} of {len(jobs)} runs, {time.perf_counter() - started:.0f} s")
+    fresh = not set(seeds) & set(CALIBRATION_SEEDS)
+    heading = (
+        f"{len(results)} runs, seeds {', '.join(map(str, seeds))} "
+        f"({'never used to set a threshold' if fresh else 'used to set thresholds: not a result'}); "
+        f"torch {torch.__version__}, {platform.machine()}, one thread, "
+        f"{sum(r.seconds for r in results):.0f} s; {time.strftime('%Y-%m-%d')}"
+    )
+    return heading, results
+
+
+def show(console: Console, heading: str, results: list[Result]) -> None:
+    """Prints every table."""
+    console.print(heading)
+    for make in (overall, by_rule, confusion, published_by_fault):
+        console.print(make(results))
+    if any(r.healthy_loss is not None for r in results):
+        console.print(remedies_table(results))
+    listing = Table("run", "seed", "named", "first finding", title="Missed, misnamed and false alarms")
+    for r in results:
+        if (r.fault and not r.named) or (not r.fault and r.rules):
+            listing.add_row(r.case, str(r.seed), ", ".join(r.rules) or "nothing", r.worst_message)
+    console.print(listing)
 
 
 def main() -> None:
@@ -215,49 +266,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=None, help="default: the reported seeds")
     parser.add_argument("--quick", action="store_true", help="one seed, every third case")
     parser.add_argument("--no-remedies", action="store_true")
+    parser.add_argument("--only", choices=("sick", "healthy"))
+    parser.add_argument("--from", dest="recorded", type=Path, nargs="+", help="tables of recorded detection.json files")
     parser.add_argument("--out", type=Path, default=None, help="folder for detection.md and detection.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    seeds = args.seeds or (REPORTED_SEEDS[:1] if args.quick else REPORTED_SEEDS)
-    cases = sick_cases() + healthy_cases()
-    cases = cases[::3] if args.quick else cases
-    jobs = [(case, seed) for seed in seeds for case in cases]
-    results: list[Result] = []
-    started = time.perf_counter()
+    if args.recorded:
+        parts = [read(path) for path in args.recorded]
+    else:
+        sick = [] if args.only == "healthy" else sick_cases()
+        healthy = [] if args.only == "sick" else healthy_cases()
+        cases = (sick + healthy)[::3] if args.quick else sick + healthy
+        seeds = args.seeds or (REPORTED_SEEDS[:1] if args.quick else REPORTED_SEEDS)
+        parts = [measured(seeds, cases, with_remedies=not args.no_remedies)]
+        if not (args.seeds or args.quick or args.only):
+            parts.append(measured(MORE_HEALTHY_SEEDS, healthy, with_remedies=False))
+    heading = "\n".join(heading for heading, _ in parts)
+    results = [result for _, found in parts for result in found]
     console = Console(width=150, record=True)
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("runs", total=len(jobs))
-        for case, seed in jobs:
-            progress.update(task, description=f"{case.name[:40]:40s} seed {seed}")
-            results.append(run(case, seed, not args.no_remedies and seed == seeds[0]))
-            progress.advance(task)
-            if not progress.console.is_terminal and len(results) % 20 == 0:
-                progress.console.print(f"{len(results)} of {len(jobs)} runs, {time.perf_counter() - started:.0f} s")
-    fresh = not set(seeds) & set(CALIBRATION_SEEDS)
-    console.print(
-        f"{len(results)} runs, seeds {', '.join(map(str, seeds))} "
-        f"({'never used to set a threshold' if fresh else 'used to set thresholds: not a result'}); "
-        f"torch {torch.__version__}, {platform.machine()}, one thread, "
-        f"{sum(r.seconds for r in results):.0f} s; {time.strftime('%Y-%m-%d')}"
-    )
-    for make in (overall, by_rule, confusion, published_by_fault):
-        console.print(make(results))
-    if not args.no_remedies:
-        console.print(remedies_table(results))
-    wrong = [r for r in results if (r.fault and not r.named) or (not r.fault and r.rules)]
-    listing = Table("run", "seed", "named", "first finding", title="Missed, misnamed and false alarms")
-    for r in wrong:
-        listing.add_row(r.case, str(r.seed), ", ".join(r.rules) or "nothing", r.worst_message)
-    console.print(listing)
+    show(console, heading, results)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        command = "python benchmarks/detection.py" + "".join(
-            f" --seeds {' '.join(map(str, args.seeds))}" for _ in [0] if args.seeds
-        )
-        text = console.export_text()
-        (args.out / "detection.md").write_text(f"# Detection\n\n`{command}`\n\n```text\n{text}```\n", encoding="utf-8")
-        lines = json.dumps([plain(r) for r in results], indent=1, allow_nan=False)
-        (args.out / "detection.json").write_text(lines, encoding="utf-8")
+        text = f"# Detection\n\n`python benchmarks/detection.py`\n\n```text\n{console.export_text()}```\n"
+        (args.out / "detection.md").write_text(text, encoding="utf-8")
+        kept = {"heading": heading, "results": [plain(r) for r in results]}
+        (args.out / "detection.json").write_text(json.dumps(kept, indent=1, allow_nan=False), encoding="utf-8")
 
 
 if __name__ == "__main__":
