@@ -42,6 +42,7 @@ NEVER = 10**9
 CLIPPING = "`gradient_clip_val=1.0`"
 QUIET = "everything on, nothing to clip"
 LOGGED = "everything on, every layer written every step"
+CLIPPED = "everything on, every step clipped"
 PROBED = "everything on, probes every step"
 DEFAULT = "**everything on, as by default**: written and probed every 50 steps"
 # Every policy that the package has, by the module it lives in; some only exist with the full set.
@@ -66,7 +67,7 @@ def all_variants(incidents: str, brief: bool) -> list[Variant]:
         "NonFiniteGuard()": [NonFiniteGuard()],
         "AdaptiveGradientClipping(ZClip()), nothing to clip": [AdaptiveGradientClipping(high)],
         QUIET: [GradGuard(clip=high, **guard)],
-        "everything on, every step clipped": [GradGuard(clip=ZClip(max_norm=1e-9), **guard)],
+        CLIPPED: [GradGuard(clip=ZClip(max_norm=1e-9), **guard)],
         "everything on, incidents armed": [GradGuard(clip=high, incident_dir=incidents, **guard)],
         LOGGED: [GradGuard(clip=high, **{**guard, "log_every_n_steps": 1})],
         PROBED: [GradGuard(clip=high, **{**guard, "probe_every_n_steps": 1})],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu, growth, machine
+from benchmarks import gpu, growth, machine, readme
 from benchmarks.overhead import CLIPPING, added
 from benchmarks.rotation import Step
 from lightning_gradguard import GradientPipeline, NormClip
@@ -72,3 +72,8 @@ def test_memory_does_not_grow_over_quiet_steps():
     for _ in range(3000):
         pipeline.before_step()
     assert growth._resident_mb() - before < 1.0
+
+
+@pytest.mark.parametrize("page", readme.SECTIONS, ids=lambda path: path.name)
+def test_the_tables_of_the_pages_are_those_of_the_recorded_results(page):
+    assert page.read_text() == readme.updated(page)

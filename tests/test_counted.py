@@ -15,7 +15,7 @@ STEPS = {
     "guard": (lambda: count_step(None, guard=True), Count(106, 1, 1.0, 0.0, 0.02)),
     "everything, idle": (lambda: count_step(HIGH, guard=True), Count(138, 1, 1.0, 0.0, 0.02)),
     "everything, clipping": (lambda: count_step(LOW, guard=True), Count(142, 1, 2.0, 1.0, 0.02)),
-    "everything, logged": (lambda: count_step(HIGH, guard=True, log=True), Count(400, 4, 1.0, 0.0, 0.04)),
+    "everything, logged": (lambda: count_step(HIGH, guard=True, log=True), Count(280, 4, 1.0, 0.0, 0.04)),
     "AutoClip, clipping": (lambda: count_step(AutoClip(), guard=True), Count(138, 1, 2.0, 1.0, 0.02)),
     "ValueClip, idle": (lambda: count_step(ValueClip(1e6), guard=True), Count(180, 1, 2.0, 0.0, 0.03)),
     "ValueClip, clipping": (lambda: count_step(ValueClip(1e-6), guard=True), Count(280, 1, 3.0, 1.0, 0.03)),

@@ -1,0 +1,101 @@
+"""Writes the cost tables of README and docs/performance.md from the recorded results.
+
+python -m benchmarks.readme [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.overhead import CLIPPED, CLIPPING, DEFAULT, LOGGED
+from benchmarks.workloads import WORKLOADS
+
+ROOT = Path(__file__).parent.parent
+FIRST, SECOND = machine.RESULTS / "overhead-targets.json", machine.RESULTS / "overhead-targets-again.json"
+AGC = "AGC(), unit by unit"
+ROWS = [
+    CLIPPING,
+    DEFAULT,
+    "everything on, nothing to clip",
+    CLIPPED,
+    "everything on, incidents armed",
+    LOGGED,
+    AGC,
+    "timm's adaptive_clip_grad",
+    "ZClip's own callback",
+    "`.item()` and `add_scalar` per parameter",
+    "`isfinite().all()` per parameter",
+]
+# In multiples of clipping, for each workload: what was aimed at before it was built.
+TARGETS: dict[str, dict[str, float]] = {
+    DEFAULT: {"cnn": 0.60, "mlp": 0.45, "gpt": 0.60},
+    CLIPPED: {"cnn": 0.95, "mlp": 0.95, "gpt": 0.95},
+    LOGGED: {"cnn": 1.2, "mlp": 1.2, "gpt": 0.6},
+    AGC: {"cnn": 1.7, "mlp": 1.0, "gpt": 1.5},
+}
+
+
+def costs() -> str:
+    """Everything beside other tools."""
+    results = _read(FIRST)
+    names = list(results["in_hooks"])
+    header = ["CPU time added to a step", *[f"{WORKLOADS[name][0]}, {results['sizes'][name]}" for name in names]]
+    rows = [[row, *[f"×{_cost(results, name, row):.2f}" for name in names]] for row in ROWS]
+    said = f"In multiples of what `gradient_clip_val=1.0` adds. {machine.in_words(results['machine'])}"
+    return f"{said}\n\n{machine.markdown_table(header, rows)}"
+
+
+def targets() -> str:
+    """What was aimed at, and what two runs reached."""
+    runs = [_read(path) for path in (FIRST, SECOND) if path.exists()]
+    names = list(runs[0]["in_hooks"])
+    header = ["multiples of clipping: target → reached, in each run", *[WORKLOADS[name][0] for name in names]]
+    rows = []
+    for row, wanted in TARGETS.items():
+        reached = [" / ".join(f"{_cost(r, name, row):.2f}" for r in runs if name in r["in_hooks"]) for name in names]
+        rows.append([row, *[f"{wanted[name]:.2f} → {value}" for name, value in zip(names, reached, strict=True)]])
+    return machine.markdown_table(header, rows)
+
+
+SECTIONS: dict[Path, tuple[str, Callable[[], str]]] = {
+    ROOT / "README.md": ("cost table", costs),
+    ROOT / "docs" / "performance.md": ("targets", targets),
+}
+
+
+def updated(path: Path) -> str:
+    """The text of a page with its present table, between its markers."""
+    name, make = SECTIONS[path]
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(begin)
+    return f"{before}{begin}\n\n{make()}\n\n{end}{rest.split(end)[1]}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _cost(results: dict[str, Any], workload: str, row: str) -> float:
+    middle: float = results["in_hooks"][workload][row]["clippings"][0]
+    return middle
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail if a table is not that of the recorded results")
+    options = parser.parse_args(argv)
+    for path in SECTIONS:
+        text = updated(path)
+        if options.check and path.read_text() != text:
+            raise SystemExit(f"the table in {path.name} is not that of the results: run python -m benchmarks.readme")
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
