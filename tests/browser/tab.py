@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -64,8 +66,9 @@ class Tab:
         """Waits for something to become true; says what did not."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            if value := condition():
-                return value
+            with contextlib.suppress(StaleElementReferenceException):  # the page was drawn anew while we looked
+                if value := condition():
+                    return value
             time.sleep(0.05)
         raise TimeoutError(f"no {what} within {timeout:g} s; the page is {self.data('state')!r}: {self.text[:400]!r}")
 
