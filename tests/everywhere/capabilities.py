@@ -32,7 +32,7 @@ Capability = Callable[[str, Mode], float]
 def see(folder: str, mode: Mode) -> float:
     """Norms of every layer are those of the whole gradient; watching changes no weight."""
     watched = mode.train(folder)
-    twin = Twin(accumulate=mode.accumulate)
+    twin = Twin(accumulate=mode.accumulate, optimizer=mode.optimizer)
     worst = largest_deviation(watched.weights, twin.weights)
     for record, layers, total in zip(watched.records, twin.layer_norms, twin.totals, strict=True):
         names = [name.removeprefix("net.") for name in record.layers]
@@ -56,7 +56,9 @@ def clip_by_value(folder: str, mode: Mode) -> float:
 def _clipped(folder: str, mode: Mode, policy: object, by_torch: Callable[[list[nn.Parameter]], object]) -> float:
     outcome = mode.train(folder, clip=policy)
     assert {record.verdict for record in outcome.records} == {"clipped"}
-    return largest_deviation(outcome.weights, Twin(clip=by_torch, accumulate=mode.accumulate).weights)
+    return largest_deviation(
+        outcome.weights, Twin(clip=by_torch, accumulate=mode.accumulate, optimizer=mode.optimizer).weights
+    )
 
 
 def unit_wise(folder: str, mode: Mode) -> float:
@@ -64,7 +66,9 @@ def unit_wise(folder: str, mode: Mode) -> float:
     policy = AGC(ratio=0.05)
     outcome = mode.train(folder, clip=policy)
     assert {record.verdict for record in outcome.records} == {"clipped"}
-    return largest_deviation(outcome.weights, Twin(policy=policy, accumulate=mode.accumulate).weights)
+    return largest_deviation(
+        outcome.weights, Twin(policy=policy, accumulate=mode.accumulate, optimizer=mode.optimizer).weights
+    )
 
 
 # Also above the loss scale of the modes that have one, so that the guard and not the scaler deals with the step.
@@ -77,7 +81,9 @@ def skip(folder: str, mode: Mode) -> float:
     verdicts = [record.verdict for record in outcome.records]
     assert verdicts[BAD // mode.accumulate] in ("skipped", "overflow"), verdicts
     assert set(verdicts) <= {"ok", "skipped", "overflow"}, verdicts
-    return largest_deviation(outcome.weights, Twin(bad=[BAD], accumulate=mode.accumulate).weights)
+    return largest_deviation(
+        outcome.weights, Twin(bad=[BAD], accumulate=mode.accumulate, optimizer=mode.optimizer).weights
+    )
 
 
 def rollback(folder: str, mode: Mode) -> float:
@@ -87,7 +93,9 @@ def rollback(folder: str, mode: Mode) -> float:
     verdicts = [record.verdict for record in outcome.records]
     assert verdicts[BAD // mode.accumulate] == "rolled_back", verdicts
     undone = [BAD, BAD - mode.accumulate]
-    return largest_deviation(outcome.weights, Twin(bad=undone, accumulate=mode.accumulate).weights)
+    return largest_deviation(
+        outcome.weights, Twin(bad=undone, accumulate=mode.accumulate, optimizer=mode.optimizer).weights
+    )
 
 
 def incident(folder: str, mode: Mode) -> float:
@@ -106,7 +114,8 @@ def incident(folder: str, mode: Mode) -> float:
 
 def resume(folder: str, mode: Mode) -> float:
     """Half a training, a checkpoint, and the other half end where the whole training ends, bit for bit."""
-    train = partial(mode.train, folder, clip=AutoClip(percentile=10.0), guard={"action": "skip"})
+    guard = None if "skip" in mode.refused else {"action": "skip"}
+    train = partial(mode.train, folder, clip=AutoClip(percentile=10.0), guard=guard)
     straight = train()
     train(stop_after=stop_after_first_half(mode.accumulate))
     rest = train(resume=True)

@@ -62,6 +62,7 @@ class Mode:
         processes: how many together.
         sharded: whether each of them holds a part of the weights only.
         own_loop: whether there is no LightningModule around the net.
+        optimizer: what the plain loop steps with, to compare with.
         tolerance: how far weights and norms may lie from those of the plain float32 loop, relative.
         accumulate: batches a step.
         refused: capabilities that are refused when fit starts, each with words of the error.
@@ -73,6 +74,7 @@ class Mode:
     processes: int = 1
     sharded: bool = False
     own_loop: bool = False
+    optimizer: Callable[[Any], torch.optim.Optimizer] = sgd
     tolerance: float = 1e-5
     accumulate: int = 1
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -166,8 +168,8 @@ class OtherProblem(Training, pytorch_lightning.LightningModule):
     """The training in the other package."""
 
 
-def lbfgs_problem(**options: Any) -> Problem:
-    return Problem(optimizer=lambda parameters: torch.optim.LBFGS(parameters, max_iter=2), **options)
+def lbfgs(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(parameters, lr=0.01, max_iter=3)
 
 
 class DeepSpeedStrategy(pl.strategies.SingleDeviceStrategy):
@@ -399,11 +401,6 @@ MODES: dict[str, Mode] = {
         sharded=True,
         processes=4,
     ),
-    "lbfgs": Mode(
-        "LBFGS",
-        _trainer(lbfgs_problem),
-        refused=_LBFGS,
-        not_run=("see", "clip by norm", "clip by value", "unit-wise", "resume"),
-    ),
+    "lbfgs": Mode("LBFGS", _trainer(partial(Problem, optimizer=lbfgs)), optimizer=lbfgs, refused=_LBFGS),
     "deepspeed": Mode("DeepSpeed", with_deepspeed, refused=_DEEPSPEED, not_run=("see", "resume")),
 }

@@ -99,13 +99,6 @@ def test_a_raw_optimizer_under_manual_optimization_is_not_seen_and_we_say_so(tmp
     assert watch.records == []
 
 
-def test_lbfgs_is_watched_and_clipped_at_every_evaluation(tmp_path: Any) -> None:
-    watch = GradGuard(clip=NormClip(0.5), on_nonfinite=None, log_every_n_steps=1)
-    problem = Problem(optimizer=lambda parameters: torch.optim.LBFGS(parameters, lr=0.01, max_iter=3))
-    fit(tmp_path, problem, [watch])
-    assert len(watch.records) > NUM_BATCHES
-
-
 @pytest.mark.parametrize("action", ["skip", "rollback", "stop", "raise"])
 def test_lbfgs_cannot_be_guarded_and_is_refused_when_fit_starts(action: Any, tmp_path: Any) -> None:
     problem = Problem(optimizer=torch.optim.LBFGS)

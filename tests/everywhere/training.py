@@ -125,25 +125,31 @@ class Twin:
         bad: Collection[int] = (),
         accumulate: int = 1,
         policy: ClipPolicy | None = None,
+        optimizer: Callable[[Any], torch.optim.Optimizer] = sgd,
     ) -> None:
         net = make_net()
-        optimizer = sgd(net.parameters())
-        pipeline = GradientPipeline(net, optimizer, clip=policy)
+        stepping = optimizer(net.parameters())
+        pipeline = GradientPipeline(net, stepping, clip=policy)
         self.layer_norms: list[dict[str, float]] = []
         self.totals: list[float] = []
-        for start in range(0, NUM_BATCHES, accumulate):
-            window = range(start, min(start + accumulate, NUM_BATCHES))
+
+        def evaluate(window: range) -> Tensor:
+            stepping.zero_grad()
             for index in window:
                 inputs, targets = examples(index)
-                ((net(inputs) - targets).square().mean() / accumulate).backward()
+                loss = (net(inputs) - targets).square().mean() / accumulate
+                loss.backward()
+            self._note_norms(net)
+            if clip is not None:
+                clip(list(net.parameters()))
+            if policy is not None:
+                pipeline.before_step()
+            return loss
+
+        for start in range(0, NUM_BATCHES, accumulate):
+            window = range(start, min(start + accumulate, NUM_BATCHES))
             if not set(window) & set(bad):
-                self._note_norms(net)
-                if clip is not None:
-                    clip(list(net.parameters()))
-                if policy is not None:
-                    pipeline.before_step()
-                optimizer.step()
-            optimizer.zero_grad()
+                stepping.step(lambda: evaluate(window))  # noqa: B023  # called at once
         self.weights = whole(net)
 
     def _note_norms(self, net: nn.Module) -> None:
