@@ -13,8 +13,8 @@ from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch
 from lightning_gradguard.incident.localise import Localisation, localise, place_from_gradients
-from lightning_gradguard.incident.recorder import named_tensors
 from lightning_gradguard.incident.rng import RngWatch
+from lightning_gradguard.incident.sightings import named_tensors
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.recovery import any_process
 

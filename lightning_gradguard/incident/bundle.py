@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_gradguard.incident.encode import encode
 from lightning_gradguard.incident.localise import Localisation
-from lightning_gradguard.incident.recorder import named_tensors
 from lightning_gradguard.incident.report import to_markdown
 from lightning_gradguard.incident.rng import RngState
+from lightning_gradguard.incident.sightings import named_tensors
 from lightning_gradguard.layout import clean_name
 
 FORMAT = "lightning-gradguard incident"

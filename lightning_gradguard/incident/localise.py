@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradguard.incident.recorder import Extreme, OperatorCall, Origin, Recorder
+from lightning_gradguard.incident.recorder import Recorder
 from lightning_gradguard.incident.rng import RngState
+from lightning_gradguard.incident.sightings import Extreme, OperatorCall, Origin
 from lightning_gradguard.incident.untouched import untouched
 from lightning_gradguard.layout import clean_name
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_gradguard.incident.sightings import (
+    Extreme,
+    OperatorCall,
+    Origin,
+    Phase,
+    TensorRange,
+    is_near_limit,
+    largest_magnitude,
+    named_tensors,
+    reals,
+)  # fmt: skip
 from lightning_gradguard.layout import clean_name
-
-Phase = Literal["forward", "backward"]
 
 # Operators that only write constants: an infinity they write is meant (an attention mask), until it becomes a NaN.
 _FILLS = ("fill", "full", "masked_fill", "where", "constant_pad", "index_fill", "scalar_tensor", "lift", "triu", "tril")
@@ -24,98 +33,6 @@ _FILLS = ("fill", "full", "masked_fill", "where", "constant_pad", "index_fill", 
 _UNINITIALIZED = ("empty", "new_empty", "resize")
 _TRAIL = 8
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "torchmetrics")
-
-
-@dataclass(frozen=True)
-class TensorRange:
-    """What a tensor held: shape, dtype, smallest and largest finite value, and how many were not finite."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    low: float
-    high: float
-    nan: int
-    inf: int
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> TensorRange:
-        """Reads a tensor; several passes and host reads."""
-        values = _reals(tensor)
-        finite = values[values.isfinite()]
-        low, high = (float(v) for v in finite.aminmax()) if finite.numel() else (float("nan"), float("nan"))
-        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-        return cls(shape, dtype, low, high, int(values.isnan().sum()), int(values.isinf().sum()))
-
-    def __str__(self) -> str:
-        bad = ", ".join(f"{n} {kind}" for n, kind in ((self.nan, "NaN"), (self.inf, "Inf")) if n)
-        span = "no finite value" if self.low != self.low else f"{self.low:.3g} … {self.high:.3g}"
-        return f"{self.dtype}{list(self.shape)}: {span}{f' ({bad})' if bad else ''}"
-
-
-@dataclass(frozen=True)
-class OperatorCall:
-    """One call of one operator.
-
-    Attributes:
-        index: position among all calls of the step.
-        phase: ``"forward"`` or ``"backward"``.
-        module: name of the innermost module it ran in (backward: of the forward operator it belongs to); ``""`` for
-            the training step itself.
-        operator: e.g. ``"aten.log.default"``.
-        node: the autograd node, in the backward pass.
-        source: file, line and function of the user's code that called it.
-        inputs: what its tensor arguments held.
-        output: what its first non-finite result held.
-    """
-
-    index: int
-    phase: Phase
-    module: str
-    operator: str
-    node: str | None
-    source: str | None
-    inputs: tuple[TensorRange, ...]
-    output: TensorRange
-
-
-@dataclass(frozen=True)
-class Extreme:
-    """Largest finite magnitude an operator put out, and how near that is to the end of its dtype."""
-
-    index: int
-    phase: Phase
-    module: str
-    operator: str
-    dtype: str
-    largest: float
-    fraction: float
-
-    def describe(self) -> str:
-        """Where, and how large."""
-        place = f"module {self.module!r}" if self.module else "the training step itself"
-        what = f"{self.operator} in the {self.phase} pass of {place}" if "aten" in self.operator else self.operator
-        return f"{what}: {self.largest:.3g} ({self.dtype})"
-
-
-@dataclass(frozen=True, eq=False)
-class Origin:
-    """Where a non-finite value came from: an operator that made it of finite ones, or a tensor that held it before.
-
-    Attributes:
-        place: ``"operator"``, ``"parameter"``, ``"buffer"``, ``"batch"`` or ``"tensor"`` (one made before the step).
-        name: of the parameter, buffer or batch entry.
-        call: the operator that made it, or the first that used it.
-        held: for what was there before the step: what it held.
-        meant: an infinity written by a pure filling operator, or -Inf in a buffer: a mask, unless it becomes a NaN.
-        trail: the last results before it, oldest first.
-    """
-
-    place: Literal["operator", "parameter", "buffer", "batch", "tensor"]
-    name: str
-    call: OperatorCall | None
-    held: TensorRange | None
-    meant: bool
-    trail: tuple[Extreme, ...] = ()
 
 
 @dataclass
@@ -207,7 +124,7 @@ class Recorder(TorchDispatchMode):
         return (first.origin if used is None else replace(first.origin, call=used)), first.nan
 
     def _look_at(self, output: Tensor, call: _Call) -> None:
-        largest = _largest(output)
+        largest = largest_magnitude(output)
         if largest is None:
             return
         memory = _memory(output)
@@ -238,7 +155,7 @@ class Recorder(TorchDispatchMode):
             event = event or call.describe(output)
             return event
 
-        is_nan = bool(_reals(output).isnan().any())
+        is_nan = bool(reals(output).isnan().any())
         unmeant = [taint for taint in inherited if not taint.origin.meant]
         if unmeant:
             taint = min(unmeant, key=lambda t: t.order)
@@ -271,7 +188,7 @@ class Recorder(TorchDispatchMode):
             self._hold(buffer, "buffer", clean_name(name), -1)
 
     def _hold(self, tensor: Tensor, place: Any, name: str, order: int) -> None:
-        largest = _largest(tensor)
+        largest = largest_magnitude(tensor)
         if largest is None:
             return
         if largest < float("inf"):
@@ -281,12 +198,12 @@ class Recorder(TorchDispatchMode):
                 self.near_limit.append(Extreme(0, "forward", owner, f"{place} {name}", dtype, largest, fraction))
             return
         held = TensorRange.of(tensor)
-        is_mask = place == "buffer" and not held.nan and not bool((_reals(tensor) == float("inf")).any())
+        is_mask = place == "buffer" and not held.nan and not bool((reals(tensor) == float("inf")).any())
         origin = Origin(place, name, None, held, is_mask)
         self._taints.setdefault(_memory(tensor), _Taint(origin, order, None))
 
     def _taint_of(self, tensor: Tensor) -> _Taint | None:
-        largest = _largest(tensor)
+        largest = largest_magnitude(tensor)
         return None if largest is None or largest < float("inf") else self._taints.get(_memory(tensor))
 
     def _enter_module(self, name: str) -> Any:
@@ -310,7 +227,7 @@ class _Call:
         self.written: list[Tensor] = []
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self.written = _written_tensors(func, args, kwargs)
-        self.before = {id(t): TensorRange.of(t) for t in self.written if _largest(t) is not None}
+        self.before = {id(t): TensorRange.of(t) for t in self.written if largest_magnitude(t) is not None}
         self.bad_before = {id(t) for t in self.written if _memory(t) in recorder._taints}
         node = torch._C._current_autograd_node()
         self.module, entered_in = recorder._stack[-1] if recorder._stack else ("", None)
@@ -330,7 +247,7 @@ class _Call:
                 if id(tensor) in self.bad_before:
                     found.append(self.recorder._taints[_memory(tensor)])
                 continue
-            largest = _largest(tensor)
+            largest = largest_magnitude(tensor)
             if largest is None or largest < float("inf"):
                 continue
             taint = self.recorder._taints.get(_memory(tensor))
@@ -344,7 +261,7 @@ class _Call:
 
     def describe(self, output: Tensor) -> OperatorCall:
         """The call as it is reported."""
-        ranges = [self.before.get(id(t)) or TensorRange.of(t) for t in self.tensors if _largest(t) is not None]
+        ranges = [self.before.get(id(t)) or TensorRange.of(t) for t in self.tensors if largest_magnitude(t) is not None]
         return OperatorCall(
             index=self.recorder._num_calls,
             phase=self.phase,
@@ -355,39 +272,6 @@ class _Call:
             inputs=tuple(ranges),
             output=TensorRange.of(output),
         )
-
-
-def named_tensors(batch: object, path: str = "batch", depth: int = 8) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a batch of lists, tuples, mappings and objects, with the expression that reaches it.
-
-    Goes ``depth`` levels down: deep enough for batches, and an end for objects that refer to each other.
-
-    Example:
-        >>> [name for name, _ in named_tensors({"x": torch.zeros(1), "y": [torch.zeros(2)]})]
-        ["batch['x']", "batch['y'][0]"]
-    """
-    if isinstance(batch, Tensor):
-        yield path, batch
-    elif depth == 0:
-        return
-    elif isinstance(batch, dict) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__")):
-        for key in batch.keys():  # noqa: SIM118 - some mappings iterate over something else
-            yield from named_tensors(batch[key], f"{path}[{key!r}]", depth - 1)
-    elif isinstance(batch, list | tuple):
-        for index, item in enumerate(batch):
-            yield from named_tensors(item, f"{path}[{index}]", depth - 1)
-    elif hasattr(batch, "__dict__") and not isinstance(batch, type | nn.Module):
-        for key, item in vars(batch).items():
-            yield from named_tensors(item, f"{path}.{key}", depth - 1)
-
-
-def is_near_limit(largest: float, dtype: torch.dtype) -> bool:
-    """Whether a magnitude is near the end of its dtype: its square overflows, or in float16 three doublings do.
-
-    Exactly the largest number is a mask, and not near it.
-    """
-    end = torch.finfo(dtype).max
-    return (end / 8 if dtype == torch.float16 else end**0.5) <= largest < end
 
 
 def _had_nan(origin: Origin) -> bool:
@@ -409,27 +293,6 @@ def _memory(tensor: Tensor) -> int:
     if tensor.layout != torch.strided:
         return id(tensor)
     return tensor.untyped_storage()._cdata
-
-
-def _reals(tensor: Tensor) -> Tensor:
-    values = tensor.detach()
-    values = values.coalesce().values() if values.layout == torch.sparse_coo else values
-    if values.is_complex():
-        return torch.view_as_real(values.resolve_conj())
-    return values.float() if values.dtype.itemsize == 1 else values  # hardly any operator knows float8
-
-
-def _largest(tensor: Tensor) -> float | None:
-    """Largest magnitude on the host, NaN or infinite if one is; ``None`` for what cannot be non-finite."""
-    if tensor.layout not in (torch.strided, torch.sparse_coo) or not tensor.numel() or tensor.device.type == "meta":
-        return None
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return None
-    values = _reals(tensor)
-    if not values.numel():
-        return None
-    low, high = values.aminmax()
-    return abs(float(torch.maximum(-low, high)))
 
 
 def _user_line() -> str | None:
