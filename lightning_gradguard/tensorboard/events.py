@@ -89,13 +89,19 @@ def _nonfinite_event(record: StepRecord) -> Event:
     what = "NaN" if record.cause == "nan" else "infinite"
     layers = record.nonfinite_layers
     where = f"{len(layers)} of {len(record.layers)} layers" if layers else "the total norm"
+    happened = {
+        "buffer": "the forward pass made a buffer non-finite",
+        "spike": f"gradient norm {record.total_norm:.3g} or loss far above the usual",
+    }.get(record.cause or "", f"{what} gradient in {where}")
     outcome = {
         "skipped": "step skipped, no weight moved",
         "overflow": "left to the loss scaler" + (f" (scale {record.loss_scale:g})" if record.loss_scale else ""),
         "rolled_back": "weights rolled back",
     }.get(record.verdict, "step applied")
     kind = {"overflow": "overflow", "rolled_back": "rollback"}.get(record.verdict, "nonfinite")
-    return _event(record.step, kind, f"{what} gradient in {where}: {outcome}", layers)
+    if kind == "nonfinite" and record.cause == "spike":
+        kind = "spike"
+    return _event(record.step, kind, f"{happened}: {outcome}", layers)
 
 
 def _spike_event(record: StepRecord, spike: Spike) -> Event:

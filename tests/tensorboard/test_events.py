@@ -36,8 +36,14 @@ def test_a_quiet_run_has_no_events():
         ({"verdict": "rolled_back"}, "rollback", "weights rolled back"),
         ({"verdict": "nonfinite"}, "nonfinite", "step applied"),
         ({"nonfinite_layers": ()}, "nonfinite", "NaN gradient in the total norm"),
+        ({"cause": "buffer", "nonfinite_layers": ()}, "nonfinite", "the forward pass made a buffer non-finite: step"),
+        (
+            {"cause": "spike", "nonfinite_layers": (), "total_norm": 1e6},
+            "spike",
+            "gradient norm 1e+06 or loss far above the usual: step skipped, no weight moved",
+        ),
     ],
-    ids=["nan", "inf", "overflow", "rollback", "unguarded", "total"],
+    ids=["nan", "inf", "overflow", "rollback", "unguarded", "total", "buffer", "spike"],
 )
 def test_a_bad_step_is_told_in_words(changes, kind, words):
     log = EventLog()
