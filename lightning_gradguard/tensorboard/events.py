@@ -100,7 +100,9 @@ def _nonfinite_event(record: StepRecord) -> Event:
     }.get(record.verdict, "step applied")
     kind = {"overflow": "overflow", "rolled_back": "rollback"}.get(record.verdict, "nonfinite")
     if kind == "nonfinite" and record.cause == "spike":
-        kind = "spike"
+        # Beside the largest of the good steps since the last record, where there were any.
+        factor = record.total_norm / record.max_total_norm if record.max_total_norm > 0.0 else 1.0
+        return _event(record.step, "spike", f"{happened}: {outcome}", layers) | {"factor": factor}
     return _event(record.step, kind, f"{happened}: {outcome}", layers)
 
 

@@ -108,3 +108,10 @@ def test_infinite_evidence_is_still_strict_json():
     finding = VANISHING.__class__(rule="r", severity="info", message="m", step=0, evidence={"slope": -math.inf})
     log.observe(make_record(0, LAYERS, np.ones(2), findings=(finding,)))
     assert read(log)["findings"][0]["evidence"] == {"slope": "-inf"}
+
+
+def test_a_dropped_spike_says_how_many_times_the_good_steps_it_was():
+    log = EventLog()
+    log.observe(bad_record(3, cause="spike", nonfinite_layers=(), total_norm=50.0, max_total_norm=2.0))
+    log.observe(bad_record(4, cause="spike", nonfinite_layers=(), total_norm=50.0, max_total_norm=0.0))
+    assert [event["factor"] for event in read(log)["events"]] == [25.0, 1.0]
