@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo cases gallery test check clean
+.PHONY: help setup demo cases gallery test lower-bounds check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
@@ -45,6 +45,10 @@ test: $(STAMP) browser
 	@echo "==> pytest, on all cores"
 	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
+lower-bounds: $(STAMP)
+	@echo "==> the core rows again, with lightning and torchmetrics at their lower bounds"
+	@sh tests/lower_bounds.sh
+
 check: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check .
@@ -63,4 +67,4 @@ browser:
 	fi
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-lower runs .pytest_cache .mypy_cache .ruff_cache .coverage

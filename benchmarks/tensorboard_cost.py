@@ -1,6 +1,6 @@
 """What the records cost to write, what they take on disk, and how soon the *Gradient flow* tab shows them.
 
-    python -m benchmarks.tensorboard [--rounds 60] [--records 2000] [--layers 26 200 1000]
+    python -m benchmarks.tensorboard_cost [--rounds 60] [--records 2000] [--layers 26 200 1000]
 
 Writing: the ways take turns, record by record; CPU time of the process, writer threads and flush included. First
 picture: a run of that many records is written, TensorBoard is started on it, and a browser opens the tab five times;
