@@ -8,15 +8,14 @@ as many elements read (or written) as the gradients have; what AGC reads of the 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.machine import describe, in_words, markdown_table, save
+from benchmarks.peers import timm_agc
 from lightning_gradguard.clip.base import ClipPolicy, apply_, is_clipped
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import measure
@@ -55,22 +54,9 @@ def others() -> dict[str, Callable[[], Any]]:
         "torch `clip_grad_norm_`, `foreach=False`": lambda: nn.utils.clip_grad_norm_(parameters, 1.0, foreach=False),
         "torch `clip_grad_value_`": lambda: nn.utils.clip_grad_value_(parameters, 0.1),
     }
-    if (agc := _timm()) is not None:
+    if (agc := timm_agc()) is not None:
         found["timm `adaptive_clip_grad`"] = lambda: agc(parameters)
     return found
-
-
-def _timm() -> Callable[..., Any] | None:
-    """timm's function from its file, where timm is installed: importing all of timm wants torchvision."""
-    home = importlib.util.find_spec("timm")
-    if home is None or not home.submodule_search_locations:
-        return None
-    file = Path(home.submodule_search_locations[0]) / "utils" / "agc.py"
-    spec = importlib.util.spec_from_file_location("timm_agc", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.adaptive_clip_grad
 
 
 def row(name: str, step: Callable[[], Any]) -> list[str]:
