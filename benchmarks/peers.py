@@ -46,7 +46,7 @@ def around_fit() -> dict[str, tuple[list[Callback], Around]]:
     """Peers that act outside of hooks too, by name: callbacks, and what is set up around a fit."""
     found: dict[str, tuple[list[Callback], Around]] = {
         "`log_dict(grad_norm(self, 2))`, Lightning's recipe": ([BeforeStep(_recipe)], _nothing),
-        "`detect_anomaly=True`": ([], _detect_anomaly),
+        "`detect_anomaly=True`": ([_DetectAnomaly()], _nothing),
     }
     if importlib.util.find_spec("wandb") is not None:
         found["`wandb.watch(log_freq=1)`, offline"] = ([], _wandb_watch)
@@ -94,10 +94,11 @@ def _nothing(module: pl.LightningModule) -> Any:
     yield
 
 
-@contextmanager
-def _detect_anomaly(module: pl.LightningModule) -> Any:
-    with torch.autograd.set_detect_anomaly(True):
-        yield
+class _DetectAnomaly(Callback):
+    """What ``Trainer(detect_anomaly=True)`` does: set inside of fit, where the Trainer has its own say."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.autograd.set_detect_anomaly(True)
 
 
 @contextmanager
