@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> setting up $(VENV) (once; a few minutes with a slow network)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "==> installing torch first: a later, freer choice would bring gigabytes of CUDA packages"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	@echo "==> installing lightning-gradguard with what its examples and tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,examples]"
 	@touch $@

@@ -29,7 +29,7 @@ def test_every_public_name_can_be_imported_and_says_what_it_is_for(name):
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist():
-    with pytest.raises(AttributeError, match="no attribute 'GradGard'; it has .*GradGuard"):
+    with pytest.raises(AttributeError, match=r"no attribute 'GradGard'; it has .*GradGuard"):
         lightning_gradguard.GradGard  # noqa: B018
 
 

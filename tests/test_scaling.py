@@ -1,4 +1,4 @@
-"""True gradients under a loss scale, on CPU, in a plain loop: optimizers that unscale themselves and those that do not."""
+"""True gradients under a loss scale on CPU, for optimizers that unscale themselves and those that do not."""
 
 import math
 

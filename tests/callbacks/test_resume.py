@@ -18,9 +18,9 @@ from lightning_gradguard import (
 from tests.models import Pair, Regression, batches, same, weights
 
 CALLBACKS = {
-    "GradGuard with ZClip": lambda: [GradGuard(clip=ZClip(warmup=3), rules=[])],
+    "GradGuard with ZClip": lambda: [GradGuard(clip=ZClip(), rules=[])],
     "GradGuard with AutoClip": lambda: [GradGuard(clip=AutoClip(percentile=50, window=5), rules=[])],
-    "three callbacks": lambda: [NonFiniteGuard(), AdaptiveGradientClipping(ZClip(warmup=3)), GradientNormMonitor(rules=[])],
+    "three callbacks": lambda: [NonFiniteGuard(), AdaptiveGradientClipping(ZClip()), GradientNormMonitor(rules=[])],
 }
 MODELS = {
     "one optimizer": lambda: Regression(
@@ -70,13 +70,13 @@ def test_without_the_state_resume_would_differ_so_the_test_above_can_fail(make_t
     path = tmp_path / "middle.ckpt"
     torch.manual_seed(0)
     whole = MODELS["one optimizer"]()
-    make_trainer(callbacks=[GradGuard(clip=ZClip(warmup=3)), SaveAt(path, 7)], max_epochs=4).fit(whole, batches())
+    make_trainer(callbacks=[GradGuard(clip=ZClip()), SaveAt(path, 7)], max_epochs=4).fit(whole, batches())
     checkpoint = torch.load(path, weights_only=True)
     stripped = copy.deepcopy(checkpoint)
     stripped["callbacks"] = {}
     torch.save(stripped, path)
     resumed = MODELS["one optimizer"]()
-    make_trainer(callbacks=[GradGuard(clip=ZClip(warmup=3))], max_epochs=4).fit(resumed, batches(), ckpt_path=path)
+    make_trainer(callbacks=[GradGuard(clip=ZClip())], max_epochs=4).fit(resumed, batches(), ckpt_path=path)
     assert not same(weights(whole), weights(resumed))
 
 
