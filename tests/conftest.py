@@ -13,6 +13,7 @@ import torch
 @pytest.fixture(autouse=True)
 def _one_thread_and_a_seed() -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)  # a test before this one may have asked for it
     torch.manual_seed(0)
 
 

@@ -18,6 +18,7 @@ State = dict[str, Tensor]
 By = Literal["norm", "value"]
 
 LARGEST = torch.finfo(torch.float32).max
+_SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +81,8 @@ def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) 
     """``min(1, threshold / (norm + eps))`` on the device, safe where the norm is zero or not finite.
 
     Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
-    although every element is finite gets the coefficient of the largest float32, so the direction is kept. (With a
-    guard such a step is measured exactly instead.) An infinite threshold gives 1, never ``inf / inf``.
+    although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
+    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite threshold gives 1, never ``inf / inf``.
 
     Args:
         norm: shape ``[]`` or ``[num_params]``, >= 0.
@@ -90,7 +91,7 @@ def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) 
     """
     bounded = norm.clamp(max=LARGEST)
     ratio = threshold / (bounded + eps if eps else bounded)
-    return ratio.clamp(max=1.0).nan_to_num(nan=1.0)
+    return ratio.clamp(min=_SMALLEST, max=1.0).nan_to_num(nan=1.0)
 
 
 def observed(measurement: Measurement, by: By) -> Tensor:

@@ -196,7 +196,9 @@ def test_a_spike_is_cut_to_about_the_usual_norm(make: Make) -> None:
 
 
 @every
-def test_a_norm_that_overflows_keeps_its_direction(make: Make) -> None:
+@pytest.mark.parametrize("flush", [False, True], ids=["subnormals kept", "subnormals flushed"])
+def test_a_norm_that_overflows_keeps_its_direction(make: Make, flush: bool) -> None:
+    torch.set_flush_denormal(flush)
     run = Run(make())
     feed(run, 20)
     grads = [torch.full(shape, 1e30) for shape in SHAPES]
