@@ -82,7 +82,8 @@ def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) 
 
     Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
     although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
-    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite threshold gives 1, never ``inf / inf``.
+    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite
+    threshold gives 1, never ``inf / inf``.
 
     Args:
         norm: shape ``[]`` or ``[num_params]``, >= 0.
