@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler, OptState
 
 
@@ -25,3 +26,9 @@ def unscale_once_(scaler: GradScaler | None, optimizer: torch.optim.Optimizer) -
     if scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:
         scaler.unscale_(optimizer)
     return True
+
+
+def true_loss(loss: Tensor, scaler: GradScaler | None) -> Tensor:
+    """The loss in real units, detached; Lightning's hook before the backward pass hands it out with the scale on it."""
+    scale = scaler._scale if scaler is not None and scaler.is_enabled() else None
+    return loss.detach() if scale is None else loss.detach() / scale

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_gradguard.callbacks.session import Plan, Session
 from lightning_gradguard.callbacks.strategies import warn_if_nothing_was_seen
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.scaling import true_loss
 
 
 class GradientCallback(Callback):
@@ -84,9 +85,10 @@ class GradientCallback(Callback):
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Removes the probes, and takes note of the loss."""
         if (session := self._driven) is not None:
+            loss = true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
             session.after_forward(loss)
             if session.survival is not None:
-                session.survival.before_backward(trainer, loss)
+                session.survival.before_backward(loss)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer

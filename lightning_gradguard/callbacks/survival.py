@@ -76,12 +76,10 @@ class Survival:
         if self.incidents is not None:
             self.incidents.before_batch(batch, index)
 
-    def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
-        """Adds up the loss of the step, without the loss scale, where spikes are looked for."""
+    def before_backward(self, loss: Tensor) -> None:
+        """Adds up the loss of the step, in real units, where spikes are looked for."""
         if self.options.spikes is not None and self.options.spikes.watch_loss:
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            own = loss.detach() if scaler is None else loss.detach() / scaler._scale
-            self._loss = own if self._loss is None else self._loss + own
+            self._loss = loss if self._loss is None else self._loss + loss
 
     def take_loss(self) -> Tensor | None:
         """The loss since the last optimizer step."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 import lightning_gradguard.pipeline
 from lightning_gradguard import (
@@ -228,3 +229,14 @@ def test_fit_ends_with_a_summary_of_layers_and_findings_where_progress_is_shown(
     assert "median" in shown
     make_trainer(callbacks=[GradGuard()]).fit(Regression(), batches())
     assert capsys.readouterr().out == ""
+
+
+def test_the_loss_of_a_record_is_without_the_loss_scale(make_trainer):
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    losses = []
+    for plugins in ([], [scaled]):
+        torch.manual_seed(0)
+        guard = GradGuard()
+        make_trainer(callbacks=[guard], plugins=plugins).fit(Regression(), batches(2))
+        losses.append(guard.records[0].loss)
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
