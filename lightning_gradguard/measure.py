@@ -76,22 +76,20 @@ class Measurement:
 def measure(layout: Layout) -> Measurement:
     """Measures the gradients of a layout's parameters as they are now.
 
-        One call of ``torch._foreach_norm`` for the ordinary ones; small same-shape ones are stacked, very large
-        ones are measured in rows on CPU, sparse ones by their coalesced values, complex ones as pairs of reals.
-        Nothing is written, and nothing crosses to the host.
+    One call of ``torch._foreach_norm`` for the ordinary ones; small same-shape ones are stacked, very large
+    ones are measured in rows on CPU, sparse ones by their coalesced values, complex ones as pairs of reals.
+    Nothing is written, and nothing crosses to the host.
 
     Args:
-            layout: which parameters, see :class:`~lightning_gradguard.layout.Layout`.
+        layout: which parameters, see :class:`~lightning_gradguard.layout.Layout`.
 
     Example:
-            >>> import torch
-            >>> from lightning_gradguard.layout import Layout
-    from lightning_gradguard.norms import Norms, accumulator
-    from lightning_gradguard.norms import dense_values as dense_values
-            >>> net = torch.nn.Linear(2, 1, bias=False)
-            >>> net.weight.grad = torch.tensor([[3.0, 4.0]])
-            >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
-            5.0
+        >>> import torch
+        >>> from lightning_gradguard.layout import Layout
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> net.weight.grad = torch.tensor([[3.0, 4.0]])
+        >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
+        5.0
     """
     grads = tuple(layout.gradients())
     norms = whole_norms(layout, grads, layout.norms_of_gradients)
