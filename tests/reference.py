@@ -192,10 +192,7 @@ class Max:
                 continue
             self.learn(i, peak)
             bound = self.bound(i)
-            if self.original:
-                answer.append(torch.where(grad.abs() > bound, grad / peak * bound, grad))
-            else:
-                answer.append(grad.clamp(-bound, bound))
+            answer.append(torch.where(grad.abs() > bound, grad / peak * bound, grad))
         return None, answer
 
 

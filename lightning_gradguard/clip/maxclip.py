@@ -19,24 +19,26 @@ _MAX_RISE = 2.0
 
 @final
 class MaxClip(ClipPolicy):
-    """Clamps each tensor's elements to the running mean of its largest element (Stable-SPAM's *AdaClip*).
+    """Scales down each tensor's elements beyond the running mean of its largest one (Stable-SPAM's *AdaClip*).
 
-    m <- decay * m + (1 - decay) * min(max|g|, 2 m);  g_j <- max(-m, min(g_j, m));  m starts at the first max|g|
+    m <- decay * m + (1 - decay) * min(max|g|, 2 m);  where |g_j| > m: g_j <- g_j * m / max|g|;  m starts at max|g|
 
-    Single wild elements are cut, the rest of the tensor is left alone. Each tensor is touched in about every second
-    step, in few elements; the direction turns a little. Choose it for low-precision training, where spikes sit in
-    single elements.
+    A single wild element is cut to m, and the rest of the tensor is left alone. A tensor that is wild as a whole comes
+    down nearly as a whole: the largest element ends at m, and those beyond m keep their proportion to it. (Clamping
+    would put them all at m: the step would stay large, and turn.) Each tensor is touched in about every second step, in
+    few elements; the direction turns a little, and an element a little above m ends below one that was left alone.
+    Choose it for low-precision training, where spikes sit in single elements. It costs a copy of the gradients for the
+    time of the step.
 
-    It departs from the paper's code on purpose. There an element above m is multiplied by m / max|g|, so that one a
-    little above ends below one that was left alone; the raw maximum enters m, and with nearly equal weight in the first
-    steps (bias correction), so that an explosion in there is learned as normal; and a decay of 0.999 follows a lasting
-    rise only after a thousand steps. Here elements are clamped, a maximum enters with at most twice m, by the same
-    small weight from the second step, and zero gradients do not count as steps.
-    ``MaxClip(decay=0.999, original=True)`` is the paper's clipping.
+    It departs from the paper's code on purpose. There the raw maximum enters m, and with nearly equal weight in the
+    first steps (bias correction), so that an explosion in there is learned as normal; and a decay of 0.999 follows a
+    lasting rise only after a thousand steps. Here a maximum enters with at most twice m, by the same small weight from
+    the second step, and zero gradients do not count as steps. ``MaxClip(decay=0.999, original=True)`` is the paper's
+    clipping.
 
     Args:
         decay: of the running mean, in (0, 1): 0.97 remembers about 33 steps.
-        original: rescale instead of clamp, and let the raw maximum in. Costs a copy of the gradients.
+        original: let the raw maximum in, with the paper's bias correction.
 
     Raises:
         TypeError, ValueError: for arguments outside these ranges.
@@ -62,7 +64,7 @@ class MaxClip(ClipPolicy):
         }
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
-        """Lets this step's maxima into the running means, and clamps to these."""
+        """Lets this step's maxima into the running means, and holds the elements against these."""
         largest, bound, steps = measurement.max_abs, state["bound"], state["steps"]
         entry = largest.to(bound.dtype)
         known = (measurement.total <= LARGEST) & (entry > 0.0)
@@ -74,8 +76,6 @@ class MaxClip(ClipPolicy):
         state["bound"], state["steps"] = bound, steps
 
         limit = bound.masked_fill(steps == 0, torch.inf)
-        if not self.original:
-            return Clip(bound=limit)
         return Clip(units=_rescaled(measurement, limit), changes=(largest > limit).any())
 
     def _weight(self, steps: Tensor) -> Tensor | float:
@@ -85,7 +85,7 @@ class MaxClip(ClipPolicy):
 
 
 def _rescaled(measurement: Measurement, bound: Tensor) -> list[Tensor | None]:
-    """For each gradient the paper's factors: 1, and bound / max|g| where the element lies above the bound."""
+    """For each gradient the factors of its elements: bound / max|g| beyond the bound, otherwise 1."""
     factors: list[Tensor | None] = []
     ratios = bound / measurement.max_abs
     for grad, limit, ratio in zip(measurement.grads, bound.unbind(), ratios.unbind(), strict=True):
