@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.clipper import Clipper, Clips, Policies
 from lightning_gradguard.diagnose.base import Diagnosis, Rule
 from lightning_gradguard.diagnose.instruments import Instruments
-from lightning_gradguard.guard import Action, Damage, Guard, NonFiniteGradientError, inspect, why_not_droppable
+from lightning_gradguard.gate import Gate
+from lightning_gradguard.guard import Action, Damage, Guard, inspect, why_not_droppable
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.layout import GroupBy, Layout
 from lightning_gradguard.measure import Measurement, measure, measure_exactly
-from lightning_gradguard.record import Finding, Sink, StepRecord, Verdict
+from lightning_gradguard.record import Sink, StepRecord
 from lightning_gradguard.recording import build_record
-from lightning_gradguard.recovery import Recovery, any_process
+from lightning_gradguard.recovery import Recovery, check_count
 from lightning_gradguard.scaling import unscale_once_
 from lightning_gradguard.window import Counters, Window
 
@@ -55,11 +54,9 @@ class GradientPipeline:
         incidents: saves bad steps for replay, shared by the pipelines of a model; ``None`` saves nothing.
 
     Attributes:
-        should_stop: set when ``on_nonfinite="stop"`` met a bad step: end the loop.
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
-        moved: whether the last step was let through: not dropped, nor left to a scaler that drops it.
-        last_incident: what was saved of the last bad step, in words; ``None`` if nothing was.
+        gate: what drops bad steps; ``None`` without ``on_nonfinite``.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -96,19 +93,16 @@ class GradientPipeline:
         recovery: Recovery | None = None,
         incidents: BlackBox | None = None,
     ) -> None:
-        if isinstance(log_every_n_steps, bool) or not isinstance(log_every_n_steps, int) or log_every_n_steps < 1:
-            raise ValueError(f"log_every_n_steps must be an int of at least 1, got {log_every_n_steps!r}")
+        check_count(log_every_n_steps, "log_every_n_steps")
+        guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
+        if guard is not None and (reason := why_not_droppable(optimizer)) is not None:
+            raise ValueError(f"on_nonfinite: {reason}, and a step cannot be dropped half way; pass on_nonfinite=None")
         self.module = module
         self.optimizer = optimizer
-        self.guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
-        if self.guard is not None and (reason := why_not_droppable(optimizer)) is not None:
-            raise ValueError(f"on_nonfinite: {reason}, and a step cannot be dropped half way; pass on_nonfinite=None")
-        rollback = self.guard is not None and self.guard.action == "rollback"
-        self.recovery = recovery or (Recovery(module, [optimizer], rollback=rollback) if self.guard else None)
-        self.incidents = incidents
-        self.moved = True
-        self.last_incident: str | None = None
-        self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
+        self.gate: Gate | None = None
+        if guard is not None:
+            recovery = recovery or Recovery(module, [optimizer], rollback=guard.action == "rollback")
+            self.gate = Gate(guard, recovery, optimizer, optimizer_index, incidents)
         self.diagnosis = Diagnosis(rules) if rules else None
         self.sinks = list(sinks)
         self.log_every_n_steps = log_every_n_steps
@@ -117,9 +111,7 @@ class GradientPipeline:
         self.optimizer_index = optimizer_index
         self.num_optimizers = num_optimizers
         self.instruments = instruments
-        self.should_stop = False
         self.total_norm: Tensor | None = None
-        self._spike: str | None = None
         self.counters = Counters()
         self._clip = clip
         self._group_by = group_by
@@ -130,6 +122,21 @@ class GradientPipeline:
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.window = Window(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether ``on_nonfinite="stop"`` met a bad step: end the loop."""
+        return self.gate is not None and self.gate.should_stop
+
+    @property
+    def moved(self) -> bool:
+        """Whether the last step was let through: not dropped, nor left to a scaler that drops it."""
+        return self.gate is None or self.gate.moved
+
+    @property
+    def last_incident(self) -> str | None:
+        """What was saved of the last bad step, in words; ``None`` if nothing was."""
+        return None if self.gate is None else self.gate.last_incident
 
     @torch.no_grad()
     def before_step(
@@ -167,51 +174,37 @@ class GradientPipeline:
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
         self.window.see(measurement.present)
 
-        clips = self.clipper.decide(measurement) if self.clipper else Clips()
-        changes = clipped = clips.any_clipped()
-        finite: Tensor | None = None
-        if self.guard is None:
-            finite = measurement.total.isfinite()
-            clipped = clipped & finite
-            if finite.device.type == "cpu":  # no sync there, and then gradients need not be multiplied by one
-                changes = bool(changes)
-            self._count_nonfinite(~finite)
-        else:
-            assert self.recovery is not None
-            self.recovery.before_step()
-            doubts = self._doubts(measurement.total, loss)
-            # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the
-            # step is clipped, so that gradients are not multiplied by one.
-            flags = [measurement.total, torch.as_tensor(clipped).to(measurement.total), *doubts.values()]
-            total, flag, *rest = torch.stack(flags).tolist()
-            damage: Damage | None = None
-            if not math.isfinite(total):
-                damage = inspect(measurement)
-                if damage is None:
-                    measurement = measure_exactly(measurement)
-                    clips = self.clipper.decide(measurement) if self.clipper else clips
-                    total, flag = float(measurement.total), bool(clips.any_clipped())  # host syncs: a rare overflow
+        clips = self._decide(measurement)
+        doubts = self.gate.doubts(measurement.total, loss) if self.gate else {}
+        facts = clips.facts(measurement.total, doubts.values())
+        # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the step is
+        # clipped, so that gradients are not multiplied by one. On CPU it is no sync, and that alone is worth it.
+        unsynced = facts.device.type == "cpu" and bool(clips.answers)
+        known = facts.tolist() if self.gate is not None or unsynced else []
+        if self.gate is not None:
+            damage = None if math.isfinite(known[0]) else inspect(measurement)
+            if damage is None and not math.isfinite(known[0]):  # every element is finite, only the norm overflowed
+                measurement = measure_exactly(measurement)
+                clips = self._decide(measurement)
+                facts = clips.facts(measurement.total)
+                known[:2] = facts.tolist()  # host sync: rare
             if damage is None:
-                damage = self._look_beyond_gradients(total, dict(zip(doubts, rest, strict=True)))
-            log = log or self._spike is not None
+                damage = self.gate.look_beyond_gradients(
+                    known[0], dict(zip(doubts, known[2:], strict=True)), self.layout
+                )
             if damage is not None:
-                self._history.append((step, total, damage.cause))
                 return self._bad_step(step, measurement, damage, live_scaler)
-            self.guard.good_step()
-            self.recovery.good_step(step)
-            self._history.append((step, total, "clipped" if flag else "ok"))
-            changes = clipped = bool(flag)
-            self.moved = True
-        self.counters.clipped = self.counters.clipped + clipped
-        self.window.num_clipped = self.window.num_clipped + clipped
-        self.window.add(measurement.norms, measurement.total, clips.smallest_coefficient(), finite)
+            self.gate.good_step(step, known[0], clipped=known[1] < 1.0)
+            log = log or self.gate.spike is not None
+        changes = known[1] < 1.0 if known else bool(clips.answers)
+        self.window.add(measurement.norms, facts, scaled=clips.scaled)
         if (by_layer := clips.layer_coefficients(self.layout)) is not None:
             self.window.add_layer_coefficients(by_layer)
 
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         after = clips.after(measurement) if log else None
         record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else None
-        if changes is not False:
+        if changes:
             clips.apply_()
         if self.instruments is not None:
             self.instruments.before_step(self.layout, step)
@@ -222,85 +215,22 @@ class GradientPipeline:
         if self.instruments is not None:
             self.instruments.after_step(self.layout)
 
+    def _decide(self, measurement: Measurement) -> Clips:
+        return self.clipper.decide(measurement) if self.clipper else Clips()
+
     def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
-        """A step that does not go through: left to the scaler if that is its business, else dropped."""
-        assert self.guard is not None and self.recovery is not None
-        self._count_nonfinite(1.0 if damage.nan else 0.0)
+        assert self.gate is not None
+        self.window.num_nonfinite += bool(damage.nan)
         self.counters.skipped += 1
-        self.moved = False
-        if scaler is not None and damage.nan and self.guard.leaves_to_scaler(scaler.get_scale()):  # host sync: rare
-            self.recovery.overflow_step()
-            return self._record(step, measurement, damage=damage, scaler=scaler, dropped_as="overflow")
-        must_end = self.guard.bad_step()
-        self.should_stop = self.should_stop or self.guard.action == "stop"
-        self._save_incident(step, measurement, damage, scaler)
-        for parameter in self.layout.params:
-            parameter.grad = None  # zeros would still move weights, through momentum and weight decay
-        dropped_as: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
+        dropped_as, error = self.gate.drop(step, measurement, damage, scaler)
         record = self._record(step, measurement, damage=damage, scaler=scaler, dropped_as=dropped_as)
-        if must_end:
-            raise NonFiniteGradientError(self._last_words(damage, step))
+        if error is not None:
+            raise error
         return record
 
-    def _doubts(self, total: Tensor, loss: Tensor | float | None) -> dict[str, Tensor]:
-        """What else may be wrong with a step whose gradients are fine, on the device, the same on every process."""
-        assert self.guard is not None and self.recovery is not None
-        doubts: dict[str, Tensor] = {}
-        if (norm := self.recovery.buffers.norm()) is not None:
-            doubts["buffers"] = (~norm.isfinite()).to(total)
-        if loss is not None and self.guard.watches_loss:
-            doubts["loss"] = torch.as_tensor(loss).detach().to(total)
-        return mean_over_processes(doubts)
-
-    def _look_beyond_gradients(self, total: float, doubts: Mapping[str, float]) -> Damage | None:
-        """Damage to buffers by the forward pass, and spikes; ``None`` for a good step."""
-        assert self.guard is not None and self.recovery is not None
-        num_params = len(self.layout.params)
-        if doubts.get("buffers"):
-            spoiled = self.recovery.buffers.spoiled()  # host syncs: only a doubtful step gets here
-            if any_process(bool(spoiled), self.layout.params):
-                return Damage({}, {}, num_params, buffers=spoiled or ("on another process",))
-        self._spike = self.guard.find_spike(total, doubts.get("loss"))
-        if self._spike is not None and self.guard.spikes is not None and self.guard.spikes.drop:
-            return Damage({}, {}, num_params, spike=self._spike)
-        return None
-
-    def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
-        assert self.guard is not None and self.recovery is not None
-        self.last_incident = None
-        if self.incidents is not None:
-            self.last_incident = self.incidents.save(
-                step=step,
-                optimizer=self.optimizer,
-                optimizer_index=self.optimizer_index,
-                action=self.guard.action,
-                cause=damage.cause,
-                layout=self.layout,
-                gradients=measurement.grads,
-                bad_names=damage.names,
-                bad_buffers=damage.buffers,
-                history=tuple(self._history),
-                buffers=self.recovery.buffers.named(),
-                scaler=scaler,
-            )
-
-    def _count_nonfinite(self, steps: Tensor | float) -> None:
-        self.counters.nonfinite = self.counters.nonfinite + steps
-        self.window.num_nonfinite = self.window.num_nonfinite + steps
-
-    def _last_words(self, damage: Damage, step: int) -> str:
-        assert self.guard is not None
-        why = "" if self.guard.action == "raise" else f" This was bad step {self.guard.streak} in a row (patience)."
-        what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
-        ruined = (
-            " A parameter is not finite, so dropping steps cannot help: use rollback, or go back to a checkpoint."
-            if self.recovery is not None and self.recovery.ruined()
-            else " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
-        )
-        saved = f" {self.last_incident}" if self.last_incident else ""
-        return f"{what}; step {step}, optimizer {self.optimizer_index}.{why} No weight was moved by it.{ruined}{saved}"
-
     def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord:
+        self.window.fold()
+        self.counters.add(self.window)
         record = build_record(
             measurement,
             step=step,
@@ -318,9 +248,8 @@ class GradientPipeline:
             record = self.instruments.enrich(record, self.layout)
         if self.diagnosis is not None:
             record = replace(record, findings=self.diagnosis.observe(record))
-        if self._spike is not None:
-            record = replace(record, findings=(*record.findings, spike_finding(self._spike, record)))
-            self._spike = None
+        if self.gate is not None and (found := self.gate.take_spike(record)) is not None:
+            record = replace(record, findings=(*record.findings, found))
         for sink in list(self.sinks):
             try:
                 sink.write(record)
@@ -332,6 +261,8 @@ class GradientPipeline:
     def _follow_layout(self) -> None:
         """Takes in parameters that were added to the optimizer since; what is known of the others stays."""
         state = self.clipper.state_dict() if self.clipper else {}
+        self.window.fold()
+        self.counters.add(self.window)
         self._build()
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
@@ -341,7 +272,7 @@ class GradientPipeline:
         return {
             "counters": self.counters.state_dict(),
             "window": self.window.state_dict(),
-            "guard": self.guard.state_dict() if self.guard else {},
+            "guard": self.gate.guard.state_dict() if self.gate else {},
             "clip": self.clipper.state_dict() if self.clipper else {},
         }
 
@@ -349,28 +280,7 @@ class GradientPipeline:
         """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
         self.counters.load_state_dict(state["counters"])
         self.window.load_state_dict(state["window"])
-        if self.guard and state["guard"]:
-            self.guard.load_state_dict(state["guard"])
+        if self.gate and state["guard"]:
+            self.gate.guard.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])
-
-
-def mean_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their means, by one all-reduce; unchanged where there is one process, or nothing to agree upon."""
-    if not values or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return values
-    together = torch.stack(list(values.values())) / dist.get_world_size()
-    dist.all_reduce(together)
-    return dict(zip(values, together.unbind(), strict=True))
-
-
-def spike_finding(spike: str, record: StepRecord) -> Finding:
-    """A spike as the views show it."""
-    return Finding(
-        rule="spike",
-        severity="warning",
-        message=spike,
-        step=record.step,
-        causes=("an unusual batch", "a learning rate near the edge of stability"),
-        remedies=("clip gradients with an adaptive policy", "let the guard drop spikes", "lower the learning rate"),
-    )

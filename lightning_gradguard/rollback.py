@@ -39,6 +39,7 @@ class Buffers:
             if buffer is not None
         }
         self.names = tuple(self._slots)
+        self._seen: list[Tensor] | None = None  # the buffers that were looked at last, until they are kept
         self._distributed = any(is_distributed(slot[key]) for slot, key in self._slots.values())
         now = self._now()
         self._watched = [i for i, b in enumerate(now) if b.is_floating_point() and bool(b.isfinite().all())]
@@ -52,7 +53,7 @@ class Buffers:
     @torch.no_grad()
     def norm(self) -> Tensor | None:
         """l2 norm over the floating-point buffers, on the device: not finite if one is spoiled; ``None`` without."""
-        now = self._now()
+        self._seen = now = self._now()
         flat = [kind.look(now) for kind in self._kinds if kind.watched]
         return torch.linalg.vector_norm(self._norms(flat)) if flat else None
 
@@ -64,14 +65,14 @@ class Buffers:
     @torch.no_grad()
     def keep(self) -> None:
         """Takes the present values as good: those of the last :meth:`norm`, if there was one since the last time."""
-        now = self._now()
+        now, self._seen = self._seen or self._now(), None
         for kind in self._kinds:
             kind.keep(now)
 
     @torch.no_grad()
     def restore_(self) -> None:
         """Puts the last good values back."""
-        now, kept = self._now(), self._kept()
+        now, kept, self._seen = self._now(), self._kept(), None
         for kind in self._kinds:
             kind.forget()
         fits = [i for i, copy in kept.items() if now[i].shape == copy.shape]

@@ -13,24 +13,34 @@ from lightning_gradguard.layout import Layout
 
 
 def by_layer(layout: Layout, norms: Tensor) -> Tensor:
-    """l2 norm of each layer from those of its parameters, ``[num_layers]``.
+    """l2 norm of each layer from those of its parameters, ``[..., num_params]`` to ``[..., num_layers]``.
 
     In float64 where the device has it, since the squares of tiny norms vanish in float32.
     """
     wide = norms.float() if norms.device.type == "mps" else norms.double()
     if len(layout.layers) == len(layout.params):
         return wide
-    return wide.new_zeros(len(layout.layers)).index_add_(0, layout.layer_index(norms.device), wide.square()).sqrt()
+    squares = wide.new_zeros(*wide.shape[:-1], len(layout.layers))
+    return squares.index_add_(-1, layout.layer_index(norms.device), wide.square()).sqrt()
+
+
+# Steps whose norms are kept until they are folded together: their cost is that of one, and their memory bounded.
+_FOLD_EVERY = 32
 
 
 @dataclass
 class Counters:
-    """Counts over the whole run of one optimizer; a tensor where no guard reads the step on the host anyway."""
+    """Counts of one optimizer: steps up to now, what was clipped or not finite up to the last record."""
 
     steps: int = 0
     skipped: int = 0
     clipped: Tensor | float = 0.0
     nonfinite: Tensor | float = 0.0
+
+    def add(self, window: Window) -> None:
+        """Takes in a window that ends."""
+        self.clipped = self.clipped + window.num_clipped
+        self.nonfinite = self.nonfinite + window.num_nonfinite
 
     def state_dict(self) -> dict[str, float]:
         """The counts as numbers."""
@@ -45,7 +55,8 @@ class Counters:
 class Window:
     """Folds the steps since the last record: largest norms, smallest coefficient, counts.
 
-    Holds one number per layer and a few more, whatever the length of the run.
+    Holds one number per layer and a few more, and the norms of the last 31 steps at most, whatever the length of the
+    run. What it tells is that of the last :meth:`fold`.
 
     Args:
         layout: the parameters of the optimizer.
@@ -68,24 +79,39 @@ class Window:
         self.num_nonfinite: Tensor | float = 0.0
         self.num_steps = 0
         self.present: tuple[bool, ...] = (False,) * len(self.layout.params)
+        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._scaled = False
 
-    def add(self, norms: Tensor, total: Tensor, coefficient: Tensor | None, finite: Tensor | None) -> None:
-        """Folds one step.
+    def add(self, norms: Tensor, facts: Tensor, *, scaled: bool) -> None:
+        """Takes one step in.
 
         Args:
             norms: of each parameter's gradient.
-            total: over all of them.
-            coefficient: the smallest that the step was scaled by, where there is one.
-            finite: whether the step was, on the device; if not it enters nothing. ``None``: known to be.
+            facts: of the step, as :meth:`~lightning_gradguard.clipper.Clips.facts` gives them. A step whose total norm
+                is not finite enters the counts only.
+            scaled: whether the second of them is a coefficient.
         """
-        layers = by_layer(self.layout, norms)
-        if finite is not None:
-            layers, total = layers.where(finite, 0.0), total.where(finite, 0.0)
-            coefficient = None if coefficient is None else coefficient.where(finite, 1.0)
-        self.max_layer_norms = torch.maximum(self.max_layer_norms, layers)
-        self.max_total_norm = torch.maximum(self.max_total_norm, total)
-        if coefficient is not None:
-            self.min_coefficient = torch.minimum(self.min_coefficient, coefficient)
+        self._steps.append((norms, facts))
+        self._scaled = scaled
+        if len(self._steps) == _FOLD_EVERY:
+            self.fold()
+
+    def fold(self) -> None:
+        """Brings all figures up to the last step."""
+        if not self._steps:
+            return
+        norms = torch.stack([norms for norms, _ in self._steps])
+        totals, coefficients = torch.stack([facts[:2] for _, facts in self._steps]).to(self._dtype).unbind(1)
+        self._steps = []
+        finite = totals.isfinite()
+        layers = by_layer(self.layout, norms).where(finite.unsqueeze(1), 0.0)
+        self.max_layer_norms = torch.maximum(self.max_layer_norms, layers.amax(0))
+        self.max_total_norm = torch.maximum(self.max_total_norm, totals.where(finite, 0.0).amax())
+        coefficients = coefficients.where(finite, 1.0)
+        if self._scaled:
+            self.min_coefficient = torch.minimum(self.min_coefficient, coefficients.amin())
+        self.num_clipped = self.num_clipped + (coefficients < 1.0).sum()
+        self.num_nonfinite = self.num_nonfinite + (~finite).sum()
 
     def add_layer_coefficients(self, coefficients: Tensor) -> None:
         """Folds the smallest coefficient of each layer; NaN, of a step that was not finite, enters nothing."""
@@ -100,6 +126,7 @@ class Window:
 
     def state_dict(self) -> dict[str, Any]:
         """The fold so far, with the layers it speaks of."""
+        self.fold()
         return {
             "layers": list(self.layout.layers),
             "max_layer_norms": self.max_layer_norms.clone(),
@@ -109,6 +136,7 @@ class Window:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state."""
+        self._steps = []
         if list(self.layout.layers) != state["layers"] or len(self.present) != len(state["present"]):
             return
         self.max_layer_norms.copy_(state["max_layer_norms"])

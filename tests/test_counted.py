@@ -11,14 +11,14 @@ from lightning_gradguard import AGC, AutoClip, GradientPipeline, NormClip, Value
 # On 100 tensors: 60 of two small shapes are stacked or listed, 40 are large.
 HIGH, LOW = ZClip(z=1e6), ZClip(max_norm=1e-9)
 STEPS = {
-    "watching": (lambda: count_step(None, guard=False), Count(118, 0, 1.0, 0.0, 0.02)),
-    "guard": (lambda: count_step(None, guard=True), Count(106, 1, 1.0, 0.0, 0.02)),
-    "everything, idle": (lambda: count_step(HIGH, guard=True), Count(138, 1, 1.0, 0.0, 0.02)),
-    "everything, clipping": (lambda: count_step(LOW, guard=True), Count(142, 1, 2.0, 1.0, 0.02)),
-    "everything, logged": (lambda: count_step(HIGH, guard=True, log=True), Count(280, 4, 1.0, 0.0, 0.04)),
-    "AutoClip, clipping": (lambda: count_step(AutoClip(), guard=True), Count(138, 1, 2.0, 1.0, 0.02)),
-    "ValueClip, idle": (lambda: count_step(ValueClip(1e6), guard=True), Count(180, 1, 2.0, 0.0, 0.03)),
-    "ValueClip, clipping": (lambda: count_step(ValueClip(1e-6), guard=True), Count(280, 1, 3.0, 1.0, 0.03)),
+    "watching": (lambda: count_step(None, guard=False), Count(98, 0, 1.0, 0.0, 0.02)),
+    "guard": (lambda: count_step(None, guard=True), Count(98, 1, 1.0, 0.0, 0.02)),
+    "everything, idle": (lambda: count_step(HIGH, guard=True), Count(126, 1, 1.0, 0.0, 0.02)),
+    "everything, clipping": (lambda: count_step(LOW, guard=True), Count(129, 1, 2.0, 1.0, 0.02)),
+    "everything, logged": (lambda: count_step(HIGH, guard=True, log=True), Count(310, 4, 1.0, 0.0, 0.04)),
+    "AutoClip, clipping": (lambda: count_step(AutoClip(), guard=True), Count(124, 1, 2.0, 1.0, 0.02)),
+    "ValueClip, idle": (lambda: count_step(ValueClip(1e6), guard=True), Count(170, 1, 2.0, 0.0, 0.03)),
+    "ValueClip, clipping": (lambda: count_step(ValueClip(1e-6), guard=True), Count(270, 1, 3.0, 1.0, 0.03)),
     "AGC, clipping": (lambda: count_step(AGC(1e-9), guard=True), Count(330, 1, 3.0, 1.0, 0.12)),
 }
 

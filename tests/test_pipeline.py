@@ -246,10 +246,11 @@ def test_a_group_that_does_not_exist_is_named_with_those_that_do():
         ({"clip": NormClip}, TypeError, r"clip must be a policy, got the class NormClip: write NormClip\(...\)"),
         ({"clip": 1.0}, TypeError, r"clip must be a ClipPolicy such as NormClip\(1.0\), got float: 1.0"),
         ({"on_nonfinite": "ignore"}, ValueError, "action must be one of"),
-        ({"log_every_n_steps": 0}, ValueError, "log_every_n_steps must be an int of at least 1, got 0"),
+        ({"log_every_n_steps": 0}, ValueError, "log_every_n_steps must be at least 1, got 0"),
+        ({"log_every_n_steps": 2.5}, TypeError, "log_every_n_steps must be an int, got float: 2.5"),
         ({"group_by": "block"}, ValueError, "group_by must be"),
     ],
-    ids=["class", "number", "action", "interval", "grouping"],
+    ids=["class", "number", "action", "interval", "fraction", "grouping"],
 )
 def test_bad_arguments_are_refused_at_construction(options, error, message):
     net = network()
