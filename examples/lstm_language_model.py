@@ -6,6 +6,7 @@ Trains twice, without and with the mitigation:
     python examples/lstm_language_model.py
     python examples/lstm_language_model.py --mitigate norm --max-norm 0.25 --seeds 5
     python examples/lstm_language_model.py --mitigate all --text tinyshakespeare.txt
+    python examples/lstm_language_model.py --mitigate others      # the policies that ``all`` leaves out
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from report import Study
 from torch import Tensor, nn
 from torchmetrics.text import Perplexity
 
-from lightning_gradguard import AdaptiveGradientClipping, AutoClip, ClipPolicy, NormClip, ValueClip, ZClip
+from lightning_gradguard import (
+    AGC,
+    AdaGC,
+    AdaptiveGradientClipping,
+    AutoClip,
+    ClipPolicy,
+    MaxClip,
+    NormClip,
+    QuantileClip,
+    ValueClip,
+    ZClip,
+)
 
 
 class LanguageModel(L.LightningModule):
@@ -103,12 +115,22 @@ POLICIES = {
     "value": lambda args: ValueClip(0.01 if args.max_value is None else args.max_value),
     "zclip": lambda args: ZClip(**given(z=args.z, max_norm=args.max_norm)),
     "autoclip": lambda args: AutoClip(**given(percentile=args.percentile, max_norm=args.max_norm)),
+    "quantile": lambda args: QuantileClip(**given(max_norm=args.max_norm)),
+    "agc": lambda args: AGC(**given(ratio=args.ratio)),
+    "adagc": lambda args: AdaGC(**given(ratio=args.ratio)),
+    "maxclip": lambda args: MaxClip(**given(decay=args.decay)),
+}
+SETS = {
+    "all": ("norm", "value", "zclip", "autoclip"),
+    "others": ("quantile", "agc", "adagc", "maxclip"),
 }
 KNOBS = {
-    "max_norm": ("norm", "zclip", "autoclip"),
+    "max_norm": ("norm", "zclip", "autoclip", "quantile"),
     "max_value": ("value",),
     "z": ("zclip",),
     "percentile": ("autoclip",),
+    "ratio": ("agc", "adagc"),
+    "decay": ("maxclip",),
 }
 
 
@@ -119,18 +141,25 @@ def given(**options: float | None) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> Study:
     parser = studies.parser(__doc__, max_epochs=2, quick="one epoch instead of two")
-    parser.add_argument("--mitigate", choices=["none", *POLICIES, "all"], default="zclip", help="default: zclip")
+    parser.add_argument(
+        "--mitigate",
+        choices=["none", *POLICIES, *SETS],
+        default="zclip",
+        help=f"one policy; all: {', '.join(SETS['all'])}; others: {', '.join(SETS['others'])} (default: zclip)",
+    )
     parser.add_argument("--max-norm", type=float, help="ceiling of the gradient norm (norm: 0.25; adaptive: none)")
     parser.add_argument("--max-value", type=float, help="ceiling of each element (value: 0.01)")
     parser.add_argument("--z", type=float, help="zclip: how many deviations are a spike")
     parser.add_argument("--percentile", type=float, help="autoclip: which percentile of the norms seen so far")
+    parser.add_argument("--ratio", type=float, help="agc: of a unit's gradient to its weights; adagc: to its past")
+    parser.add_argument("--decay", type=float, help="maxclip: of the running maximum")
     parser.add_argument("--cell", choices=["lstm", "gru", "rnn"], default="lstm")
     parser.add_argument("--lr", type=float, default=20.0, help="of plain SGD (default: 20)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--bptt", type=int, default=50, help="characters through which gradients flow")
     parser.add_argument("--text", metavar="FILE", help="any UTF-8 text instead of Python's documentation")
     args = studies.parse(parser, argv, quick_epochs=1)
-    chosen = list(POLICIES) if args.mitigate == "all" or args.compare else [args.mitigate]
+    chosen = POLICIES if args.compare else SETS.get(args.mitigate, [args.mitigate])
     for knob, needs in KNOBS.items():
         if getattr(args, knob) is not None and not set(needs) & set(chosen):
             raise data.UsageError(f"--{knob.replace('_', '-')} does nothing with --mitigate {args.mitigate}")
@@ -143,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> Study:
     text = data.text(args.text)
     loaders = sequences(text.train, args.batch, args.bptt), sequences(text.val, args.batch, args.bptt)
     study = Study(
-        name="lstm_language_model",
+        name="lstm_policies" if args.mitigate == "others" and not args.compare else "lstm_language_model",
         question=f"A character {args.cell.upper()} on real text, SGD at learning rate {args.lr:g}: does it learn?",
         metrics={"val/bits_per_character": "bits per character", "val/perplexity": "perplexity"},
         source=f"{text.source}; a model without memory needs {text.unigram_bits:.2f} bits",
