@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradguard.diagnose.updates import UpdateMeter
+from lightning_gradguard.diagnose.updates import UpdateMeter, part_of
 from lightning_gradguard.layout import Layout
 
 
@@ -74,3 +74,76 @@ def test_a_bad_interval_is_refused(every):
     layout = Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="every_n_steps must be an int of at least 1"):
         UpdateMeter(layout, every)
+
+
+def embedding(rows=32):
+    net = nn.Embedding(4000, 64)
+    return net, net(torch.randint(4000, (rows,))).square().sum()
+
+
+def wide_classifier():
+    net = nn.Linear(512, 5000, bias=False)
+    return net, nn.functional.cross_entropy(net(torch.randn(8, 512)), torch.randint(5000, (8,)))
+
+
+def silent_inputs():
+    net = nn.Linear(784, 256, bias=False)
+    inputs = torch.zeros(16, 784)
+    inputs[:, ::28] = torch.rand(16, 28)
+    return net, net(inputs).relu().square().sum()
+
+
+def convolution():
+    net = nn.Conv2d(64, 128, 3, bias=False)
+    return net, net(torch.randn(2, 64, 5, 5)).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "bound"),
+    [
+        (convolution, torch.optim.SGD, 0.03),
+        (convolution, torch.optim.Adam, 0.03),
+        (silent_inputs, torch.optim.SGD, 0.03),
+        (silent_inputs, torch.optim.Adam, 0.03),
+        (wide_classifier, torch.optim.Adam, 0.03),
+        (wide_classifier, torch.optim.SGD, 0.25),
+        (embedding, torch.optim.Adam, 0.25),
+        (embedding, torch.optim.SGD, 0.25),
+    ],
+)
+def test_a_sixteenth_of_a_large_tensor_tells_the_change_of_the_whole(make, kind, bound):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net, loss = make()
+        optimizer = kind(net.parameters(), lr=0.01)
+        meter = UpdateMeter(Layout.from_optimizer(net, optimizer))
+        loss.backward()
+        before = net.weight.detach().clone()
+        meter.before_step(0)
+        optimizer.step()
+        meter.after_step()
+        expected = (net.weight.detach() - before).norm() / before.norm()
+        assert part_of(before) is not before
+        assert meter.take() == pytest.approx((float(expected),), rel=bound)
+
+
+def test_copies_of_large_tensors_take_a_sixteenth_of_their_memory():
+    assert part_of(torch.zeros(768, 3072)).numel() <= 1.1 * 768 * 3072 / 16
+
+
+@pytest.mark.parametrize("shape", [(2304, 768), (1000, 100), (128, 64, 3, 3), (4000, 33)])
+def test_stretches_of_a_large_tensor_touch_every_row_and_every_column(shape):
+    whole = torch.zeros(shape)
+    part_of(whole).fill_(1.0)
+    assert whole.sum() == part_of(whole).numel(), "no element is in two stretches"
+    assert (whole.flatten(1).sum(0) > 0).all()
+    assert (whole.flatten(1).sum(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(256, 256), torch.zeros(2**17), torch.zeros(2**14, 8), torch.zeros(600, 500).t(), torch.tensor(1.0)],
+    ids=["small", "flat", "short rows", "transposed", "scalar"],
+)
+def test_other_tensors_are_compared_whole(tensor):
+    assert part_of(tensor) is tensor
