@@ -1,153 +1,41 @@
 """Writes the gallery, ``examples/README.md``, from the recorded results: make gallery.
 
-Words are here, figures are not: every table and plot comes from a record, with its command, date and machine.
+Words are in ``pages.py``, figures are not: every one comes from a record, with its command, date and machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import bars
 import studies
 from data import UsageError
-from report import Study, load
+from pages import PAGES, PICTURES, Page
+from report import Study, load, number
 
 HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Page:
-    """What is said of a study, beside what was recorded of it.
-
-    Attributes:
-        title: of its section.
-        records: names of its records, in the order of the page.
-        why: what happens, and what cures it.
-        look: what to look at in TensorBoard.
-        not_held: what one often hears, and what was seen instead.
-    """
-
-    title: str
-    records: tuple[str, ...]
-    why: str
-    look: str = ""
-    not_held: tuple[str, ...] = field(default=())
-
-
-PAGES = [
-    Page(
-        "A language model that explodes",
-        ("lstm_language_model",),
-        "Learning rate 20 with plain SGD and the initialization are those of PyTorch's own word_language_model "
-        "example. Without clipping the loss spikes within the first steps and the state of the LSTM saturates. "
-        "With clipping it learns.",
-        "`grad_norm_total/pre_clip` beside `post_clip` and `threshold`, and `gradguard/clipped_fraction`: a fixed "
-        "norm clips rarely, AutoClip at the 10th percentile nearly always, and both learn.",
-        (
-            "It never ends in NaN: saturation keeps an LSTM finite. The failure is spikes and divergence.",
-            "How badly it fails is a matter of the seed. Some runs recover; none gets near one with a fixed norm.",
-            "ZClip gains less than a fixed norm here: the explosion begins while it still learns what is normal.",
-            "A saturated LSTM is full of subnormal numbers: until they were flushed to zero, failing runs took "
-            "ten times as long as good ones.",
-        ),
-    ),
-    Page(
-        "A CNN of 20 layers that does not learn",
-        ("cnn20", "cnn20_depth"),
-        "He et al.'s 6n + 2 layout and optimizer, with PyTorch's default initialization and no normalization: the "
-        "loss stays at ln 10, for the gradient of the first convolution is many decades below that of the last.",
-        "The *Gradient flow* tab, with `plain` and a cured run side by side: a slope from top to bottom against "
-        "an even field.",
-        (
-            "He initialization alone is no cure at this learning rate; batch normalization alone is, and so are "
-            "residual connections alone.",
-            "The ratio of first to last layer does not tell: `plain, Xavier` and `plain, N(0, 0.01²)` have an "
-            "even profile and do not learn either, because all of it is too small.",
-        ),
-    ),
-    Page(
-        "A GAN that ends in NaN",
-        ("gan", "gan_dense"),
-        "Two optimizers pull against each other, with manual optimization and one clipping policy each. At this "
-        "rate the run is over after a handful of steps. Careful initialization does not save it, clipping does "
-        "not save a careless initialization: it takes both. The guard alone does not make it learn, but it stops "
-        "the run with finite weights.",
-        "`grad_norm_total/pre_clip/opt0` (discriminator) and `/opt1` (generator): which one starts?",
-        (
-            "SGD at 0.4 is high. With Adam at 2e-4, the field's standard, nothing of this happens: `--optimizer adam`.",
-            "A threshold that is learned from the history alone learns the explosion, which begins in the first "
-            "steps: ZClip needs a ceiling here.",
-        ),
-    ),
-    Page(
-        "Gradients that vanish in time",
-        ("vanishing_rnn", "vanishing_rnn_layers", "vanishing_rnn_powers"),
-        "In the adding problem the first of two numbers may lie 30 steps back. A sigmoid RNN gets no gradient "
-        "from there. The reason is in the powers of one matrix.",
-        not_held=(
-            "Gates do not prevent vanishing at the start: LSTM and GRU lose as much a step as a tanh RNN. "
-            "Training opens them; a forget gate that is open from the start has it from the start.",
-        ),
-    ),
-    Page(
-        "Activations and initializations",
-        ("activations", "activations_matched"),
-        "The same fully connected network; only the activation and the initialization change.",
-        not_held=(
-            "ReLU with the framework's default initialization does not learn at depth 10 either, just like sigmoid.",
-            "tanh with Xavier initialization does not vanish.",
-            "SiLU and Leaky ReLU are no cure for depth without the matching initialization.",
-        ),
-    ),
-    Page(
-        "The scale of the weights",
-        ("init_scale", "init_scale_scalar", "init_scale_sigmoid"),
-        "What reaches the first layer is decided before training begins.",
-        not_held=(
-            "The simulation with one unit a layer that is often shown takes the derivative at the wrong index: "
-            "its gradient at layer 0 is exactly 0, whatever the weights. Corrected, it never explodes at scale "
-            "1.5.",
-            "Ten sigmoid layers with N(0, 1) lose one order of magnitude, not many. It is the small "
-            "initializations that vanish.",
-        ),
-    ),
-    Page(
-        "Clipping by value turns the gradient",
-        ("clipping_direction",),
-        "Cosine between the raw gradient and what each kind of clipping makes of it, on the same steps of one "
-        "run; and what training with each kind comes to.",
-        not_held=("The turn costs little here: clipping by value trains nearly as well, or as well.",),
-    ),
-    Page(
-        "Residual connections against plain depth",
-        ("residual_depth",),
-        "Fully connected ReLU layers with PyTorch's default initialization.",
-        not_held=("Residual connections alone explode at depth 50: they need a normalization, or a smaller scale.",),
-    ),
-    Page(
-        "Rare bad batches",
-        ("bad_batches",),
-        "One batch in 50 was never divided by 255. Without clipping the first one ends the run. A fixed threshold "
-        "that survives it clips most of the healthy steps too; ZClip clips the bad ones.",
-        "`grad_norm_total/pre_clip` on a log axis: a comb with a tooth every 50 steps, and `threshold` below it.",
-    ),
-]
+# {record|variant} or {record|variant|heading} in the words of a page
+CELL = re.compile(r"\{([^|{}]+)\|([^|{}]+)(?:\|([^|{}]+))?\}")
 
 
 def section(page: Page, folder: Path, home: Path) -> str:
     """One study of the gallery; records that are missing are said to be missing."""
-    parts = [f"## {page.title}", page.why]
+    there = {name: load(path) for name in page.records if (path := folder / f"{name}.json").is_file()}
+    made = {name: study for name, (study, _) in there.items()}
+    parts = [f"## {page.title}", filled(page.why, made) or ""]
     for name in page.records:
-        path = folder / f"{name}.json"
-        if not path.is_file():
+        if name not in there:
             parts.append(f"*{name}: not recorded yet; `python examples/cases.py --only {name}` does it.*")
             continue
-        study, about = load(path)
-        plot = os.path.relpath(path.with_suffix(".png"), home)
+        study, about = there[name]
+        plot = os.path.relpath(folder / f"{name}.png", home)
         parts += [
             f"### {study.question}",
             f"```bash\n{study.command}\n```",
@@ -158,46 +46,111 @@ def section(page: Page, folder: Path, home: Path) -> str:
         ]
     if page.look:
         parts.append(f"**In TensorBoard:** {page.look}")
-    if page.not_held:
-        parts.append("**What did not hold:**\n\n" + "\n".join(f"- {line}" for line in page.not_held))
+    lines = [line for text in page.not_held if (line := filled(text, made))]
+    if lines:
+        parts.append("**What did not hold:**\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join(part for part in parts if part)
 
 
+def filled(text: str, made: dict[str, Study]) -> str | None:
+    """A text with the figures that it speaks of; ``None`` where they are not recorded yet."""
+    if any(name not in made for name, _, _ in CELL.findall(text)):
+        return None
+    return CELL.sub(lambda match: cell(made[match[1]], match[2], match[3]), text)
+
+
+def cell(study: Study, variant: str, heading: str | None) -> str:
+    """A cell of the study's table, by default that of the first metric."""
+    study.of(variant)  # says which variants there are
+    headings, rows = study.rows()
+    if heading is not None and heading not in headings:
+        raise KeyError(f"{study.name} has no column {heading!r}; it has {headings}")
+    [row] = [row for row in rows if row[0] == variant]
+    return row[1 if heading is None else headings.index(heading)].replace("/", " of ")
+
+
 def seeds_of(study: Study) -> str:
-    count = len({run.seed for run in study.runs})
-    return f"{count} seeds: metrics are mean ± standard deviation, the rest medians." if count > 1 else "One seed."
+    count = max(len(study.of(variant)) for variant in study.variants())
+    return f"{count} seeds." if count > 1 else "One seed."
 
 
 def verdict(study: Study) -> str:
-    """What the study had to show, and whether it did."""
+    """What the study had to show, and whether it did; where it did not, what each seed came to."""
     found = bars.of(study)
     if not found:
         return ""
-    lines = [f"| {bar.says} | {measured} | {'yes' if holds else '**no**'} |" for bar, measured, holds in found]
-    return "\n".join(["| has to show | measured | holds |", "| --- | ---: | --- |", *lines])
+    lines = [f"| {says(bar, study)} | {measured} | {'yes' if holds else '**no**'} |" for bar, measured, holds in found]
+    missed = [text for bar, _, holds in found if not holds and (text := seed_by_seed(bar, study))]
+    table = "\n".join(["| has to show | measured | holds |", "| --- | ---: | --- |", *lines])
+    return "\n\n".join([table, *dict.fromkeys(missed)])
+
+
+def says(bar: bars.Bar, study: Study) -> str:
+    """The statement with the headings of the table in place of the names of the metrics."""
+    names = {key: label for key, label in study.metrics.items() if key != label}
+    return " ".join(names.get(word, word) for word in bar.says.split(" "))
+
+
+def seed_by_seed(bar: bars.Bar, study: Study) -> str:
+    """All that a statement was measured on; empty if it is not about one metric of one variant."""
+    variant = bar.says.partition(": ")[0]
+    keys = [key for key in study.metrics if key in bar.says.split(" ")]
+    if variant not in study.variants() or not keys:
+        return ""
+    values = ", ".join(number(value) for value in study.values(variant, keys[0]))
+    return f"*Missed; {study.metrics[keys[0]]} of `{variant}`, seed by seed: {values}.*"
+
+
+def pictures(folder: Path, home: Path) -> str:
+    """What TensorBoard shows of two studies, as ``screenshots.py`` left it."""
+    record = folder / "screenshots.json"
+    if not record.is_file():
+        return "*No pictures yet; `python examples/screenshots.py` takes them.*"
+    about = json.loads(record.read_text(encoding="utf-8"))
+    parts, command = [], ""
+    for shot in about["shots"]:
+        if shot["command"] != command:
+            command = shot["command"]
+            parts.append(f"```bash\n{command}\ntensorboard --logdir runs/{shot['study']}\n```")
+        parts += [PICTURES[shot["file"]], f"![{shot['file']}]({os.path.relpath(folder / shot['file'], home)})"]
+    parts.append(
+        f"*Taken by `python examples/screenshots.py`, {about['date']}, {about['machine']}, {about['versions']}.*"
+    )
+    return "\n\n".join(parts)
 
 
 def write(folder: Path, target: Path) -> str:
     """The whole page as text."""
+    home = target.parent
     opening = f"""# Gallery
 
 Every failure here really happens, on real data, and every cure really cures. Each script trains twice, without and with
-the mitigation, prints one table, draws one plot, and leaves one TensorBoard run a variant under one folder:
+the mitigation (`--compare`: every variant), prints one table, draws one plot, and leaves one TensorBoard run a variant
+under one folder:
 
 ```bash
-python examples/demo.py                        # the three main studies in a minute: make demo
+make demo                                      # the three main studies, a few minutes
 python examples/cnn20.py --compare --seeds 5   # every variant of one study
-python examples/cases.py                       # everything below: make cases
+make cases                                     # everything below, under an hour
 tensorboard --logdir runs                      # what to look at: below
 ```
 
-All scripts share their options (`--seed`, `--seeds`, `--compare`, `--quick`, `--max_epochs`, `--fast_dev_run`,
-`--accelerator`, `--logdir`, `--diagnose`); `--help` tells the others. The data need no network: scikit-learn's digits
-and Python's own documentation. `--data-dir` takes MNIST or CIFAR-10 from a folder (the plain files), `--text` any UTF-8
-text. The figures are for comparing variants, not for comparing with the literature: the images are 8x8, and the text is
-a third of a megabyte.
-This page is written by `make gallery` from `{os.path.relpath(folder, HERE.parent)}`."""
-    return "\n\n".join([opening, *(section(page, folder, target.parent) for page in PAGES)]) + "\n"
+All scripts share their options (`--seed`, `--seeds`, `--compare`, `--quick`, `--logdir`; those that train also
+`--max_epochs`, `--fast_dev_run`, `--accelerator`, `--diagnose`); `--help` tells the others. The data need no network:
+scikit-learn's digits and Python's own documentation. `--data-dir` takes MNIST or CIFAR-10 from a folder (the plain
+files), `--text` any UTF-8 text. The figures are for comparing variants, not for comparing with the literature: the
+images are 8x8, and the text is a third of a megabyte.
+
+This page is written by `make gallery` from `{os.path.relpath(folder, HERE.parent)}`.
+
+**How to read the tables.** A row is a variant. The study's own metrics come first, mean ± standard deviation over the
+seeds; "(3 of 5)" means that only so many runs got that far. The rest are medians: *first* and *last layer* are gradient
+norms at the first step, input first; *decades a layer* is the slope between them on a log scale (0 is even, positive
+shrinks towards the input); *largest norm* is before clipping; *clip rate* is the share of steps that were clipped.
+*Diverged* counts runs that failed: a loss that is not finite, or a result no better than guessing. In the plots the
+left side is over depth, the right side over time. *Has to show* is the bar of a study; one that was missed stays."""
+    parts = [opening, "## Side by side in TensorBoard", pictures(folder, home)]
+    return "\n\n".join([*parts, *(section(page, folder, home) for page in PAGES)]) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

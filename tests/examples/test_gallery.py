@@ -29,6 +29,8 @@ def test_the_gallery_shows_what_was_recorded_and_says_what_was_not(results, tmp_
     assert "](results/init_scale_sigmoid.png)" in page
     assert (tmp_path / "results" / "init_scale_sigmoid.png").is_file()
     assert "*cnn20: not recorded yet" in page
+    assert "*No pictures yet; `python examples/screenshots.py` takes them.*" in page
+    assert "He initialization alone" not in page  # of a study that is not recorded
     assert str(tmp_path) not in re.sub(r"from `[^`]*`", "", page)  # nothing of this machine's folders
 
 
@@ -40,6 +42,46 @@ def test_every_case_has_its_place_in_the_gallery_and_every_place_its_case():
 
 def test_every_bar_speaks_of_a_case():
     assert {bar.study for bar in bars.BARS} <= {name for name, _, _ in cases.CASES}
+
+
+def test_the_pictures_of_tensorboard_stand_with_their_commands_date_and_machine(tmp_path):
+    page = gallery.pictures(gallery.HERE / "results", gallery.HERE)
+    record = json.loads((gallery.HERE / "results" / "screenshots.json").read_text())
+    assert {shot["file"] for shot in record["shots"]} == set(gallery.PICTURES)
+    for shot in record["shots"]:
+        picture = gallery.HERE / "results" / shot["file"]
+        assert f"](results/{shot['file']})" in page
+        assert f"{shot['command']}\ntensorboard --logdir runs/{shot['study']}\n" in page
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.stat().st_size < 300_000
+    assert f"{record['date']}, {record['machine']}" in page
+
+
+def test_a_figure_in_a_text_is_a_cell_of_the_recorded_table():
+    study = of_values(0.5, 0.7, diverged=True, seconds=1.0)
+    made = {"s": study}
+    assert gallery.filled("{s|a} of it, {s|a|diverged} fail", made) == "0.6 ± 0.14 of it, 2 of 2 fail"
+    assert gallery.filled("{other|a} is not recorded", made) is None
+    with pytest.raises(KeyError, match="has no variant 'b'"):
+        gallery.filled("{s|b}", made)
+    with pytest.raises(KeyError, match="has no column 'loss'"):
+        gallery.filled("{s|a|loss}", made)
+
+
+def test_every_figure_that_the_gallery_speaks_of_is_in_the_records():
+    texts = [text for page in gallery.PAGES for text in (page.why, *page.not_held)]
+    named = {name for text in texts for name, _, _ in gallery.CELL.findall(text)}
+    paths = {name: gallery.HERE / "results" / f"{name}.json" for name in named}
+    made = {name: load(path)[0] for name, path in paths.items() if path.is_file()}
+    assert made
+    assert not [text for text in texts if "{" in (gallery.filled(text, made) or "")]
+
+
+def test_a_study_with_one_seed_and_one_with_an_extra_draw_are_counted_by_variant():
+    extra = of_values(1.0, 2.0)
+    extra.runs.append(Run("as published", 42, {"m": 1.0}))
+    assert gallery.seeds_of(extra) == "2 seeds."
+    assert gallery.seeds_of(of_values(1.0)) == "One seed."
 
 
 def test_the_gallery_without_results_says_what_to_do(tmp_path):
@@ -75,7 +117,10 @@ def test_a_bar_can_be_passed_and_missed(bar, passes, fails):
 def test_a_missed_bar_is_shown_as_missed(results, monkeypatch):
     monkeypatch.setattr(bars, "BARS", [bars.each("init_scale_sigmoid", "Xavier", "ratio", low=1.0)])
     study, _ = load(results / "init_scale_sigmoid.json")
-    assert gallery.verdict(study).endswith("| **no** |")
+    shown = gallery.verdict(study)
+    assert "| Xavier: first / last weight gradient ≥ 1 with every seed |" in shown
+    assert "| **no** |" in shown
+    assert "*Missed; first / last weight gradient of `Xavier`, seed by seed: " in shown
     assert cases.verdict(results, ["init_scale_sigmoid"]) == 1
 
 
