@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from lightning_gradguard.clip.arguments import between
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, norm_coefficient
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import Measurement, dense_values
 
@@ -76,7 +77,8 @@ class MaxClip(ClipPolicy):
         state["bound"], state["steps"] = bound, steps
 
         limit = bound.masked_fill(steps == 0, torch.inf)
-        return Clip(units=_rescaled(measurement, limit), changes=(largest > limit).any())
+        factors = _factors(measurement.grads, limit, norm_coefficient(largest, limit))
+        return Clip(units=factors, changes=(largest > limit).any())
 
     def _weight(self, steps: Tensor) -> Tensor | float:
         if self.original:  # m / (1 - decay^t), as a running mean
@@ -84,14 +86,13 @@ class MaxClip(ClipPolicy):
         return 1.0 - self.decay
 
 
-def _rescaled(measurement: Measurement, bound: Tensor) -> list[Tensor | None]:
-    """For each gradient the factors of its elements: bound / max|g| beyond the bound, otherwise 1."""
-    factors: list[Tensor | None] = []
-    ratios = bound / measurement.max_abs
-    for grad, limit, ratio in zip(measurement.grads, bound.unbind(), ratios.unbind(), strict=True):
-        if grad is None:
-            factors.append(None)
-        else:
-            size = dense_values(grad).abs()
-            factors.append(torch.where(size > limit.to(size), ratio.to(size), 1.0))
+def _factors(grads: Sequence[Tensor | None], bound: Tensor, ratio: Tensor) -> list[Tensor | None]:
+    """For each gradient the factors of its elements: 1 up to the bound, the tensor's ratio beyond it."""
+    factors: list[Tensor | None] = [None] * len(grads)
+    present = [(index, dense_values(grad)) for index, grad in enumerate(grads) if grad is not None]
+    sizes = torch._foreach_abs([grad for _, grad in present]) if present else []
+    bounds, ratios = bound.unbind(), ratio.unbind()
+    for (index, _), size in zip(present, sizes, strict=True):
+        # 1 or 0 in place, then at least the ratio: twice as fast on CPU as torch.where
+        factors[index] = size.le_(bounds[index].to(size)).clamp_(min=ratios[index].to(size))
     return factors
