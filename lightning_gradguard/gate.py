@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.guard import Damage, Guard, NonFiniteGradientError
+from lightning_gradguard.held import HeldSteps, damage_of, why_not_on_device
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import Measurement
@@ -28,7 +29,11 @@ class Gate:
         optimizer_index: which optimizer this is, for messages.
         incidents: saves bad steps for replay; ``None`` saves nothing.
 
+    Raises:
+        ValueError: if the guard shall drop steps on the device, and that cannot be.
+
     Attributes:
+        held: steps that are dropped on the device, if they are; ``None`` where each step is judged on the host.
         moved: whether the last step was let through: not dropped, nor left to a scaler that drops it.
         should_stop: whether the guard's action is to stop, and a bad step was met.
         spike: what is far above the usual in the step at hand, in words.
@@ -53,6 +58,15 @@ class Gate:
         self._index = optimizer_index
         self._incidents = incidents
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
+        self.held = HeldSteps(optimizer, recovery.buffers) if self._holds() else None
+
+    def _holds(self) -> bool:
+        params = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        reason = "incidents are saved on the host" if self._incidents else why_not_on_device(self._optimizer, params)
+        if self.guard.on_device and reason is not None:
+            raise ValueError(f"on_device=True cannot drop steps on the device: {reason}; pass on_device=None")
+        on_cuda = bool(params) and all(parameter.device.type == "cuda" for parameter in params)
+        return reason is None and (on_cuda if self.guard.on_device is None else self.guard.on_device)
 
     def doubts(self, total: Tensor, loss: Tensor | float | None) -> dict[str, Tensor]:
         """What else may be wrong with a step whose gradients are fine, on the device, the same on every process."""
@@ -82,6 +96,28 @@ class Gate:
         self.guard.good_step()
         self.recovery.good_step(step)
         self._history.append((step, total, "clipped" if clipped else "ok"))
+
+    def late(self, *, wait: bool = False) -> Iterator[tuple[int, Measurement, Damage, NonFiniteGradientError | None]]:
+        """The bad ones among the steps that were held, as far as the host knows by now, oldest first.
+
+        Args:
+            wait: for all of them; a host sync.
+
+        Yields:
+            Step, what was measured of it, what was wrong, and the error that must end the run, if it must.
+        """
+        for held in self.held.learned(wait=wait) if self.held else ():
+            damage = damage_of(held)
+            self.moved = damage is None
+            if damage is None:
+                self.guard.good_step()
+                self._history.append((held.step, float(held.facts[0]), "ok"))
+                continue
+            must_end = self.guard.bad_step()
+            error = NonFiniteGradientError(self._last_words(damage, held.step)) if must_end else None
+            if must_end:
+                self.recovery.buffers.restore_()  # the forward pass of the present step has been through them
+            yield held.step, held.measurement, damage, error
 
     def drop(
         self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None

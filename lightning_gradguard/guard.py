@@ -27,6 +27,7 @@ class Damage:
     Attributes:
         nan: number of NaN elements of each affected parameter, by name; 0 where it has infinities only.
         inf: number of infinite elements of each affected parameter, by name.
+        counted: whether these are counts; otherwise 1 stands for *some*.
         num_params: how many parameters had a gradient.
         buffers: names of buffers that the forward pass made non-finite, where the gradients are finite.
         spike: in words, a gradient norm or loss far above the usual, where all is finite.
@@ -37,6 +38,7 @@ class Damage:
     num_params: int
     buffers: tuple[str, ...] = ()
     spike: str | None = None
+    counted: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,12 +58,7 @@ class Damage:
             return self.spike
         if self.buffers:
             return f"the forward pass made buffers non-finite: {', '.join(map(repr, self.buffers[:5]))}"
-        shown = [
-            f"'{name}' ({self.nan[name]} NaN, {self.inf[name]} Inf)"
-            if self.nan[name]
-            else f"'{name}' ({self.inf[name]} Inf)"
-            for name in self.names[:5]
-        ]
+        shown = [f"'{name}' ({self._what(name)})" for name in self.names[:5]]
         rest = f" and {len(self.names) - 5} more" if len(self.names) > 5 else ""
         where = (
             "every parameter is affected, which points at the loss, the forward pass or the input"
@@ -69,6 +66,11 @@ class Damage:
             else f"{len(self.names)} of {self.num_params} parameters are affected"
         )
         return f"{', '.join(shown)}{rest}; {where}"
+
+    def _what(self, name: str) -> str:
+        if not self.counted:
+            return "NaN" if self.nan[name] else "Inf"
+        return f"{self.nan[name]} NaN, {self.inf[name]} Inf" if self.nan[name] else f"{self.inf[name]} Inf"
 
 
 def inspect(measurement: Measurement) -> Damage | None:
@@ -119,9 +121,14 @@ class Guard:
         loss_scale_floor: with a ``GradScaler``, overflows are its business as long as its scale is above this, > 0.
             1: when the scale does not enlarge gradients any more, halving it again is no cure.
         spikes: what counts as a spike of gradient norm or loss; ``None`` lets finite steps pass.
+        on_device: whether a fused optimizer leaves bad steps out by itself and the host learns of them a little later,
+            which spares the host sync of each step. ``None``: where gradients live on a CUDA device and nothing needs
+            to know at once (action ``"skip"``, no spikes, no incidents). Then a step whose norm overflows although
+            its elements are finite is dropped as well, and elements are not counted.
 
     Raises:
-        TypeError, ValueError: for an unknown action, a patience below 1, a floor that is not positive.
+        TypeError, ValueError: for an unknown action, a patience below 1, a floor that is not positive, and
+            ``on_device=True`` with what needs the host.
     """
 
     def __init__(
@@ -131,6 +138,7 @@ class Guard:
         *,
         loss_scale_floor: float = 1.0,
         spikes: SpikeRule | None = None,
+        on_device: bool | None = None,
     ) -> None:
         if action not in get_args(Action):
             raise ValueError(f"action must be one of {', '.join(map(repr, get_args(Action)))}, got {action!r}")
@@ -145,7 +153,13 @@ class Guard:
         self.action = action
         self.patience = patience
         self.loss_scale_floor = loss_scale_floor
+        if on_device not in (None, True, False):
+            raise TypeError(f"on_device must be True, False or None, got {on_device!r}")
+        if on_device and (action != "skip" or spikes is not None):
+            needs = "spikes" if action == "skip" else f"action {action!r}"
+            raise ValueError(f"on_device=True drops steps without asking the host, and {needs} needs it: use None")
         self.spikes = spikes
+        self.on_device = False if spikes is not None or action != "skip" else on_device
         self.streak = 0
         self._watches = {name: SpikeWatch(spikes) for name in ("gradient norm", "loss")} if spikes is not None else {}
 

@@ -21,7 +21,7 @@ from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.layout import GroupBy, Layout
 from lightning_gradguard.measure import Measurement, measure, measure_exactly
 from lightning_gradguard.record import Sink, StepRecord
-from lightning_gradguard.recording import build_record
+from lightning_gradguard.recording import WeightClock, build_record
 from lightning_gradguard.recovery import Recovery, check_count
 from lightning_gradguard.scaling import unscale_once_
 from lightning_gradguard.window import Counters, Window
@@ -121,6 +121,7 @@ class GradientPipeline:
         self.layout = Layout.from_optimizer(self.module, self.optimizer, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.window = Window(self.layout, device)
+        self.weight_clock = WeightClock()
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
 
     @property
@@ -174,36 +175,42 @@ class GradientPipeline:
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
         self.window.see(measurement.present)
 
+        late = self._report_late_steps(wait=log)
         clips = self._decide(measurement)
         doubts = self.gate.doubts(measurement.total, loss) if self.gate else {}
         facts = clips.facts(measurement.total, doubts.values())
-        # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the step is
-        # clipped, so that gradients are not multiplied by one. On CPU it is no sync, and that alone is worth it.
-        unsynced = facts.device.type == "cpu" and bool(clips.answers)
-        known = facts.tolist() if self.gate is not None or unsynced else []
-        if self.gate is not None:
-            damage = None if math.isfinite(known[0]) else inspect(measurement)
-            if damage is None and not math.isfinite(known[0]):  # every element is finite, only the norm overflowed
+        held = self.gate.held if self.gate else None
+        if held is not None:
+            held.release()
+        if held is not None and live_scaler is None and not log:
+            facts, changes = held.hold_(step, measurement, facts, doubts), bool(clips.answers)
+        elif self.gate is not None:
+            # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the step
+            # is clipped, so that gradients are not multiplied by one.
+            total, coefficient, *rest = facts.tolist()
+            damage = None if math.isfinite(total) else inspect(measurement)
+            if damage is None and not math.isfinite(total):  # every element is finite, only the norm overflowed
                 measurement = measure_exactly(measurement)
                 clips = self._decide(measurement)
                 facts = clips.facts(measurement.total)
-                known[:2] = facts.tolist()  # host sync: rare
+                total, coefficient = facts.tolist()  # host sync: rare
             if damage is None:
-                damage = self.gate.look_beyond_gradients(
-                    known[0], dict(zip(doubts, known[2:], strict=True)), self.layout
-                )
+                damage = self.gate.look_beyond_gradients(total, dict(zip(doubts, rest, strict=True)), self.layout)
             if damage is not None:
                 return self._bad_step(step, measurement, damage, live_scaler)
-            self.gate.good_step(step, known[0], clipped=known[1] < 1.0)
+            changes = coefficient < 1.0
+            self.gate.good_step(step, total, clipped=changes)
             log = log or self.gate.spike is not None
-        changes = known[1] < 1.0 if known else bool(clips.answers)
+        else:
+            on_cpu = facts.device.type == "cpu"  # no sync there, and gradients need not be multiplied by one
+            changes = bool(clips.answers) and not (on_cpu and float(facts[1]) == 1.0)
         self.window.add(measurement.norms, facts, scaled=clips.scaled)
         if (by_layer := clips.layer_coefficients(self.layout)) is not None:
             self.window.add_layer_coefficients(by_layer)
 
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         after = clips.after(measurement) if log else None
-        record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else None
+        record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else late
         if changes:
             clips.apply_()
         if self.instruments is not None:
@@ -211,7 +218,12 @@ class GradientPipeline:
         return record
 
     def after_step(self) -> None:
-        """Compares weights with those before the step, on sampled steps of the instruments; otherwise does nothing."""
+        """Ends a step: call it after ``optimizer.step()``, if there are instruments or steps are held on the device.
+
+        Compares weights with those before the step, on sampled steps of the instruments.
+        """
+        if self.gate is not None and self.gate.held is not None:
+            self.gate.held.release()
         if self.instruments is not None:
             self.instruments.after_step(self.layout)
 
@@ -228,6 +240,16 @@ class GradientPipeline:
             raise error
         return record
 
+    def _report_late_steps(self, *, wait: bool) -> StepRecord | None:
+        """Records of bad steps that were dropped on the device, as far as the host knows of them; returns the last."""
+        record = None
+        for step, measurement, damage, error in self.gate.late(wait=wait) if self.gate else ():
+            self.counters.skipped += 1
+            record = self._record(step, measurement, damage=damage, dropped_as="skipped")
+            if error is not None:
+                raise error
+        return record
+
     def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord:
         self.window.fold()
         self.counters.add(self.window)
@@ -241,6 +263,7 @@ class GradientPipeline:
             per_layer=self.per_layer,
             norm_type=self.norm_type,
             clips_at_all=self.clipper is not None,
+            with_weights=self.weight_clock.is_due(self.counters.steps),
             **facts,
         )
         self.window.reset()
@@ -269,6 +292,7 @@ class GradientPipeline:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on: tensors, numbers, strings, lists and dicts only."""
+        self._report_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),
             "window": self.window.state_dict(),

@@ -81,6 +81,19 @@ class Buffers:
         with torch.autograd.grad_mode._unsafe_preserve_version_counter(tuple(now[i] for i in fits)):
             _copy_all([now[i] for i in fits], [kept[i] for i in fits])
 
+    @torch.no_grad()
+    def keep_or_restore_(self, bad: Tensor) -> None:
+        """:meth:`restore_` if ``bad``, a boolean of shape ``[]`` on the device, else :meth:`keep`.
+
+        One more copy of all buffers, and no host sync.
+        """
+        now, self._seen = self._seen or self._now(), None
+        for kind in self._kinds:
+            kind.settle(now, bad)
+        right = self._kept()
+        with torch.autograd.grad_mode._unsafe_preserve_version_counter(tuple(now[i] for i in right)):
+            _copy_all([now[i] for i in right], list(right.values()))
+
     def named(self) -> dict[str, Tensor]:
         """The last good values by name."""
         kept = self._kept()
@@ -130,6 +143,16 @@ class _Kind:
             self.look(buffers)
         assert self._seen is not None
         self._kept, self._seen = self._seen, None
+
+    def settle(self, buffers: Sequence[Tensor], bad: Tensor) -> None:
+        """Keeps the present values, or the old ones where ``bad``."""
+        if self._seen is None:
+            self.look(buffers)
+        assert self._seen is not None
+        (old, old_shapes), (flat, shapes) = self._kept, self._seen
+        if shapes == old_shapes:
+            flat = old.where(bad.to(old.device), flat)
+        self._kept, self._seen, self._versions = (flat, shapes), None, []
 
     def copies(self) -> dict[int, Tensor]:
         flat, shapes = self._kept

@@ -41,6 +41,10 @@ class NonFiniteGuard(GradientCallback):
         max_incidents: how many bad steps to save, the first ones.
         max_bytes: how much they may take on the disk; what does not fit is left out, and the report says so.
         loss_scale_floor: see above, > 0.
+        on_device: whether a fused optimizer leaves bad steps out by itself, through ``found_inf``, and the host learns
+            of them a few steps later, which spares the host sync of each step. ``None``: on CUDA, with
+            ``action="skip"``, a fused optimizer without a loss scaler, and none of incidents, spikes, sharding and
+            ``hold_lr_on_skip``. A norm that overflows although all elements are finite then drops the step, too.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -62,6 +66,7 @@ class NonFiniteGuard(GradientCallback):
         max_incidents: int = 3,
         max_bytes: int = 10 * 2**30,
         loss_scale_floor: float = 1.0,
+        on_device: bool | None = None,
     ) -> None:
         check_count(rollback_after, "rollback_after")
         check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
@@ -77,6 +82,7 @@ class NonFiniteGuard(GradientCallback):
             hold_lr_on_skip=hold_lr_on_skip,
             spikes=spikes,
             loss_scale_floor=loss_scale_floor,
+            on_device=on_device,
         )
         self.options.make_guard()  # checks the others
 

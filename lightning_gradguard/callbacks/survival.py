@@ -38,10 +38,19 @@ class GuardOptions:
     hold_lr_on_skip: bool = False
     spikes: SpikeRule | None = None
     loss_scale_floor: float = 1.0
+    on_device: bool | None = None
 
     def make_guard(self) -> Guard:
         """A fresh guard for one optimizer."""
-        return Guard(self.action, self.patience, loss_scale_floor=self.loss_scale_floor, spikes=self.spikes)
+        if self.on_device and self.hold_lr_on_skip:
+            raise ValueError("hold_lr_on_skip needs to know of a bad step at once: pass on_device=None")
+        return Guard(
+            self.action,
+            self.patience,
+            loss_scale_floor=self.loss_scale_floor,
+            spikes=self.spikes,
+            on_device=False if self.hold_lr_on_skip else self.on_device,
+        )
 
 
 class Survival:

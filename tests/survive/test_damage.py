@@ -27,6 +27,7 @@ OPTIMIZERS = {
     "adam": lambda params: torch.optim.Adam(params, lr=0.01),
     "adamw": lambda params: torch.optim.AdamW(params, lr=0.01),
     "rmsprop": lambda params: torch.optim.RMSprop(params, lr=0.01),
+    "fused adamw": lambda params: torch.optim.AdamW(params, lr=0.01, fused=True),
 }
 
 
@@ -68,6 +69,35 @@ def test_a_batch_that_spoils_only_buffers_is_dropped_as_well(make_trainer):
     assert (bad.verdict, bad.cause) == ("skipped", "buffer")
     assert same(states[3], states[2])
     assert all_finite(states[-1])
+
+
+@ALL_GONE
+def test_a_fused_optimizer_that_leaves_bad_steps_out_by_itself_ends_at_the_same_weights(make_trainer):
+    ends, steps = [], []
+    for on_device in (True, False):
+        torch.manual_seed(0)
+        model = Norms({2: fill(math.nan), 3: fill(math.inf), 6: fill(math.nan)}, OPTIMIZERS["fused adamw"])
+        guard = NonFiniteGuard(on_device=on_device)
+        make_trainer(callbacks=[guard]).fit(model, numbered(9))
+        ends.append(state(model))
+        steps.append([record.step for record in guard.records if record.verdict == "skipped"])
+    assert same(*ends)
+    assert all_finite(ends[0])
+    assert steps == [[2, 3, 6]] * 2
+
+
+@ALL_GONE
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hold_lr_on_skip": True}, "hold_lr_on_skip needs to know of a bad step at once"),
+        ({"action": "rollback"}, "on_device=True drops steps without asking the host, and action 'rollback' needs it"),
+    ],
+    ids=["hold_lr_on_skip", "rollback"],
+)
+def test_what_cannot_be_dropped_on_the_device_is_refused_at_construction(options, message):
+    with pytest.raises(ValueError, match=message):
+        NonFiniteGuard(**options, on_device=True)
 
 
 @ALL_GONE
