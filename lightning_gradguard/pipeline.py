@@ -21,7 +21,7 @@ from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.layout import GroupBy, Layout
 from lightning_gradguard.measure import Measurement, measure, measure_exactly
 from lightning_gradguard.record import Sink, StepRecord
-from lightning_gradguard.recording import WeightClock, build_record
+from lightning_gradguard.recording import build_record
 from lightning_gradguard.recovery import Recovery, check_count
 from lightning_gradguard.scaling import unscale_once_
 from lightning_gradguard.window import Counters, Window
@@ -121,7 +121,6 @@ class GradientPipeline:
         self.layout = Layout.from_optimizer(self.module, self.optimizer, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.window = Window(self.layout, device)
-        self.weight_clock = WeightClock()
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
 
     @property
@@ -263,7 +262,6 @@ class GradientPipeline:
             per_layer=self.per_layer,
             norm_type=self.norm_type,
             clips_at_all=self.clipper is not None,
-            with_weights=self.weight_clock.is_due(self.counters.steps),
             **facts,
         )
         self.window.reset()

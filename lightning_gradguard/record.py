@@ -7,7 +7,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +109,8 @@ class StepRecord:
         clip_rate: clipped steps over all steps of the run so far.
         nonfinite_total: non-finite steps of the run so far.
         skipped_total: steps of the run so far that moved no weight.
-        weight_norms: weight norm of each layer, where measured.
+        weight_norms: weight norm of each layer, where measured: in the first record, and in the first of each 50
+            steps of the optimizer after it. :class:`LastWeights` fills in the last known ones.
         findings: what the rules found at this step.
         layer_shapes: shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``; the same at every record.
         min_layer_coefficients: smallest coefficient of each layer over those steps, for a policy that clips by layer
@@ -214,6 +215,25 @@ def _decode(value: Any, numeric: bool) -> Any:
     if isinstance(value, list):
         return tuple(_decode(item, numeric) for item in value)
     return value
+
+
+class LastWeights:
+    """Gives records without weight norms the last known ones, so that gradients can be read relative to weights.
+
+    Weights are measured once in 50 steps, so what is filled in is less than 50 steps old. In a training that goes well
+    norms change by some per cent in that time; where weights blow up, ratios to them read too high, not too low.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[tuple[str, ...], tuple[float | None, ...]]] = {}
+
+    def fill(self, record: StepRecord) -> StepRecord:
+        """The record with the last known norms, where it has none of its own and its layers are still the same."""
+        if record.weight_norms is not None:
+            self._known[record.optimizer] = record.layers, record.weight_norms
+            return record
+        layers, norms = self._known.get(record.optimizer, ((), ()))
+        return replace(record, weight_norms=norms) if norms and layers == record.layers else record
 
 
 class Sink(ABC):

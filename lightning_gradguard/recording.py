@@ -20,6 +20,9 @@ from lightning_gradguard.window import Counters, Window, by_layer
 # Below this a float32 norm has lost squares to underflow: such gradients are measured again, exactly.
 _TINY = 1e-15
 
+# Norms of the weights are a pass of their own, as long as that over the gradients, and weights change slowly.
+WEIGHTS_EVERY_N_STEPS = 50
+
 
 class HostValues(dict[str, "list[float] | float | None"]):
     """Named values that have crossed to the host."""
@@ -92,6 +95,7 @@ def build_record(
         scaler: the live loss scaler.
     """
     layout = measurement.layout
+    with_weights = per_layer and weights_are_due(counters.steps, window.num_steps)
     host = to_host(
         {
             "norms": measurement.norms,
@@ -102,7 +106,7 @@ def build_record(
             "clipped": clips.any_clipped() if clips else None,
             "coefficient": clips.single_coefficient if clips else None,
             "p_norms": p_norms(measurement, norm_type) if per_layer and norm_type != 2.0 else None,
-            "weights": by_layer(layout, measurement.weight_norms) if per_layer else None,
+            "weights": by_layer(layout, measurement.weight_norms) if with_weights else None,
             "max_layers": window.max_layer_norms if per_layer else None,
             "max_total": window.max_total_norm,
             "min_coefficient": window.min_coefficient,
@@ -122,6 +126,8 @@ def build_record(
         norms, total = _exact(measurement, norms, total)
 
     def layers_of(values: Sequence[float], present: Sequence[bool]) -> tuple[float | None, ...]:
+        if all(present):
+            return tuple(values)
         seen = {layer for layer, there in zip(layout.layer_of, present, strict=True) if there}
         return tuple(value if i in seen else None for i, value in enumerate(values))
 
@@ -159,15 +165,34 @@ def build_record(
         clip_rate=host.one("clipped_total") / counters.steps if clips_at_all else None,
         nonfinite_total=int(host.one("nonfinite_total")),
         skipped_total=counters.skipped,
-        weight_norms=tuple(host.many("weights")) if per_layer else None,
+        weight_norms=tuple(host.many("weights")) if with_weights else None,
         layer_shapes=layout.layer_shapes if per_layer else None,
         min_layer_coefficients=_layer_coefficients(layout, norms, host) if clips and clips.answers else None,
         clip_ratio=clips.ratio if clips else None,
     )
 
 
+def weights_are_due(num_steps: int, num_new: int) -> bool:
+    """Whether a record measures the norms of the weights: the first does, and the first in each 50 steps after it.
+
+    Known from counts alone, which a checkpoint holds: a run that is resumed has the same records.
+
+    Args:
+        num_steps: of the optimizer in this run, up to this record.
+        num_new: how many of them are since the last record.
+
+    Example:
+        >>> [step for step in range(1, 200) if weights_are_due(step, 1)]
+        [1, 50, 100, 150]
+    """
+    before = num_steps - num_new
+    return before == 0 or num_steps // WEIGHTS_EVERY_N_STEPS > before // WEIGHTS_EVERY_N_STEPS
+
+
 def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tensor, float]:
     """The norms on the host, those measured again that float32 cannot hold: it reads 1e-25 as zero."""
+    if bool(((norms >= _TINY) & (norms < math.inf)).all()):
+        return norms, total
     each = enumerate(zip(measurement.present, norms.tolist(), strict=True))
     doubtful = [index for index, (there, norm) in each if there and not _TINY <= norm < math.inf]
     if not doubtful:

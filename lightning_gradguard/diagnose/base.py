@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import Finding, LastWeights, StepRecord
 
 
 class Rule(ABC):
@@ -95,13 +95,15 @@ class Diagnosis:
         self._rules = [rule for rule in rules if rule.id not in silence]
         self._copies: dict[int, list[Rule]] = {}
         self._standings: dict[tuple[int, int], _Standing] = {}
+        self._weights = LastWeights()
 
     def observe(self, record: StepRecord) -> tuple[Finding, ...]:
-        """Shows one record to every rule.
+        """Shows one record to every rule; one without weight norms gets the last known ones.
 
         Returns:
             What is newly raised at this record, to be attached to it.
         """
+        record = self._weights.fill(record)
         optimizer = record.optimizer
         if optimizer not in self._copies:
             copies = [rule if rule.scope == "run" else copy.deepcopy(rule) for rule in self._rules]

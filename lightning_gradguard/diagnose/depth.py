@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lightning_gradguard.record import StepRecord
@@ -24,6 +25,11 @@ class Profile:
 
     layers: tuple[str, ...]
     values: tuple[float, ...]
+
+    @functools.cached_property
+    def line(self) -> Line | None:
+        """The line through them, see :func:`fit_line`."""
+        return fit_line(self.values)
 
 
 @dataclass(frozen=True)
@@ -46,26 +52,37 @@ class Line:
         return abs(self.slope) > 3 * self.error
 
 
-def execution_order(record: StepRecord) -> list[int]:
+def execution_order(record: StepRecord) -> Sequence[int]:
     """Indices of the layers as the forward pass meets them.
 
     Without a recorded forward pass that is the order of registration. A layer that was not seen to run stays behind
     the one that it is registered after.
     """
-    if record.depth is None:
-        return list(range(len(record.layers)))
+    return range(len(record.layers)) if record.depth is None else _in_order(record.depth)
+
+
+def weight_layers(record: StepRecord) -> Sequence[int]:
+    """Indices of the layers that hold weight matrices, in the order of the forward pass."""
+    if record.layer_kinds is None:
+        return execution_order(record)
+    return _of_weights(record.layer_kinds, record.depth)
+
+
+# Records of a run hold the same depths and kinds, so what follows from them is found once.
+@functools.lru_cache(maxsize=32)
+def _in_order(depth: tuple[int | None, ...]) -> tuple[int, ...]:
     keys = []
     last = -1
-    for index, place in enumerate(record.depth):
+    for index, place in enumerate(depth):
         last = place if place is not None else last
         keys.append((last, index))
-    return [index for _, index in sorted(keys)]
+    return tuple(index for _, index in sorted(keys))
 
 
-def weight_layers(record: StepRecord) -> list[int]:
-    """Indices of the layers that hold weight matrices, in the order of the forward pass."""
-    kinds = record.layer_kinds or ("",) * len(record.layers)
-    return [i for i in execution_order(record) if not any(part in kinds[i] for part in _LEFT_OUT)]
+@functools.lru_cache(maxsize=32)
+def _of_weights(kinds: tuple[str, ...], depth: tuple[int | None, ...] | None) -> tuple[int, ...]:
+    order = range(len(kinds)) if depth is None else _in_order(depth)
+    return tuple(i for i in order if not any(part in kinds[i] for part in _LEFT_OUT))
 
 
 def has_norms(record: StepRecord) -> bool:
@@ -73,6 +90,21 @@ def has_norms(record: StepRecord) -> bool:
     return any("Norm" in kind for kind in record.layer_kinds or ())
 
 
+def _once(profile: Callable[[StepRecord], Profile]) -> Callable[[StepRecord], Profile]:
+    """Makes several rules share what is found in one record."""
+    key = f"_{profile.__name__}"
+
+    @functools.wraps(profile)
+    def shared(record: StepRecord) -> Profile:
+        if key not in record.__dict__:
+            record.__dict__[key] = profile(record)
+        found: Profile = record.__dict__[key]
+        return found
+
+    return shared
+
+
+@_once
 def gradient_profile(record: StepRecord) -> Profile:
     """Root mean square gradient of each layer that has one other than zero; the plain norm where sizes are unknown."""
     layers, values = [], []
@@ -85,6 +117,7 @@ def gradient_profile(record: StepRecord) -> Profile:
     return Profile(tuple(layers), tuple(values))
 
 
+@_once
 def relative_profile(record: StepRecord) -> Profile:
     """Gradient norm over weight norm of each layer that has both."""
     layers, values = [], []

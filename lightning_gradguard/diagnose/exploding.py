@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.base import Rule
-from lightning_gradguard.diagnose.depth import fit_line, gradient_profile
+from lightning_gradguard.diagnose.depth import gradient_profile
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -31,7 +31,7 @@ class ExplodingOverDepth(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         profile = gradient_profile(record)
-        line = fit_line(profile.values)
+        line = profile.line
         if line is None or not line.is_certain or -line.decades < self.decades:
             return None
         strong = max(profile.values) * 1e-1

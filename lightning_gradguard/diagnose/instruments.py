@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_gradguard.diagnose.probe import Probe
+from lightning_gradguard.diagnose.structure import Structure
 from lightning_gradguard.diagnose.temporal import TemporalProbe
 from lightning_gradguard.diagnose.updates import UpdateMeter
 from lightning_gradguard.layout import Layout, clean_name
@@ -45,7 +45,7 @@ class Instruments:
         self.every_n_steps = every_n_steps
         self.probe = Probe(module, every_n_steps)
         self.temporal = TemporalProbe(module, every_n_steps)
-        self._meters: list[UpdateMeter] = []
+        self._watched: list[_Watched] = []  # one for each optimizer
         self._kinds = {clean_name(name): type(part).__name__ for name, part in module.named_modules()}
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
         self._losses: dict[int, tuple[Tensor, int]] = {}  # by layout: their sum, and steps
@@ -65,12 +65,12 @@ class Instruments:
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
-        self._meter(layout).before_step(step)
+        self._of(layout).meter.before_step(step)
         self._claim_loss(layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
-        self._meter(layout).after_step()
+        self._of(layout).meter.after_step()
 
     def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
@@ -80,9 +80,11 @@ class Instruments:
             "loss": None if total is None else float(total) / steps,  # host sync: a logged step
             "activations": self.probe.take(),
             "temporal_norms": self.temporal.take(),
-            "update_ratios": self._meter(layout).take(),
+            "update_ratios": self._of(layout).meter.take(),
         }
-        return replace(record, **facts, **(self._structure(layout) if record.layers else {}))
+        if record.layers:
+            facts |= self._of(layout).structure.facts(self.probe.order)
+        return replace(record, **facts)
 
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""
@@ -91,32 +93,23 @@ class Instruments:
             self._losses[id(layout)] = (self._pending + total, steps + 1)
             self._pending = None
 
-    def _structure(self, layout: Layout) -> dict[str, Any]:
-        """What is known of the layers themselves: cheap, and on the host."""
-        sizes, trainable = [0] * len(layout.layers), [False] * len(layout.layers)
-        for parameter, shape, layer in zip(layout.params, layout.shapes, layout.layer_of, strict=True):
-            sizes[layer] += math.prod(shape)
-            trainable[layer] = trainable[layer] or parameter.requires_grad
-        flat = {layer for p, layer in zip(layout.params, layout.layer_of, strict=True) if p.dim() < 2}
-        owners = [name if name in self._kinds else name.rpartition(".")[0] for name in layout.layers]
-        order = self.probe.order
-        return {
-            "layer_sizes": tuple(sizes),
-            "layer_kinds": tuple(
-                self._kinds.get(owner, "") + (".bias" if owner != layer and index in flat else "")
-                for index, (owner, layer) in enumerate(zip(owners, layout.layers, strict=True))
-            ),
-            "trainable": tuple(trainable),
-            "depth": tuple(order.get(owner) for owner in owners) if order else None,
-        }
+    def _of(self, layout: Layout) -> _Watched:
+        for watched in self._watched:
+            if watched.meter.layout is layout:
+                return watched
+        # A layout that was built anew: parameters have come, and modules perhaps.
+        self._watched = [w for w in self._watched if not _overlap(w.meter.layout, layout)]
+        self._watched.append(_Watched(UpdateMeter(layout, self.every_n_steps), Structure(layout, self._kinds)))
+        self.probe.look_for_modules()
+        return self._watched[-1]
 
-    def _meter(self, layout: Layout) -> UpdateMeter:
-        for meter in self._meters:
-            if meter.layout is layout:
-                return meter
-        self._meters = [m for m in self._meters if not _overlap(m.layout, layout)]  # a layout that was built anew
-        self._meters.append(UpdateMeter(layout, self.every_n_steps))
-        return self._meters[-1]
+
+@dataclass(frozen=True)
+class _Watched:
+    """What is kept of the parameters of one optimizer."""
+
+    meter: UpdateMeter
+    structure: Structure
 
 
 def _overlap(one: Layout, other: Layout) -> bool:

@@ -27,6 +27,8 @@ class NoGradient(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         assert record.trainable is not None
+        if all(record.trainable) and None not in record.max_layer_norms:
+            return None
         unreached = tuple(
             record.layers[i]
             for i in execution_order(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -39,6 +40,7 @@ class _Seen:
     kind: str
     dtype: torch.dtype
     values: dict[str, Tensor] = field(default_factory=dict)
+    num_elements: int = 1
     num_batches: int = 1
 
 
@@ -81,6 +83,7 @@ class Probe:
         self.module = module
         self.every_n_steps = every_n_steps
         self.order: dict[str, int] = {}
+        self._watched: list[tuple[nn.Module, Callable[..., None]]] = []
         self._handles: list[RemovableHandle] = []
         self._calls: dict[str, int] = {}
         self._seen: dict[str, _Seen] = {}
@@ -99,12 +102,18 @@ class Probe:
         if self._seen and not self._told and self._first is None:
             self._first = self._seen
         self._seen, self._calls = {}, {}
-        for name, part in self.module.named_modules():
-            if _is_watched(part):
-                self._handles.append(part.register_forward_hook(self._hook(clean_name(name))))
+        if not self._watched:
+            self._watched = [
+                (part, self._hook(clean_name(name))) for name, part in self.module.named_modules() if _is_watched(part)
+            ]
+        self._handles = [part.register_forward_hook(hook) for part, hook in self._watched]
         if self._compiled:
             torch.compiler.set_stance("force_eager")
         return True
+
+    def look_for_modules(self) -> None:
+        """Makes the next sample look anew which modules there are."""
+        self._watched = []
 
     def stop(self) -> None:
         """Removes the hooks; call it after the forward pass."""
@@ -147,6 +156,9 @@ class Probe:
                 entry = _Seen(key, type(module).__name__, output.dtype)
                 self._seen[key] = entry
                 self._look(entry, module, args if first else (), output)
+                if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad:
+                    smallest = torch.finfo(output.dtype).smallest_normal
+                    output.register_hook(_underflow_hook(entry.values, smallest))
             self._previous = module
 
         return hook
@@ -154,25 +166,31 @@ class Probe:
     @torch.no_grad()
     def _look(self, entry: _Seen, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         values = entry.values
-        flat = output.detach().reshape(-1).float()
-        values["rms"] = torch.linalg.vector_norm(flat) / flat.numel() ** 0.5
-        low, high = torch.aminmax(flat)
-        values["max_abs"] = torch.maximum(-low, high)
+        output = output.detach()
+        floats = output if output.dtype in (torch.float32, torch.float64) else output.float()
+        entry.num_elements = floats.numel()
+        values["norm"] = torch.linalg.vector_norm(floats)
+        if isinstance(module, _CAN_DIE):
+            low, high = self._extremes_of_units(floats)
+            values["dead"], entry.num_batches = self._dead(entry.name, low, high)
+            values["low"], values["high"] = low.amin(), high.amax()
+        else:
+            values["low"], values["high"] = torch.aminmax(floats)
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
             values["input_rms"] = local_values(args[0]).float().square().mean().sqrt()
         if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
-            values["saturated"] = (flat.abs() > _TANH_FLAT).float().mean()
+            values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
         elif isinstance(module, nn.Sigmoid):
-            values["saturated"] = ((flat - 0.5).abs() > 0.5 - _SIGMOID_FLAT).float().mean()
-        elif isinstance(module, _CAN_DIE):
-            values["dead"], entry.num_batches = self._dead(entry.name, output.detach())
-        if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad:
-            output.register_hook(_underflow_hook(values, torch.finfo(output.dtype).smallest_normal))
+            values["saturated"] = ((floats - 0.5).abs() > 0.5 - _SIGMOID_FLAT).float().mean()
 
-    def _dead(self, key: str, output: Tensor) -> tuple[Tensor, int]:
+    def _extremes_of_units(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest output of each unit."""
+        unit = self._unit_dim(output)
+        others = [dim for dim in range(output.dim()) if dim != unit]
+        return (output.amin(others), output.amax(others)) if others else (output, output)
+
+    def _dead(self, key: str, low: Tensor, high: Tensor) -> tuple[Tensor, int]:
         """Share of units that were never active over the sampled batches, and how many those are."""
-        units = output.movedim(self._unit_dim(output), 0).reshape(output.shape[self._unit_dim(output)], -1)
-        low, high = torch.aminmax(units, dim=1)
         if key in self._highest and self._highest[key].shape == high.shape and self._batches[key] < _WINDOW:
             high = torch.maximum(high, self._highest[key])
             low = torch.minimum(low, self._lowest[key])
@@ -208,10 +226,14 @@ def _underflow_hook(values: dict[str, Tensor], smallest: float) -> Callable[[Ten
 
 
 def _stats(entry: _Seen, values: dict[str, float]) -> ActivationStats:
+    norm, low, high = (values.pop(key) for key in ("norm", "low", "high"))
+    max_abs = max(-low, high)
     return ActivationStats(
         module=entry.name,
         kind=entry.kind,
-        range_used=values["max_abs"] / torch.finfo(entry.dtype).max,
+        rms=norm / math.sqrt(entry.num_elements),
+        max_abs=max_abs,
+        range_used=max_abs / torch.finfo(entry.dtype).max,
         dtype=str(entry.dtype).removeprefix("torch."),
         num_batches=entry.num_batches,
         **values,

@@ -7,7 +7,7 @@ import statistics
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.base import Rule
-from lightning_gradguard.diagnose.depth import fit_line, gradient_profile, relative_profile
+from lightning_gradguard.diagnose.depth import gradient_profile, relative_profile
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -41,7 +41,7 @@ class VanishingOverDepth(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         profile = gradient_profile(record)
-        line = fit_line(profile.values)
+        line = profile.line
         if line is None:
             return None
         relative = relative_profile(record).values

@@ -8,6 +8,7 @@ negative, which no real value is.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gradguard.record import StepRecord
-from lightning_gradguard.tensorboard.scalars import to_float32
+from lightning_gradguard.tensorboard.scalars import as_float32, to_float32
 
 PLUGIN_NAME = "gradguard"
 VERSION = 1
@@ -43,26 +44,23 @@ def flow_matrix(record: StepRecord) -> Array:
     The ratio is gradient norm over weight norm, the latter at least :data:`MIN_WEIGHT_NORM`. A non-finite step shows
     NaN or infinity in the layers where it happened, whatever the finite steps before it were.
     """
-    bad = dict.fromkeys(record.nonfinite_layers)
-    layers = len(record.layers)
-    weights = record.weight_norms or (None,) * layers
-    updates = record.update_ratios or (None,) * layers
-    coefficients = record.min_layer_coefficients or (record.min_coefficient,) * layers
-    matrix = np.full((HEAD_ROWS + layers, len(LAYER_STATS)), NOT_MEASURED, dtype=np.float32)
+    matrix = np.full((HEAD_ROWS + len(record.layers), len(LAYER_STATS)), NOT_MEASURED, dtype=np.float32)
     matrix[:HEAD_ROWS] = np.array(_step_values(record), dtype=np.float32).reshape(HEAD_ROWS, -1)
-    rows = zip(record.layers, record.layer_norms, record.max_layer_norms, weights, updates, coefficients, strict=True)
-    for row, (layer, now, largest, weight, update, coefficient) in enumerate(rows, start=HEAD_ROWS):
-        norm = _bad_norm(now) if layer in bad else _largest(now, largest)
-        if norm is None:
-            matrix[row, :3] = NO_GRADIENT
-        else:
-            matrix[row, 0] = to_float32(norm)
-            if weight is not None:
-                matrix[row, 1] = to_float32(norm / max(weight, MIN_WEIGHT_NORM))
-            if update is not None:
-                matrix[row, 2] = to_float32(update)
-        if coefficient is not None:
-            matrix[row, 3] = to_float32(coefficient)
+    rows = matrix[HEAD_ROWS:]
+    norms, has_gradient = _layer_norms(record)
+    rows[:, 0] = as_float32(norms)
+    if record.weight_norms is not None:
+        weights, known = _column(record.weight_norms)
+        rows[known, 1] = as_float32(norms / np.maximum(weights, MIN_WEIGHT_NORM))[known]
+    if record.update_ratios is not None:
+        updates, known = _column(record.update_ratios)
+        rows[known, 2] = as_float32(updates)[known]
+    rows[~has_gradient, :3] = NO_GRADIENT
+    if record.min_layer_coefficients is not None:
+        coefficients, known = _column(record.min_layer_coefficients)
+        rows[known, 3] = as_float32(coefficients)[known]
+    elif record.min_coefficient is not None:
+        rows[:, 3] = to_float32(record.min_coefficient)
     return matrix
 
 
@@ -101,6 +99,11 @@ def flow_metadata(record: StepRecord) -> bytes:
 
 def layout_hash(layers: Sequence[str]) -> str:
     """Eight hex digits that change with the layers: a tag carries them, since its metadata is read only once."""
+    return _hash(tuple(layers))
+
+
+@functools.lru_cache(maxsize=32)
+def _hash(layers: tuple[str, ...]) -> str:
     return hashlib.blake2b("\n".join(layers).encode(), digest_size=4).hexdigest()
 
 
@@ -112,14 +115,27 @@ def _step_values(record: StepRecord) -> list[float]:
     return [*values, *counts, NOT_MEASURED if record.loss_scale is None else record.loss_scale]
 
 
-def _largest(now: float | None, before: float | None) -> float | None:
-    """Over all steps since the last record; a step that the guard stopped is not in ``before``."""
-    known = [norm for norm in (now, before) if norm is not None]
-    return max(known) if known else None
+def _layer_norms(record: StepRecord) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The norm that each layer shows, and whether it has one.
+
+    The largest over all steps since the last record; a step that the guard stopped is not in ``max_layer_norms``.
+    """
+    now, has_now = _column(record.layer_norms)
+    before, has_before = _column(record.max_layer_norms)
+    norms = np.maximum(np.where(has_now, now, -np.inf), np.where(has_before, before, -np.inf))
+    has_gradient = has_now | has_before
+    for row in map(record.layers.index, record.nonfinite_layers):
+        norms[row] = math.inf if has_now[row] and math.isinf(now[row]) else math.nan
+        has_gradient[row] = True
+    return norms, has_gradient
 
 
-def _bad_norm(norm: float | None) -> float:
-    return math.inf if norm is not None and math.isinf(norm) else math.nan
+def _column(values: Sequence[float | None]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Values as an array, NaN for ``None``, and which of them are not ``None``."""
+    column = np.array(values, dtype=np.float64)
+    if np.isnan(column).any():
+        return column, np.array([value is not None for value in values], dtype=np.bool_)
+    return column, np.ones(len(values), dtype=np.bool_)
 
 
 def _smallest(left: Any, right: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
-from lightning_gradguard.record import StepRecord, read_jsonl
+from lightning_gradguard.record import LastWeights, StepRecord, read_jsonl
 from lightning_gradguard.tensorboard.events import EventLog
 from lightning_gradguard.tensorboard.flow import PLUGIN_NAME, flow_matrix, fold
 from lightning_gradguard.tensorboard.store import Column, Flow, FlowStore, flow_of, merge_events
@@ -98,6 +98,7 @@ class _Collector:
         self.layouts: dict[tuple[str, ...], StepRecord] = {}
         self._columns: list[tuple[tuple[str, ...], Column]] = []
         self._log = EventLog()
+        self._weights = LastWeights()
 
     def add(self, record: StepRecord) -> None:
         self._log.observe(record)
@@ -105,7 +106,7 @@ class _Collector:
             return
         self.layouts[record.layers] = record
         time = float(len(self._columns))  # records have no clock; their order is what counts
-        self._columns.append((record.layers, Column(record.step, time, flow_matrix(record))))
+        self._columns.append((record.layers, Column(record.step, time, flow_matrix(self._weights.fill(record)))))
 
     def flow(self) -> Flow:
         metas = [

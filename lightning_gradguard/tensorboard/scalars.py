@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_gradguard.record import StepRecord
 
 _LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -49,3 +52,10 @@ def to_float32(value: float) -> float:
     if value == 0.0 or not math.isfinite(value):
         return value
     return math.copysign(min(max(abs(value), _SMALLEST_FLOAT32), _LARGEST_FLOAT32), value)
+
+
+def as_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The same for an array."""
+    held = np.copysign(np.clip(np.abs(values), _SMALLEST_FLOAT32, _LARGEST_FLOAT32), values)
+    kept = (values == 0.0) | ~np.isfinite(values)
+    return np.where(kept, values, held).astype(np.float32)

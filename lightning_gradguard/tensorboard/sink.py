@@ -7,14 +7,15 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from lightning_gradguard.record import Sink, StepRecord
+from lightning_gradguard.record import LastWeights, Sink, StepRecord
 from lightning_gradguard.tensorboard.diagnosis import DiagnosisText
 from lightning_gradguard.tensorboard.events import EventLog
 from lightning_gradguard.tensorboard.flow import VERSION, flow_matrix, flow_metadata, layout_hash
 from lightning_gradguard.tensorboard.protos import matrix_value, plugin_metadata, string_value
-from lightning_gradguard.tensorboard.scalars import scalar_values, to_float32
+from lightning_gradguard.tensorboard.scalars import as_float32, scalar_values
 from lightning_gradguard.tensorboard.writer import BoardWriter, WriterLike
 
 # TensorBoard keeps a random sample of a tag's records once there are more than 1,000. Those at which something happened
@@ -25,9 +26,9 @@ _MAX_NOTABLE = 500
 class TensorBoardSink(Sink):
     """Shows records in TensorBoard: scalars, the *Gradient flow* tab, and the diagnosis in words.
 
-    All of a record goes into one event. A write that fails (full disk, folder gone) costs the record and warns once
-    until a write succeeds again; it never ends the training. After a non-finite step everything is flushed, so that a
-    run that dies there is still readable.
+    All of a record goes into one event. Weight norms that it lacks are the last known ones. A write that fails (full
+    disk, folder gone) costs the record and warns once until a write succeeds again; it never ends the training. After
+    a non-finite step everything is flushed, so that a run that dies there is still readable.
 
     Args:
         writer: a ``SummaryWriter``; or a function that returns the current one, called anew at every write, since
@@ -49,12 +50,13 @@ class TensorBoardSink(Sink):
         self._file_writer: Callable[[], object | None] = lambda: None
         self._last: dict[int, StepRecord] = {}
         self._num_notable = 0
+        self._weights = LastWeights()
 
     def write(self, record: StepRecord) -> None:
         """Writes one record as one event; flushes if the step was not finite."""
         events = self._events.setdefault(record.optimizer, EventLog())
         is_notable = events.observe(record)
-        self._last[record.optimizer] = record
+        self._last[record.optimizer] = record = self._weights.fill(record)
         if not self._board.attempt(record, partial(self._write, record, events, is_notable)):
             self._described.clear()
 
@@ -63,8 +65,8 @@ class TensorBoardSink(Sink):
         for optimizer, events in self._events.items():
             if events.has_unwritten:
                 record = self._last[optimizer]
-                values = [self._events_value(record, events)]
-                self._board.attempt(record, partial(self._board.add, values, record.step))
+                summary = Summary(value=[self._events_value(record, events)])
+                self._board.attempt(record, partial(self._board.add, summary, record.step))
         self._board.close(max(self._last.values(), key=lambda record: record.step, default=None))
 
     def _write(self, record: StepRecord, events: EventLog, is_notable: bool) -> None:
@@ -72,10 +74,11 @@ class TensorBoardSink(Sink):
         if self._file_writer() is not file_writer:  # a new file knows nothing of the one before
             self._described.clear()
             self._file_writer = weakref.ref(file_writer) if file_writer is not None else lambda: None
-        values = [
-            Summary.Value(tag=self._tag_prefix + tag, simple_value=to_float32(value))
-            for tag, value in scalar_values(record).items()
-        ]
+        summary = Summary()  # filled in place: a list of values would be copied into it
+        values, scalars = summary.value, scalar_values(record)
+        numbers = as_float32(np.array(list(scalars.values()), dtype=np.float64)).tolist()
+        for tag, number in zip(scalars, numbers, strict=True):
+            values.add(tag=self._tag_prefix + tag, simple_value=number)
         if record.layers:
             values.append(self._flow_value(record, "flow"))
         if record.layers and is_notable and self._num_notable < _MAX_NOTABLE:
@@ -86,7 +89,7 @@ class TensorBoardSink(Sink):
         for value in self._diagnosis.values(record):
             value.tag = self._tag_prefix + value.tag
             values.append(value)
-        self._board.add(values, record.step)
+        self._board.add(summary, record.step)
         if record.cause is not None:
             self._board.current().flush()
 

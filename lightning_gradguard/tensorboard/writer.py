@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,15 @@ class BoardWriter:
         file_writer = get_file_writer() if get_file_writer else None
         return file_writer if isinstance(file_writer, FileWriter) else None
 
-    def add(self, values: Sequence[Summary.Value], step: int) -> None:
-        """Writes values as one event."""
+    def add(self, summary: Summary, step: int) -> None:
+        """Writes a summary as one event."""
         file_writer = self.file_writer()
         if file_writer is not None:
-            file_writer.add_summary(Summary(value=values), step)
+            file_writer.add_summary(summary, step)
             return
-        for value in values:  # tensorboardX, or the stand-in of a rank that does not log: scalars are what they share
+        for (
+            value
+        ) in summary.value:  # tensorboardX, or the stand-in of a rank that does not log: scalars are what they share
             if value.HasField("simple_value"):
                 self.current().add_scalar(value.tag, value.simple_value, step)
 

@@ -10,8 +10,8 @@ from lightning_gradguard.diagnose.depth import execution_order, fit_line, gradie
 
 def test_layers_are_ordered_as_they_ran_and_unseen_ones_stay_behind_their_neighbour(make_record):
     record = make_record(depth=(5, 0, None, 3, None, 9))
-    assert execution_order(record) == [1, 2, 3, 4, 0, 5]
-    assert execution_order(make_record(depth=None)) == [0, 1, 2, 3, 4, 5]
+    assert list(execution_order(record)) == [1, 2, 3, 4, 0, 5]
+    assert list(execution_order(make_record(depth=None))) == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_profile_is_a_root_mean_square_so_that_layer_size_does_not_matter(make_record):
