@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_gradguard.record import Finding, JsonlSink, MemorySink, StepRecord, read_jsonl
+from lightning_gradguard.record import Finding, JsonlSink, LastWeights, MemorySink, StepRecord, read_jsonl
 
 RECORD = StepRecord(
     step=3,
@@ -72,3 +72,13 @@ def test_a_line_cut_off_by_a_killed_run_is_left_out_and_a_broken_one_is_named(tm
     path.write_text("{}\n" + RECORD.to_json() + "\n")
     with pytest.raises(ValueError, match=r"gradients.jsonl, line 1: not a StepRecord"):
         list(read_jsonl(path))
+
+
+def test_weight_norms_are_filled_in_from_the_last_record_that_has_them():
+    last = LastWeights()
+    assert last.fill(replace(RECORD, weight_norms=None)).weight_norms is None
+    measured = replace(RECORD, weight_norms=(2.0, 1.0))
+    assert last.fill(measured) is measured
+    assert last.fill(replace(RECORD, weight_norms=None)).weight_norms == (2.0, 1.0)
+    assert last.fill(replace(RECORD, weight_norms=None, optimizer=1)).weight_norms is None
+    assert last.fill(replace(RECORD, weight_norms=None, layers=("c", "d"))).weight_norms is None

@@ -51,7 +51,9 @@ def flow_matrix(record: StepRecord) -> Array:
     rows[:, 0] = as_float32(norms)
     if record.weight_norms is not None:
         weights, known = _column(record.weight_norms)
-        rows[known, 1] = as_float32(norms / np.maximum(weights, MIN_WEIGHT_NORM))[known]
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity over infinity is NaN, and shown as such
+            ratios = norms / np.maximum(weights, MIN_WEIGHT_NORM)
+        rows[known, 1] = as_float32(ratios)[known]
     if record.update_ratios is not None:
         updates, known = _column(record.update_ratios)
         rows[known, 2] = as_float32(updates)[known]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from lightning.fabric.loggers.logger import _DummyExperiment
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
@@ -194,3 +195,13 @@ def test_writing_leaves_no_list_that_grows_with_the_run(tmp_path):
         sink.write(one)
     assert sys.getsizeof(sink._described) + sys.getsizeof(sink._last) + sys.getsizeof(sink._events) == small
     sink.close()
+
+
+def test_a_record_without_weight_norms_shows_its_ratio_to_the_last_known_ones(tmp_path):
+    sink = TensorBoardSink(tmp_path)
+    sink.write(record(1, weight_norms=(2.0, 2.0)))
+    sink.write(record(2, weight_norms=None))
+    sink.close()
+    flows = [v for event in events_of(tmp_path) for v in event.summary.value if v.tag.startswith("gradguard/flow/")]
+    ratios = [tensor_util.make_ndarray(value.tensor)[-2:, 1].tolist() for value in flows]
+    assert ratios == [[1.5, 2.0], [1.5, 2.0]]
