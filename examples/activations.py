@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> Study:
     depth = 5 if args.depth is None else args.depth
     if depth < 1:
         raise data.UsageError(f"--depth must be at least 1, got {depth}")
+    if not 0 <= args.momentum < 1:
+        raise data.UsageError(f"--momentum must be at least 0 and below 1, got {args.momentum:g}")
     chosen = {"activation": args.activation or "relu", "init": args.init or "he", "depth": depth}
     variants: Variants = {
         name_of("sigmoid", "torch", depth): {"activation": "sigmoid", "init": "torch", "depth": depth},

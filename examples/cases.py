@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="STUDY", help="some of the studies, by the name of their record")
     parser.add_argument("--record", type=Path, default=HERE / "results", metavar="FOLDER")
     args = parser.parse_args(argv)
+    for option, count in (("--seeds", args.seeds), ("--jobs", args.jobs)):
+        if count < 1:
+            raise UsageError(f"{option} must be at least 1, got {count}")
     unknown = set(args.only or []) - {name for name, _, _ in CASES}
     if unknown:
         raise UsageError(f"unknown study {sorted(unknown)[0]!r}: choose from {', '.join(name for name, _, _ in CASES)}")

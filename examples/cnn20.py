@@ -159,13 +159,16 @@ def main(argv: Sequence[str] | None = None) -> Study:
     parser.add_argument("--residual", action="store_true")
     parser.add_argument("--activation", choices=list(ACTIVATIONS), default="relu")
     parser.add_argument("--clip", choices=list(CLIPS), default="none", help="no cure here, and seen to be none")
-    parser.add_argument("--depth", type=int, default=20, help="layers with weights, even (default: 20)")
+    parser.add_argument("--depth", type=int, help="layers with weights, even (default: 20)")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--sweep", action="store_true", help="6, 8, 10 and 20 layers, 30 epochs, constant rate")
     args = studies.parse(parser, argv, quick_epochs=6)
     chose = args.init or args.norm or args.residual
     if (args.compare or args.sweep) and (chose or (args.compare and args.sweep)):
         raise data.UsageError("--compare and --sweep bring their own variants: leave out the other switches")
+    if args.sweep and args.depth is not None:
+        raise data.UsageError("--sweep brings its own depths: leave out --depth")
+    args.depth = 20 if args.depth is None else args.depth
     if args.depth < 4 or args.depth % 2:
         raise data.UsageError(
             f"--depth must be even and at least 4 (two layers a block, and two more), got {args.depth}"

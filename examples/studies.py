@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -42,6 +43,7 @@ QUIET = (
     "step [0-9]+ was skipped.*",
 )
 
+LARGEST_SEED = 2**32 - 1  # NumPy's
 
 Options = argparse.Namespace
 
@@ -93,6 +95,14 @@ def parse(
     args.command = _command(made.prog, sys.argv[1:] if argv is None else argv)
     if args.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {args.seeds}")
+    if not 0 <= args.seed <= args.seed + args.seeds - 1 <= LARGEST_SEED:
+        raise UsageError(f"seeds go from 0 to {LARGEST_SEED}, got --seed {args.seed} --seeds {args.seeds}")
+    rate = getattr(args, "lr", None)
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise UsageError(f"--lr must be positive, got {rate:g}")
+    for option, folder in (("--logdir", args.logdir), ("--record", args.record)):
+        if folder is not None:
+            _check_folder(option, Path(folder))
     if args.default_max_epochs is None:
         return args
     if args.max_epochs is None:
@@ -105,6 +115,15 @@ def parse(
     if args.accelerator not in {"auto", "gpu", *known}:
         raise UsageError(f"unknown --accelerator {args.accelerator!r}: choose auto, gpu, {', '.join(sorted(known))}")
     return args
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    """Says before the training, not after it, that nothing can be written there."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"{option} {folder}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise UsageError(f"{option} {folder}: no permission to write in {there}")
 
 
 def _command(script: str, argv: Sequence[str]) -> str:
@@ -273,7 +292,7 @@ def make_trainer(args: argparse.Namespace, **options: Any) -> L.Trainer:
     }
     try:
         return L.Trainer(**(defaults | options))
-    except (RuntimeError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
+    except (RuntimeError, ImportError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise UsageError(f"--accelerator {args.accelerator}: {str(error).splitlines()[0]}") from error
 
 

@@ -58,6 +58,13 @@ def test_a_fast_dev_run_goes_through_every_line_and_writes_nothing(script, tmp_p
     [
         (cnn20, ["--accelerator", "abacus"], "unknown --accelerator 'abacus': choose auto, gpu, cpu"),
         (cnn20, ["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (cnn20, ["--seed", "-1"], "seeds go from 0 to 4294967295, got --seed -1"),
+        (init_scale, ["--seed", "4294967295", "--seeds", "2"], "seeds go from 0 to 4294967295"),
+        (cnn20, ["--lr", "-1"], "--lr must be positive, got -1"),
+        (gan, ["--lr", "0"], "--lr must be positive, got 0"),
+        (residual_depth, ["--lr", "nan"], "--lr must be positive, got nan"),
+        (activations, ["--momentum", "1"], "--momentum must be at least 0 and below 1, got 1"),
+        (cnn20, ["--sweep", "--depth", "6"], "--sweep brings its own depths"),
         (cnn20, ["--max_epochs", "0"], "--max_epochs must be at least 1, got 0"),
         (cnn20, ["--fast_dev_run", "--record", "x"], "nothing to --record"),
         (cnn20, ["--data-dir", "/nonexistent"], "data folder /nonexistent does not exist"),
@@ -92,6 +99,8 @@ def test_a_fast_dev_run_goes_through_every_line_and_writes_nothing(script, tmp_p
         (demo, ["--compare"], "--compare is an option of each study"),
         (demo, ["--full", "--quick"], "contradict each other"),
         (cases, ["--only", "lstm"], "unknown study 'lstm'"),
+        (cases, ["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (cases, ["--jobs", "0"], "--jobs must be at least 1, got 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -100,6 +109,27 @@ def test_contradictions_are_refused_with_the_reason(script, argv, says):
         script.main(argv)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["--logdir", "--record"])
+def test_a_folder_that_cannot_be_is_named_before_the_training(option, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(data.UsageError, match=rf"{option} .*file/deep: .*file is a file, not a folder"):
+        init_scale.main([option, str(tmp_path / "file" / "deep")])
+
+
+@pytest.mark.parametrize("broken", ["data_batch_1.bin", "data_batch_1", "train-images-idx3-ubyte"])
+def test_an_empty_image_file_is_named(broken, tmp_path):
+    (tmp_path / broken).touch()
+    with pytest.raises(data.UsageError, match=broken):
+        cnn20.main(["--data-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"", "is empty"), (b" \n\n ", "is empty"), (b"a \xff b", "not UTF-8")])
+def test_a_text_that_is_none_is_named(content, says, tmp_path):
+    (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(data.UsageError, match=f"text.txt .*{says}"):
+        clipping_direction.main(["--text", str(tmp_path / "text.txt")])
 
 
 def test_a_script_ends_with_one_line_and_status_2():
@@ -133,6 +163,8 @@ def test_an_accelerator_that_is_not_there_is_named():
     else:
         with pytest.raises(data.UsageError, match="--accelerator cuda: "):
             cnn20.main(["--accelerator", "cuda", "--fast_dev_run"])
+    with pytest.raises(data.UsageError, match="--accelerator tpu: "):  # whose library is not even installed
+        cnn20.main(["--accelerator", "tpu", "--fast_dev_run"])
 
 
 @pytest.mark.parametrize("script", [cnn20, gan, activations, residual_depth, bad_batches], ids=name)
