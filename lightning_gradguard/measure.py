@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.layout import Layout
-from lightning_gradguard.norms import Norms, accumulator
+from lightning_gradguard.norms import Norms, accumulator, is_plain
 from lightning_gradguard.norms import dense_values as dense_values
+from lightning_gradguard.units import UnitNorms, UnitPart
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +28,19 @@ class Measurement:
             float32, or float64 if one of the gradients is. Accumulated in at least float32 whatever the
             gradient's dtype. A NaN or infinite element shows as NaN or infinity here.
         total: l2 norm over all of them, shape ``[]``.
+        units: norms of units that were measured along with the rest, of the layout in ``origin``.
+        origin: where this is a part, what layout was measured and which of its parameters these are.
+        scale: what the gradients are still to be multiplied by, ``[]`` or ``[num_params]``: all numbers are those
+            after it; ``None`` for nothing.
     """
 
     layout: Layout
     grads: tuple[Tensor | None, ...]
     norms: Tensor
     total: Tensor
+    units: UnitNorms | None = None
+    origin: tuple[Layout, tuple[int, ...]] | None = None
+    scale: Tensor | None = None
 
     @functools.cached_property
     def present(self) -> tuple[bool, ...]:
@@ -47,13 +55,48 @@ class Measurement:
     def part(self, layout: Layout, indices: Sequence[int]) -> Measurement:
         """What a part of the parameters measures, given its layout and its indices in this one."""
         norms = self.norms[layout.index(indices, self.norms.device)]
-        return Measurement(layout, tuple(self.grads[i] for i in indices), norms, torch.linalg.vector_norm(norms))
+        grads = tuple(self.grads[i] for i in indices)
+        origin = self.layout, tuple(indices)
+        return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), self.units, origin)
+
+    def by_unit(self, norms: Norms) -> UnitNorms:
+        """l2 norm of each unit of the gradients that are dense, real and not empty.
+
+        The first time this is a second read of the gradients. It asks that :func:`measure` finds them in its one
+        pass from the next step on.
+
+        Args:
+            norms: with the units of each parameter, ``None`` for those that are not asked about; the same object at
+                each step.
+        """
+        assert norms.units is not None
+        layout, indices = self.origin or (self.layout, None)
+        part = self._unit_part(norms, indices)
+        if self.units is None or part is None:
+            kinds = {i if indices is None else indices[i]: kind for i, kind in enumerate(norms.units) if kind}
+            layout.norms_of_gradients.also(kinds, len(layout.params))
+            found = norms.of_units(self.grads)
+        else:
+            order, places = part
+            found = UnitNorms(self.units.norms if places is None else self.units.norms[places], order)
+        return found if self.scale is None else found.scaled(self.scale)
+
+    def _unit_part(self, norms: Norms, indices: Sequence[int] | None) -> UnitPart | None:
+        """Where the units that somebody asks about are among those that were measured, found once for each order."""
+        if self.units is None or norms.units is None:
+            return None
+        parts = self.units.order.parts
+        if norms not in parts:
+            wanted = [i for i, kind in enumerate(norms.units) if kind is not None and is_plain(self.grads[i])]
+            parts[norms] = self.units.order.part(wanted, indices, self.units.norms.device)
+        return parts[norms]
 
     @functools.cached_property
     def max_abs(self) -> Tensor:
         """Largest absolute element of each gradient, ``[num_params]``; a second read of the gradients, on demand."""
         values = self.layout.norms_of_gradients.largest(self.grads).to(self.norms)
-        return self.layout.sharding.largest(values) if self.layout.sharding else values
+        values = self.layout.sharding.largest(values) if self.layout.sharding else values
+        return values if self.scale is None else values * self.scale
 
     @functools.cached_property
     def weight_norms(self) -> Tensor:
@@ -66,7 +109,8 @@ class Measurement:
         """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""
         norms = self.norms * coefficient
         total = self.total * coefficient if coefficient.dim() == 0 else torch.linalg.vector_norm(norms)
-        after = replace(self, norms=norms, total=total)
+        scale = coefficient if self.scale is None else self.scale * coefficient
+        after = replace(self, norms=norms, total=total, scale=scale)
         if "max_abs" in self.__dict__:
             after.__dict__["max_abs"] = self.max_abs * coefficient
         return after
@@ -92,8 +136,11 @@ def measure(layout: Layout) -> Measurement:
         5.0
     """
     grads = tuple(layout.gradients())
-    norms = whole_norms(layout, grads, layout.norms_of_gradients)
-    return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms))
+    if layout.sharding is None:
+        norms, units = layout.norms_of_gradients.with_units(grads)
+    else:
+        norms, units = whole_norms(layout, grads, layout.norms_of_gradients), None
+    return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), units)
 
 
 def whole_norms(layout: Layout, tensors: Sequence[Tensor | None], norms_of: Norms | None = None) -> Tensor:

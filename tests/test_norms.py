@@ -54,3 +54,8 @@ def test_float64_stays_float64():
     tensors = [torch.full((3,), 1e200, dtype=torch.float64), torch.ones(2)]
     assert Norms()(tensors).dtype == torch.float64
     assert_right(Norms()(tensors[1:]), tensors[1:])
+
+
+def test_many_scalars_are_measured():
+    tensors = [torch.tensor(float(i)) for i in range(-3, 3)]
+    assert Norms()(tensors).tolist() == Norms().largest(tensors).tolist() == [3.0, 2.0, 1.0, 0.0, 1.0, 2.0]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import final
 from weakref import WeakKeyDictionary
@@ -16,12 +14,11 @@ from torch import Tensor
 from lightning_gradguard.clip.arguments import patterns, positive
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
 from lightning_gradguard.clip.sharded_units import measure_sharded_units
-from lightning_gradguard.clip.units import Units, units_of
+from lightning_gradguard.clip.units import units_of
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import Measurement
-
-# Units of small parameters of one shape are measured together: dispatch costs more than the copy.
-_STACK_NUMEL = 4096
+from lightning_gradguard.norms import Norms
+from lightning_gradguard.units import UnitOrder, Units
 
 
 @final
@@ -65,7 +62,7 @@ class AGC(ClipPolicy):
 
     def check(self, layout: Layout) -> None:
         """Warns if every parameter is excluded, or if a pattern excludes none."""
-        if layout.names and not _groups(layout, self.exclude):
+        if layout.names and all(_is_excluded(name, self.exclude) for name in layout.names):
             warnings.warn(f"AGC clips nothing: exclude={list(self.exclude)} covers every parameter", stacklevel=2)
             return
         unused = [pattern for pattern in self.exclude if not any(fnmatchcase(name, pattern) for name in layout.names)]
@@ -77,22 +74,38 @@ class AGC(ClipPolicy):
         """Compares the gradient of each unit with its weights."""
         if measurement.layout.sharding is not None:
             return self._decide_sharded(measurement)
-        by_device = defaultdict(list)
-        for piece in _measure_units(measurement, _groups(measurement.layout, self.exclude)):
-            by_device[piece.grads.device].append(piece)
+        wanted = _wanted_of(measurement.layout, self.exclude)
         answer: list[Tensor | None] = [None] * len(measurement.grads)
+        seen = measurement.by_unit(wanted.gradients)
+        wanted.follow(seen.order, measurement)
         changes = []
-        for pieces in by_device.values():  # one vector of all units, for the arithmetic
-            grads, weights = torch.cat([p.grads for p in pieces]), torch.cat([p.weights for p in pieces])
-            factors = norm_coefficient(grads, weights.clamp(min=self.eps) * self.ratio)
+        if wanted.clipped:
+            factors = self._factors(seen.norms, wanted.weights.of_units(wanted.clipped).norms)
+            changes.append((factors < 1.0).any())
+            answer = seen.spread(factors, len(answer))
+        for index, units in wanted.odd:
+            factors, answer[index] = self._factors_of_odd(measurement, index, units)
             changes.append((factors < 1.0).any().to(measurement.total.device, non_blocking=True))
-            for piece, part in zip(pieces, factors.split([p.grads.numel() for p in pieces]), strict=True):
-                each = piece.units.spread(part, piece.shape, len(piece.indices))
-                for index, factor in zip(piece.indices, each, strict=True):
-                    answer[index] = factor
         if len(changes) > 1:
             changes = [torch.stack(changes).any()]
         return Clip(units=answer, changes=changes[0] if changes else None)
+
+    def _factors(self, grads: Tensor, weights: Tensor) -> Tensor:
+        return norm_coefficient(grads, weights.clamp(min=self.eps) * self.ratio)
+
+    def _factors_of_odd(self, measurement: Measurement, index: int, units: Units) -> tuple[Tensor, Tensor]:
+        """The same for one sparse or complex gradient: as a vector, and so that it broadcasts."""
+        grad = measurement.grads[index]
+        weight: Tensor = measurement.layout.params[index]
+        assert grad is not None
+        if grad.layout != torch.strided:  # the rows of an embedding that occurred
+            grad = grad.coalesce()
+            weight, grad = weight[grad.indices()[0]], grad.values()
+        norms = units.norms(grad)
+        if measurement.scale is not None:
+            norms = norms * (measurement.scale[index] if measurement.scale.dim() else measurement.scale)
+        factors = self._factors(norms, units.norms(weight))
+        return factors, units.spread(factors, grad.shape, 1)[0]
 
     def _decide_sharded(self, measurement: Measurement) -> Clip:
         """The same where a unit's elements may lie on several processes."""
@@ -107,72 +120,52 @@ class AGC(ClipPolicy):
         return Clip(units=answer, changes=changes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Norms of all units of some parameters of one shape, one after the other: of gradients and of weights."""
+class _Wanted:
+    """What of a layout is clipped; the rest of it is found anew only when gradients come or go.
 
-    indices: Sequence[int]
-    units: Units
-    shape: torch.Size
-    grads: Tensor
-    weights: Tensor
+    Attributes:
+        units: of each parameter; ``None`` for those that are left alone.
+        gradients: asks for the units of gradients.
+        weights: measures those of weights.
+        clipped: the parameters whose units were measured, ``None`` for others; empty if there is none.
+        odd: indices and units of sparse and complex gradients.
+    """
 
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Parameters of one shape, dtype and device; small ones are measured in one stack."""
-
-    indices: list[int]
-    units: Units
-    shape: torch.Size
-    on_device: Tensor
-
-
-_groups_of: WeakKeyDictionary[Layout, dict[tuple[str, ...], list[_Group]]] = WeakKeyDictionary()
-
-
-def _groups(layout: Layout, exclude: tuple[str, ...]) -> list[_Group]:
-    """What of a layout is clipped; found once for each layout."""
-    known = _groups_of.setdefault(layout, {})
-    if exclude not in known:
-        found = defaultdict(list)
-        for index, (units, name, parameter) in enumerate(
-            zip(units_of(layout), layout.names, layout.params, strict=True)
-        ):
-            if not _is_excluded(name, exclude):
-                alone = index if parameter.numel() > _STACK_NUMEL else None
-                found[parameter.device, parameter.dtype, parameter.shape, units, alone].append(index)
-        known[exclude] = [
-            _Group(indices, units, shape, torch.tensor(indices, device=device))
-            for (device, _, shape, units, _), indices in found.items()
+    def __init__(self, layout: Layout, exclude: tuple[str, ...]) -> None:
+        self.units = [
+            None if _is_excluded(name, exclude) else units
+            for name, units in zip(layout.names, units_of(layout), strict=True)
         ]
+        self.gradients, self.weights = Norms(self.units), Norms(self.units)
+        self.clipped: list[Tensor | None] = []
+        self.odd: list[tuple[int, Units]] = []
+        self._order: UnitOrder | None = None
+
+    def follow(self, order: UnitOrder, measurement: Measurement) -> None:
+        """Takes in which gradients there are, if that changed."""
+        if order is self._order:
+            return
+        here = {index for run in order.runs for index in run.indices}
+        params = measurement.layout.params
+        self.clipped = [param if index in here else None for index, param in enumerate(params)] if here else []
+        self.odd = [
+            (index, units)
+            for index, (units, grad) in enumerate(zip(self.units, measurement.grads, strict=True))
+            if units is not None and grad is not None and grad.numel() and index not in here
+        ]
+        self._order = order
+
+
+_wanted: WeakKeyDictionary[Layout, dict[tuple[str, ...], _Wanted]] = WeakKeyDictionary()
+
+
+def _wanted_of(layout: Layout, exclude: tuple[str, ...]) -> _Wanted:
+    """Found once for each layout."""
+    known = _wanted.setdefault(layout, {})
+    if exclude not in known:
+        known[exclude] = _Wanted(layout, exclude)
     return known[exclude]
 
 
 def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _measure_units(measurement: Measurement, groups: Sequence[_Group]) -> Iterator[_Piece]:
-    grads, layout = measurement.grads, measurement.layout
-    for group in groups:
-        units, shape = group.units, group.shape
-        weights: list[Tensor] = [layout.params[i] for i in group.indices]
-        if units.whole:  # its norm is known; without a gradient it is zero, and the factor is not used
-            yield _Piece(group.indices, units, shape, measurement.norms[group.on_device], _norms(units, weights))
-            continue
-        own = [grad for i in group.indices if (grad := grads[i]) is not None and grad.layout == torch.strided]
-        if len(own) == len(weights):
-            yield _Piece(group.indices, units, shape, _norms(units, own), _norms(units, weights))
-            continue
-        for i, weight in zip(group.indices, weights, strict=True):
-            grad = grads[i]
-            if grad is not None and grad.layout != torch.strided:  # the rows of an embedding that occurred
-                rows = grad.coalesce()
-                weight, grad = weight[rows.indices()[0]], rows.values()
-            if grad is not None:
-                yield _Piece([i], units, grad.shape, units.norms(grad), units.norms(weight))
-
-
-def _norms(units: Units, tensors: list[Tensor]) -> Tensor:
-    return units.norms(torch.stack(tensors), stacked=True) if len(tensors) > 1 else units.norms(tensors[0])

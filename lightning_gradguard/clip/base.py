@@ -121,13 +121,12 @@ def limited(measurement: Measurement, by: By, threshold: Tensor, target: Tensor,
 @torch.no_grad()
 def apply_(measurement: Measurement, clip: Clip) -> None:
     """Carries out a clip on the measured gradients, in place."""
-    present = [(index, grad) for index, grad in enumerate(measurement.grads) if grad is not None]
     if clip.coefficient is not None:
-        _scale_(present, clip.coefficient)
+        _scale_(_present(measurement), clip.coefficient)
     elif clip.units is not None:
-        _scale_units_([(grad, clip.units[index]) for index, grad in present])
+        _scale_units_(measurement.grads, clip.units)
     elif clip.bound is not None:
-        _clamp_all_(present, clip.bound)
+        _clamp_all_(_present(measurement), clip.bound)
     if clip.then is not None:
         apply_(measurement, clip.then)
 
@@ -143,7 +142,10 @@ def after(measurement: Measurement, clip: Clip) -> Measurement:
         return measurement.scaled(clip.coefficient)
     if clip.then is None and clip.bound is None and clip.units is None:
         return measurement
-    copy = replace(measurement, grads=tuple(None if grad is None else grad.clone() for grad in measurement.grads))
+    grads = tuple(None if grad is None else grad.clone() for grad in measurement.grads)
+    copy = replace(measurement, grads=grads, units=None, scale=None)
+    if measurement.scale is not None:
+        apply_(copy, Clip(coefficient=measurement.scale))
     apply_(copy, clip)
     norms = whole_norms(measurement.layout, copy.grads)
     return replace(copy, norms=norms, total=torch.linalg.vector_norm(norms))
@@ -193,6 +195,10 @@ def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
     return changes if clip.then is None else changes | is_clipped(measurement, clip.then)
 
 
+def _present(measurement: Measurement) -> list[tuple[int, Tensor]]:
+    return [(index, grad) for index, grad in enumerate(measurement.grads) if grad is not None]
+
+
 def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
     by_device = defaultdict(list)
     for index, grad in present:
@@ -203,17 +209,20 @@ def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
         torch._foreach_mul_(grads, _one_each(local, entries) if local.dim() else local)
 
 
-def _scale_units_(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
-    by_device = defaultdict(list)
-    for grad, unit in pairs:
-        if unit is not None and grad.layout != torch.strided:
+def _scale_units_(grads: Sequence[Tensor | None], units: Sequence[Tensor | None]) -> None:
+    dense, factors = [], []
+    for grad, unit in zip(grads, units, strict=True):
+        if grad is None or unit is None:
+            continue
+        if grad.layout == torch.strided:
+            dense.append(grad)
+            factors.append(unit)
+        else:
             cut = grad.coalesce()
             cut.values().mul_(unit)
             grad.copy_(cut)
-        elif unit is not None:
-            by_device[grad.device].append((grad, unit))
-    for entries in by_device.values():
-        torch._foreach_mul_([grad for grad, _ in entries], [unit for _, unit in entries])
+    if dense:
+        torch._foreach_mul_(dense, factors)
 
 
 def _clamp_all_(present: Sequence[tuple[int, Tensor]], bound: float | Tensor) -> None:

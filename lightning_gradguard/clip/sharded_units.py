@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_gradguard.clip.units import Units
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.sharding import Piece
+from lightning_gradguard.units import Units
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_gradguard.layout import Layout
+from lightning_gradguard.units import WHOLE, Units
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
-
-
-@dataclass(frozen=True)
-class Units:
-    """How the elements of a parameter fall into units.
-
-    Attributes:
-        dims: dimensions inside a unit, over which its norm is taken; none where the parameter is one unit.
-        view: the shape to see the parameter in before, where its own will not do (grouped transposed convolutions).
-    """
-
-    dims: tuple[int, ...]
-    view: tuple[int, ...] | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether the parameter is a single unit."""
-        return not self.dims
-
-    def norms(self, tensor: Tensor, *, stacked: bool = False) -> Tensor:
-        """l2 norm of each unit of such a parameter, or of a stack of them, as one vector."""
-        dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
-        first = int(stacked)
-        if self.whole:
-            inside = list(range(first, tensor.dim()))
-            return (
-                torch.linalg.vector_norm(tensor, dim=inside, dtype=dtype).flatten()
-                if inside
-                else tensor.abs().flatten()
-            )
-        seen = tensor if self.view is None else tensor.view(*tensor.shape[:first], *self.view)
-        return torch.linalg.vector_norm(seen, dim=[dim + first for dim in self.dims], dtype=dtype).flatten()
-
-    def spread(self, factors: Tensor, shape: torch.Size, num: int) -> Sequence[Tensor]:
-        """One factor for each unit of ``num`` parameters of this shape, in vectors that broadcast over each of them."""
-        if self.whole:
-            return factors.unbind()
-        outer = [1 if dim in self.dims else size for dim, size in enumerate(self.view or shape)]
-        each = factors.view(num, *outer)
-        if self.view is not None:
-            each = each.expand(-1, -1, self.view[1], *[-1] * (each.dim() - 3)).flatten(1, 2)
-        return each.unbind()
-
-
-WHOLE = Units(())
 
 
 def units_of(layout: Layout) -> list[Units]:

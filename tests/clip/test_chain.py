@@ -13,7 +13,7 @@ from lightning_gradguard.clip.norm import NormClip
 from lightning_gradguard.clip.value import ValueClip
 from lightning_gradguard.clip.zclip import ZClip
 from tests import reference
-from tests.clip.bench import SHAPES, Run
+from tests.clip.bench import SHAPES, Run, layout_of
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,19 @@ def test_each_policy_is_asked_whether_it_can_do_anything() -> None:
     run = Run(Chain([NormClip(1.0), AGC(exclude=["*"])]))
     with pytest.warns(UserWarning, match="AGC clips nothing"):
         run.policy.check(run.layout)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(NormClip(0.5), AGC(0.05)), (AdaGC(warmup=0), AGC(0.05)), (NormClip(0.5), ZClip(max_norm=0.01, by="value"))],
+    ids=["norm-agc", "adagc-agc", "norm-zclip"],
+)
+def test_a_policy_sees_units_and_elements_as_the_ones_before_leave_them(first, second) -> None:
+    shapes = ((30, 20), (30,), (90, 70))
+    grads = [torch.randn(shape) * 3 for shape in shapes]
+    last = NormClip(0.01)
+    together, apart = Run(Chain([first, second, last]), layout_of(shapes)), grads
+    for policy in (first, second, last):
+        _, apart = Run(policy, layout_of(shapes)).step(apart)
+    _, left = together.step(grads)
+    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(left, apart, strict=True))
