@@ -14,7 +14,7 @@ def test_weights_are_measured_by_the_first_record_and_the_first_in_each_fifty_st
 
 
 def test_records_between_two_measurements_have_no_weight_norms():
-    net = nn.Linear(3, 1)
+    net = nn.Sequential(nn.Linear(3, 1))
     pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), log_every_n_steps=1)
     net(torch.ones(2, 3)).sum().backward()
     records = [pipeline.before_step() for _ in range(60)]
