@@ -148,7 +148,7 @@ class _Plan:
                 units.append(each.flatten())
                 rows = None if derived is None else each
             if not (self.only_units and group.units):
-                rows = stack.view(len(group.indices), -1) if rows is None else rows
+                rows = _as_rows(stack) if rows is None else rows
                 pieces.append(torch.linalg.vector_norm(rows, dim=1, dtype=group.dtype))
         for group in self.lists:
             found = group.of(tensors)
@@ -173,7 +173,7 @@ class _Plan:
         # aminmax reads at memory speed; abs().amax() and the infinity norm do not.
         pieces = [_largest_of_odd(tensors[index]) for index in self.odd]  # type: ignore[arg-type]
         for group in self.stacks:
-            low, high = torch.aminmax(torch.stack(group.of(tensors)).view(len(group.indices), -1), dim=1)
+            low, high = torch.aminmax(_as_rows(torch.stack(group.of(tensors))), dim=1)
             pieces.append(torch.maximum(-low, high))
         for group in self.lists:
             lows, highs = zip(*map(torch.aminmax, group.of(tensors)), strict=True)
@@ -292,6 +292,10 @@ def _in_order(
         num_results=start,
         only_units=only_units,
     )
+
+
+def _as_rows(stack: Tensor) -> Tensor:
+    return stack.flatten(1) if stack.dim() > 1 else stack.unsqueeze(1)
 
 
 def _is_large(tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ STEPS = {
     "AutoClip, clipping": (lambda: count_step(AutoClip(), guard=True), Count(124, 1, 2.0, 1.0, 0.02)),
     "ValueClip, idle": (lambda: count_step(ValueClip(1e6), guard=True), Count(170, 1, 2.0, 0.0, 0.03)),
     "ValueClip, clipping": (lambda: count_step(ValueClip(1e-6), guard=True), Count(270, 1, 3.0, 1.0, 0.03)),
-    "AGC, clipping": (lambda: count_step(AGC(1e-9), guard=True), Count(142, 1, 2.0, 1.0, 0.13)),
+    "AGC, clipping": (lambda: count_step(AGC(1e-9), guard=True), Count(140, 1, 2.0, 1.0, 0.13)),
 }
 
 
