@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lightning_gradguard.record import StepRecord
 
 # Their gradients are scaled otherwise than those of weight matrices: not comparable over depth.
@@ -135,9 +137,9 @@ def fit_line(values: Sequence[float]) -> Line | None:
     n = len(values)
     if n < 4:
         return None
-    logs = [math.log10(value) for value in values]
-    mean_x, mean_y = (n - 1) / 2, sum(logs) / n
-    spread = sum((x - mean_x) ** 2 for x in range(n))
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in enumerate(logs)) / spread
-    residual = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in enumerate(logs))
+    x, y = np.arange(n) - (n - 1) / 2, np.log10(np.asarray(values))
+    y -= y.mean()
+    spread = x @ x
+    slope = float(x @ y / spread)
+    residual = float(((y - slope * x) ** 2).sum())
     return Line(slope, math.sqrt(residual / (n - 2) / spread), slope * (n - 1))

@@ -12,6 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from lightning_gradguard.record import StepRecord
+from lightning_gradguard.tensorboard.checksum import quicken
 
 WriterLike = SummaryWriter | Callable[[], SummaryWriter] | str | os.PathLike[str]
 
@@ -47,6 +48,7 @@ class BoardWriter:
         """Writes a summary as one event."""
         file_writer = self.file_writer()
         if file_writer is not None:
+            quicken(file_writer)
             file_writer.add_summary(summary, step)
             return
         for (
