@@ -32,6 +32,7 @@ CASES = [
     ("residual_depth", "residual_depth.py", ["--compare"]),
     ("cnn20_depth", "cnn20.py", ["--sweep"]),
     ("lstm_language_model", "lstm_language_model.py", ["--mitigate", "all"]),
+    ("lstm_policies", "lstm_language_model.py", ["--mitigate", "others"]),
     ("clipping_direction", "clipping_direction.py", ["--compare"]),
     ("activations_matched", "activations.py", ["--matched"]),
     ("bad_batches", "bad_batches.py", ["--compare"]),

@@ -19,8 +19,7 @@ from pages import PAGES, PICTURES, Page
 from report import Study, load, number
 
 HERE = Path(__file__).parent
-
-
+SCREENSHOTS = "screenshots.json"  # of ``screenshots.py``
 # {record|variant} or {record|variant|heading} in the words of a page
 CELL = re.compile(r"\{([^|{}]+)\|([^|{}]+)(?:\|([^|{}]+))?\}")
 
@@ -103,7 +102,7 @@ def seed_by_seed(bar: bars.Bar, study: Study) -> str:
 
 def pictures(folder: Path, home: Path) -> str:
     """What TensorBoard shows of two studies, as ``screenshots.py`` left it."""
-    record = folder / "screenshots.json"
+    record = folder / SCREENSHOTS
     if not record.is_file():
         return "*No pictures yet; `python examples/screenshots.py` takes them.*"
     about = json.loads(record.read_text(encoding="utf-8"))
@@ -160,6 +159,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parser.parse_args(argv)
     if not any(args.results.glob("*.json")):
         raise UsageError(f"{args.results} holds no recorded results: run `make cases` first")
+    if not args.out.parent.is_dir():
+        raise UsageError(f"--out {args.out}: there is no folder {args.out.parent}")
+    for path in args.results.glob("*.json"):
+        if path.name != SCREENSHOTS:
+            load(path)[0].plot(path.with_suffix(".png"))
     args.out.write_text(write(args.results, args.out), encoding="utf-8")
     print(f"wrote {args.out}")
     return args.out

@@ -29,7 +29,7 @@ class Page:
 PAGES = [
     Page(
         "A language model that explodes",
-        ("lstm_language_model",),
+        ("lstm_language_model", "lstm_policies"),
         "Learning rate 20 with plain SGD and the initialization are those of PyTorch's own word_language_model "
         "example. Without clipping the loss spikes within the first steps and the state of the LSTM saturates. "
         "With clipping it learns.",

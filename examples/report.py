@@ -165,14 +165,15 @@ class Study:
         colors = colormaps["tab20" if len(variants) > 10 else "tab10"].colors
         for index, variant in enumerate(variants):
             runs, style = self.of(variant), {"color": colors[index % len(colors)]}
+            line = {"linestyle": "-" if index < len(colors) else "--"}  # no two variants look alike
             profile, after = _profile([run.depth for run in runs]), _profile([run.depth_after for run in runs])
             if profile:
-                over_depth.plot(range(1, len(profile) + 1), profile, marker=".", label=variant, **style)
+                over_depth.plot(range(1, len(profile) + 1), profile, marker=".", label=variant, **style, **line)
             if after:
                 over_depth.plot(range(1, len(after) + 1), after, linestyle=":", label=f"{variant}, trained", **style)
             points = [(step, norm) for step, norm in runs[0].over_time if math.isfinite(norm) and norm > 0]
             if points:
-                over_time.plot(*zip(*points, strict=True), label=variant, linewidth=1, **style)
+                over_time.plot(*zip(*points, strict=True), label=variant, linewidth=1, **style, **line)
         over_depth.set(xlabel=f"{self.depth_of}, input first", title="over depth, at the first step")
         over_time.set(xlabel=self.over_of, title="over time, before clipping")
         for axes in (over_depth, over_time):
@@ -185,7 +186,13 @@ class Study:
             if not many:
                 axes.legend(fontsize=8)
         if many and figure.axes:
-            figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+            figure.legend(
+                *figure.axes[0].get_legend_handles_labels(),
+                loc="outside lower center",
+                ncols=4,
+                fontsize=7,
+                handlelength=3,
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
         return path

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import studies
 from data import UsageError
+from gallery import SCREENSHOTS
 from report import load
 from selenium import webdriver
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
@@ -33,7 +34,6 @@ from tests.browser.conftest import Board, browser_binaries, open_browser
 from tests.browser.tab import Tab
 
 HERE = Path(__file__).parent
-RECORD = "screenshots.json"
 BROWSER_BAR = 143  # pixels of a window that a page does not get
 WIDTH = 1400
 CURVES = ("grad_norm_total/post_clip", "grad_norm_total/pre_clip", "gradguard/clipped_fraction")
@@ -144,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         "--out", type=Path, default=HERE / "results", metavar="FOLDER", help="default: examples/results"
     )
     args = parser.parse_args(argv)
+    if args.out.exists() and not args.out.is_dir():
+        raise UsageError(f"--out {args.out} is a file, not a folder")
     try:
         browser_binaries()
     except pytest.fail.Exception as missing:
@@ -172,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
                     board.stop()
         finally:
             driver.quit()
-    record = args.out / RECORD
+    record = args.out / SCREENSHOTS
     record.write_text(json.dumps(about | {"shots": [asdict(shot) for shot in shots]}) + "\n", encoding="utf-8")
     return record
 

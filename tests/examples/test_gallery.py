@@ -89,6 +89,11 @@ def test_the_gallery_without_results_says_what_to_do(tmp_path):
         gallery.main(["--results", str(tmp_path)])
 
 
+def test_a_page_in_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(data.UsageError, match="there is no folder"):
+        gallery.main(["--out", str(tmp_path / "missing" / "README.md")])
+
+
 def of_values(*values: float, **options) -> Study:
     runs = [Run("a", seed, {"m": value}, **options) for seed, value in enumerate(values)]
     return Study("s", "?", {"m": "m"}, "", "", runs=runs, reference={"Gaussian fit": 5.0})

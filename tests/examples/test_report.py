@@ -83,6 +83,20 @@ def test_a_plot_of_nothing_and_of_zeros_is_still_a_plot(tmp_path):
         assert study(runs=runs).plot(tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_no_two_of_thirty_variants_look_alike(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: (drawn.append(self), save(self, *args, **options))
+    )
+    runs = [Run(f"{index}", 0, {"test/accuracy": 1.0}, depth={"a": 1.0, "b": 2.0}) for index in range(30)]
+    study(runs=runs).plot(tmp_path / "plot.png")
+    lines = drawn[0].axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 30
+
+
 def test_slope_is_in_decades_per_layer_and_needs_two_layers():
     assert slope({"a": 1e-6, "b": 1e-4, "c": 1e-2}) == pytest.approx(2)
     assert slope({"a": 0.0, "b": 1e-4, "c": 1e-3}) == pytest.approx(1)  # nothing to take the logarithm of
