@@ -62,10 +62,10 @@ PAGES = [
             "An even profile is no proof of health: with He initialization it is nearly flat "
             "({cnn20|He|decades a layer} decades a layer; plain {cnn20|plain|decades a layer}), and the network does "
             "not learn.",
-            "There is no one depth at which a plain network stops learning: at this rate "
+            "Before depth decides, the seed does: at this rate "
             "{cnn20_depth|6 layers, plain|diverged} runs fail with 6 layers already, "
-            "{cnn20_depth|8 layers, plain|diverged} with 8 and {cnn20_depth|10 layers, plain|diverged} with 10; it is "
-            "a matter of the seed first.",
+            "{cnn20_depth|8 layers, plain|diverged} with 8, and "
+            "{cnn20_depth|10 layers, plain|diverged} with 10.",
         ),
     ),
     Page(
