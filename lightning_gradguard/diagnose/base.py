@@ -93,8 +93,7 @@ class Diagnosis:
         if unknown:
             raise ValueError(f"cannot silence {unknown}: the rules are {ids}")
         self._rules = [rule for rule in rules if rule.id not in silence]
-        self._copies: dict[int, list[Rule]] = {}
-        self._standings: dict[tuple[int, int], _Standing] = {}
+        self._asked: dict[int, list[tuple[Rule, _Standing]]] = {}  # by optimizer
         self._weights = LastWeights()
 
     def observe(self, record: StepRecord) -> tuple[Finding, ...]:
@@ -104,16 +103,14 @@ class Diagnosis:
             What is newly raised at this record, to be attached to it.
         """
         record = self._weights.fill(record)
-        optimizer = record.optimizer
-        if optimizer not in self._copies:
+        if record.optimizer not in self._asked:
             copies = [rule if rule.scope == "run" else copy.deepcopy(rule) for rule in self._rules]
-            self._copies[optimizer] = copies
+            self._asked[record.optimizer] = [(rule, _Standing()) for rule in copies]
+        broken = record.verdict in _BROKEN
         raised = []
-        for index, rule in enumerate(self._copies[optimizer]):
+        for rule, standing in self._asked[record.optimizer]:
             asked = all(getattr(record, name) is not None for name in rule.needs)
-            standing = self._standings.setdefault((index, optimizer), _Standing())
             finding = rule.observe(record) if asked else None
-            broken = record.verdict in _BROKEN
             if broken:
                 finding = finding or standing.suspected  # a run that breaks confirms what was seen just before
             if finding is None and (broken or not asked):
@@ -135,9 +132,11 @@ class Diagnosis:
         return [f for active, f in self._reported() if not active]
 
     def _reported(self) -> list[tuple[bool, Finding]]:
+        in_order = zip(*[self._asked[optimizer] for optimizer in sorted(self._asked)], strict=True)
         return [
             (standing.active, standing.finding)
-            for _, standing in sorted(self._standings.items(), key=lambda item: item[0])
+            for of_one_rule in in_order
+            for _, standing in of_one_rule
             if standing.reported and standing.finding is not None
         ]
 

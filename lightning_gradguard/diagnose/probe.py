@@ -136,9 +136,10 @@ class Probe:
             return None
         seen = list((self._first or self._seen).values())
         self._first, self._seen, self._told = None, {}, True
-        values = [value.float().reshape(()) for entry in seen for value in entry.values.values()]
-        together = torch.stack([value.to(values[0].device, non_blocking=True) for value in values])
-        numbers = iter(together.tolist())  # the one host sync of a sampled step
+        values = [value for entry in seen for value in entry.values.values()]
+        home = values[0].device
+        values = [value if value.device == home else value.to(home, non_blocking=True) for value in values]
+        numbers = iter(torch.stack(values).tolist())  # the one host sync of a sampled step
         return tuple(_stats(entry, {key: next(numbers) for key in entry.values}) for entry in seen)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
@@ -167,7 +168,7 @@ class Probe:
     def _look(self, entry: _Seen, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         values = entry.values
         output = output.detach()
-        floats = output if output.dtype in (torch.float32, torch.float64) else output.float()
+        floats = output.float()
         entry.num_elements = floats.numel()
         values["norm"] = torch.linalg.vector_norm(floats)
         if isinstance(module, _CAN_DIE):
