@@ -65,6 +65,7 @@ class UpdateMeter:
         self.layout = layout
         self.every_n_steps = every_n_steps
         self._before: _Copies | None = None
+        self._scale: Tensor | None = None  # from the norms of what is compared to those of whole tensors
         self._norms = Norms()
         self._largest: Tensor | None = None
 
@@ -72,7 +73,8 @@ class UpdateMeter:
     def before_step(self, step: int) -> None:
         """Copies the parameters if the step is sampled; call it before ``optimizer.step()``."""
         if is_sampled(step, self.every_n_steps):
-            self._before = _Copies(self._values())
+            values = self._values()
+            self._before, self._scale = _Copies(values), self._scale_of(values)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -101,14 +103,19 @@ class UpdateMeter:
             return self.layout.values()
         return [part_of(parameter) for parameter in self.layout.params]
 
+    def _scale_of(self, values: Sequence[Tensor]) -> Tensor | None:
+        if self.layout.sharding is not None:
+            return None
+        pairs = enumerate(zip(self.layout.params, values, strict=True))
+        parts = {i: math.sqrt(whole.numel() / part.numel()) for i, (whole, part) in pairs if part is not whole}
+        if not parts:
+            return None
+        scales = [parts.get(i, 1.0) for i in range(len(values))]
+        return torch.tensor(scales, device=values[0].device, dtype=torch.float32)  # a copy there: a sampled step
+
     def _by_layer(self, copies: _Copies) -> Tensor:
         norms = whole_norms(self.layout, copies.tensors, self._norms)
-        if self.layout.sharding is None:
-            pairs = zip(self.layout.params, copies.tensors, strict=True)
-            scales = [math.sqrt(whole.numel() / part.numel()) if part.numel() else 1.0 for whole, part in pairs]
-            if max(scales, default=1.0) > 1.0:
-                norms = norms * torch.tensor(scales).to(norms)
-        return by_layer(self.layout, norms)
+        return by_layer(self.layout, norms if self._scale is None else norms * self._scale)
 
 
 def part_of(tensor: Tensor) -> Tensor:
