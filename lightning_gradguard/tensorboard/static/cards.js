@@ -53,10 +53,11 @@ function spikes(view) {
 
 function findings(view) {
   const list = view.events.findings;
-  const worst = list.some((finding) => finding.severity === "critical") ? "bad" : list.length ? "warn" : "ok";
+  const critical = list.find((finding) => finding.severity === "critical");
+  const first = critical ?? list[0];
   return {
-    id: "findings", level: worst, value: formatStep(list.length), label: list.length === 1 ? "finding" : "findings",
-    detail: list.length ? list[list.length - 1].rule : "nothing to report", step: list[list.length - 1]?.first_step,
+    id: "findings", level: critical ? "bad" : first ? "warn" : "ok", value: formatStep(list.length),
+    label: list.length === 1 ? "finding" : "findings", detail: first?.rule ?? "nothing to report", step: first?.first_step,
   };
 }
 
