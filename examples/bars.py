@@ -128,6 +128,8 @@ BARS = [
     middle("lstm_language_model", "norm", BITS, high=2.5),
     *(middle("lstm_language_model", adaptive, BITS, high=2.5) for adaptive in ("zclip", "autoclip")),
     *(never_diverges("lstm_language_model", clipped) for clipped in ("norm", "zclip", "autoclip")),
+    *(middle("lstm_policies", adaptive, BITS, high=2.5) for adaptive in ("quantile", "agc", "adagc", "maxclip")),
+    *(never_diverges("lstm_policies", clipped) for clipped in ("quantile", "agc", "adagc", "maxclip")),
     not_finite("gan", "Xavier, no clipping", 0.9),
     not_finite("gan", "N(0, 1), no clipping", 0.9),
     *(
