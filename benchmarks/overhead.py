@@ -42,6 +42,7 @@ NEVER = 10**9
 CLIPPING = "`gradient_clip_val=1.0`"
 QUIET = "everything on, nothing to clip"
 LOGGED = "everything on, every layer written every step"
+RECORD = "everything on, a record with norms of weights, as one in 50 is"
 CLIPPED = "everything on, every step clipped"
 PROBED = "everything on, probes every step"
 DEFAULT = "**everything on, as by default**: written and probed every 50 steps"
@@ -61,6 +62,7 @@ ONE_BY_ONE = ("NormClip", "ValueClip", "ZClip(", "AutoClip", "AdaGC", "MaxClip",
 def all_variants(incidents: str, brief: bool) -> list[Variant]:
     """What takes turns in hooks, clipping excepted."""
     high = ZClip(z=1e6)  # the operations of ZClip(), and never a clip
+    recording = GradGuard(clip=high, on_nonfinite="skip", log_every_n_steps=1, probe_every_n_steps=NEVER)
     guard = {"on_nonfinite": "skip", "log_every_n_steps": NEVER, "probe_every_n_steps": NEVER}
     ours: dict[str, list[Callback]] = {
         "GradientNormMonitor()": [GradientNormMonitor(log_every_n_steps=NEVER, probe_every_n_steps=NEVER)],
@@ -70,6 +72,7 @@ def all_variants(incidents: str, brief: bool) -> list[Variant]:
         CLIPPED: [GradGuard(clip=ZClip(max_norm=1e-9), **guard)],
         "everything on, incidents armed": [GradGuard(clip=high, incident_dir=incidents, **guard)],
         LOGGED: [GradGuard(clip=high, **{**guard, "log_every_n_steps": 1})],
+        RECORD: [_DueForWeights(recording), recording],
         PROBED: [GradGuard(clip=high, **{**guard, "probe_every_n_steps": 1})],
         "NormClip(1.0)": [AdaptiveGradientClipping(NormClip(1.0))],
         "ValueClip(1.0)": [AdaptiveGradientClipping(ValueClip(1.0))],
@@ -80,7 +83,7 @@ def all_variants(incidents: str, brief: bool) -> list[Variant]:
         ours[name] = [AdaptiveGradientClipping(policy)]
     if brief:
         ours = {name: own for name, own in ours.items() if not name.startswith(ONE_BY_ONE)}
-    flushed = {LOGGED, "`.item()` and `add_scalar` per parameter"}
+    flushed = {LOGGED, RECORD, "`.item()` and `add_scalar` per parameter"}
     callbacks = {"nothing": [], **ours, **{name: make() for name, make in peers.in_hooks().items()}}
     return [Variant(name, own, flush=_flush if name in flushed else None) for name, own in callbacks.items()]
 
@@ -120,7 +123,7 @@ def with_default(table: dict[str, Any]) -> dict[str, Any]:
     mixed = {
         what: tuple(
             (48 * quiet + logged + probed) / 50
-            for quiet, logged, probed in zip(table[QUIET][what], table[LOGGED][what], table[PROBED][what], strict=True)
+            for quiet, logged, probed in zip(table[QUIET][what], table[RECORD][what], table[PROBED][what], strict=True)
         )
         for what in ("clippings", "step")
     }
@@ -151,6 +154,17 @@ def around(make: Any, steps: int, fits: int, label: str) -> dict[str, tuple[floa
             ratios[name].append(seconds[1] / seconds[0])
     progress.close()
     return {name: machine.median_and_spread(values) for name, values in ratios.items()}
+
+
+class _DueForWeights(Callback):
+    """Makes the next record one that measures weights, as every fiftieth step does."""
+
+    def __init__(self, guard: GradGuard) -> None:
+        self.guard = guard
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        for pipeline in self.guard._session.pipelines:  # type: ignore[union-attr]
+            pipeline.counters.steps = 49
 
 
 class StepClock(Callback):

@@ -80,7 +80,7 @@ class ZClip(ClipPolicy):
         self.original = original
 
     def init_state(self, layout: Layout, device: torch.device) -> State:
-        """No step seen; a mean of zero means *unknown*."""
+        """No step seen; a mean of zero means *unknown*. Steps are counted for ``original`` only."""
         return {
             "mean": torch.zeros((), device=device),
             "variance": torch.zeros((), device=device),
@@ -95,19 +95,21 @@ class ZClip(ClipPolicy):
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares with the statistics of the steps before, then lets this step into them."""
         level, mean = observed(measurement, self.by), state["mean"]
-        sigma = state["variance"].sqrt()
+        sigma, unknown = state["variance"].sqrt(), mean == 0.0
         if self.original:
             reach = (sigma * self.z).masked_fill(state["count"] < self.warmup, torch.inf)
             margin = reach if self.to == "percentile" else reach + self.z * _EPS
         else:
-            reach = (torch.maximum(sigma, mean * _FLOOR) * self.z).masked_fill(mean == 0.0, torch.inf)
+            reach = (torch.maximum(sigma, mean * _FLOOR) * self.z).masked_fill(unknown, torch.inf)
             margin = reach
         limit = mean + margin
         target = self._target(level, mean, limit, reach, margin)
 
-        wild = level > (limit if self.original else limit * _WILD)
-        learned = torch.where(wild, target if self.original else limit, level)
-        self._learn(learned, measurement.total <= LARGEST, state)
+        known = measurement.total <= LARGEST
+        if self.original:
+            self._learn_as_published(torch.where(level > limit, target, level).to(mean.dtype), known, state)
+        else:
+            self._learn(torch.where(level > limit * _WILD, limit, level).to(mean.dtype), known, unknown, state)
         if self.max_norm is not None:
             target, limit = target.clamp(max=self.max_norm), limit.clamp(max=self.max_norm)
         return limited(measurement, self.by, limit, target, _EPS if self.original else 0.0)
@@ -120,19 +122,21 @@ class ZClip(ClipPolicy):
         gap = (level - mean).clamp(min=torch.finfo(mean.dtype).tiny, max=LARGEST)
         return torch.addcmul(mean, reach, margin / gap)  # at or above the norm itself wherever that is no spike
 
-    def _learn(self, learned: Tensor, known: Tensor, state: State) -> None:
-        mean, variance = state["mean"], state["variance"]
+    def _learn(self, learned: Tensor, known: Tensor, unknown: Tensor, state: State) -> None:
+        """Moves the statistics by the same small weight at each step; the first one is taken whole."""
+        mean = torch.where(unknown, learned, state["mean"]).lerp(learned, 1.0 - self.decay)
+        variance = state["variance"].lerp((learned - mean).square(), 1.0 - self.decay)
+        state["mean"] = torch.where(known, mean, state["mean"])
+        state["variance"] = torch.where(known, variance, state["variance"])
+
+    def _learn_as_published(self, learned: Tensor, known: Tensor, state: State) -> None:
+        """Mean and population variance of the warm-up, then moving ones."""
         count = state["count"] + known
-        if self.original:
-            weight = count.reciprocal().masked_fill(count > self.warmup, 1.0 - self.decay)
-        else:
-            weight = torch.full_like(mean, 1.0 - self.decay).masked_fill(mean == 0.0, 1.0)
-        new_mean = torch.lerp(mean, learned.to(mean.dtype), weight)
-        off = learned.to(mean.dtype) - new_mean
-        square = off * off
-        if self.original:  # the population variance of the warm-up, from the running mean
-            square = torch.where(count <= self.warmup, square / (1.0 - weight).clamp(min=_EPS), square)
-        new_variance = torch.lerp(variance, square, weight)
-        state["mean"] = torch.where(known, new_mean, mean)
-        state["variance"] = torch.where(known, new_variance, variance)
+        weight = count.reciprocal().masked_fill(count > self.warmup, 1.0 - self.decay)
+        mean = torch.lerp(state["mean"], learned, weight)
+        square = (learned - mean).square()
+        square = torch.where(count <= self.warmup, square / (1.0 - weight).clamp(min=_EPS), square)
+        variance = torch.lerp(state["variance"], square, weight)
+        state["mean"] = torch.where(known, mean, state["mean"])
+        state["variance"] = torch.where(known, variance, state["variance"])
         state["count"] = count

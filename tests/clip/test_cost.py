@@ -19,7 +19,7 @@ DECIDING = {
     "NormClip": 6,
     "ValueClip": 1,
     "AutoClip": 27,
-    "ZClip": 30,
+    "ZClip": 26,
     "ZClip-original": 36,
     "QuantileClip": 20,
     "AdaGC": 27,
