@@ -151,20 +151,26 @@ class Ada:
 
     def __call__(self, grads: Grads) -> Answer:
         total, answer = norm(grads), []
+        together = min(1.0, self.warmup_max_norm / total) if total else 1.0
         for i, grad in enumerate(grads):
-            own, gamma = norm([grad]), self.gamma.get(i)
-            if self.count < self.warmup or gamma is None:
-                factor = min(1.0, self.warmup_max_norm / total) if total else 1.0
-                if own > 0.0:
-                    self.gamma[i] = factor * own if gamma is None else min(gamma, factor * own)
+            own, gamma, warm = norm([grad]), self.gamma.get(i), self.count < self.warmup
+            if gamma is None or (warm and self.original):
+                factor = together
             else:
-                factor = min(1.0, self.ratio * gamma / own) if own else 1.0
-                entry = factor * own if self.original else min(own, 2.0 * gamma)
-                if own > 0.0:
-                    self.gamma[i] = self.decay * gamma + (1.0 - self.decay) * entry
+                factor = min(1.0, self.ratio * gamma / own, together if warm else 1.0) if own else 1.0
+            if own > 0.0:
+                self.gamma[i] = self.learned(gamma, own, factor * own, warm)
             answer.append(grad * factor)
         self.count += 1
         return None, answer
+
+    def learned(self, gamma: float | None, own: float, scaled: float, warm: bool) -> float:
+        if gamma is None:
+            return scaled
+        if self.original and warm:
+            return min(gamma, scaled)
+        entry = scaled if self.original else min(own, 2.0 * gamma)
+        return self.decay * gamma + (1.0 - self.decay) * entry
 
 
 class Max:

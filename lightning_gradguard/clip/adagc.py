@@ -19,23 +19,25 @@ _MAX_RISE = 2.0
 class AdaGC(ClipPolicy):
     """Clips each tensor to a little above the running mean of its own norm.
 
-    warm-up:  h = min(1, warmup_max_norm / ||g||);  g_i <- h g_i;  gamma_i <- min(gamma_i, ||h g_i||)
-    then:     h_i = min(1, ratio * gamma_i / ||g_i||);  g_i <- h_i g_i;  gamma_i <- EMA of min(||g_i||, 2 gamma_i)
+    h_i = min(1, ratio * gamma_i / ||g_i||);  g_i <- h_i g_i;  gamma_i <- EMA of min(||g_i||, 2 gamma_i)
+    in the warm-up also h_i <= warmup_max_norm / ||g||;  gamma_i starts at the first ||h_i g_i||
 
-    A spike in one layer leaves the others alone, and the direction turns. With noisy tensors it clips often: nearly
-    half of the steps, a little. Choose it for large models whose spikes come from single layers.
+    A spike in one layer leaves the others alone, and the direction turns. With noisy norms it clips often: nearly
+    half of the tensors, a little. Choose it for large models whose spikes come from single layers.
 
-    It departs from the paper on purpose. There gamma_i averages the *clipped* norm, which can grow by 0.1 % a step
-    and lies below the mean of a noisy norm: a lasting rise by ten takes more than two thousand steps. ``original=True``
-    gives that back. A zero gradient is never learned (it would freeze its tensor for ever), and a gradient that first
-    arrives after the warm-up is scaled with the others until its norm is known.
+    It departs from the paper on purpose. There the warm-up knows nothing but its fixed ceiling, and leaves the smallest
+    norm of all its steps in gamma_i: an explosion below the ceiling goes unnoticed, and healthy steps after it are cut.
+    And gamma_i averages the *clipped* norm, which can grow by 0.1 % a step and lies below the mean of a noisy norm: a
+    lasting rise by ten takes more than two thousand steps. ``original=True`` gives both back. A zero gradient is never
+    learned (it would freeze its tensor for ever), and a gradient that first arrives after the warm-up is scaled with
+    the others until its norm is known.
 
     Args:
         ratio: of a tensor's norm to its running mean at which it is clipped, >= 1: the paper's 1.05.
         decay: of the running mean, in (0, 1): the paper's 0.98 remembers 50 steps.
-        warmup: steps of scaling all tensors together, >= 0: the paper's 100.
-        warmup_max_norm: their ceiling for the total norm, > 0: the paper's 1.0.
-        original: average the clipped norm, as described above.
+        warmup: first steps with a ceiling for the total norm, >= 0: the paper's 100.
+        warmup_max_norm: that ceiling, > 0: the paper's 1.0.
+        original: the paper's warm-up and average, as described above.
 
     Raises:
         TypeError, ValueError: for arguments outside these ranges.
@@ -80,14 +82,16 @@ class AdaGC(ClipPolicy):
         together = norm_coefficient(total, self.warmup_max_norm)
         alone = norm_coefficient(norms, gamma * self.ratio)
         warm = count < self.warmup
-        coefficient = torch.where(unknown | warm, together, alone)
+        in_warmup = together if self.original else torch.minimum(together, alone)
+        coefficient = torch.where(unknown, together, torch.where(warm, in_warmup, alone))
 
         scaled = norms * coefficient
         entry = scaled if self.original else torch.minimum(norms, gamma * _MAX_RISE)
-        mean = torch.lerp(gamma, entry.to(gamma.dtype), 1.0 - self.decay)
-        smallest = torch.where(unknown, scaled, torch.minimum(gamma, scaled)).to(gamma.dtype)
+        learned = torch.lerp(gamma, entry.to(gamma.dtype), 1.0 - self.decay)
+        if self.original:
+            learned = torch.where(warm, torch.minimum(gamma, scaled.to(gamma.dtype)), learned)
+        learned = torch.where(unknown, scaled.to(gamma.dtype), learned)
         known = total <= LARGEST
-        learned = torch.where(unknown | warm, smallest, mean)
         state["gamma"] = torch.where(known & (norms > 0.0), learned, gamma)
         state["count"] = count + known
         return Clip(coefficient=coefficient)

@@ -54,6 +54,24 @@ def test_the_warm_up_clips_the_total_norm() -> None:
     assert run.norm_after(10.0) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("original", "left_of_it"), [(False, 0.0105), (True, 0.5)], ids=["ours", "paper"])
+def test_an_explosion_below_the_ceiling_of_the_warm_up(original: bool, left_of_it: float) -> None:
+    run = Run(AdaGC(original=original))
+    for _ in range(3):
+        run.step(ones(0.01, 0.01, 0.01))
+    _, left = run.step(ones(0.5, 0.01, 0.01))
+    assert float(left[0].norm()) == pytest.approx(left_of_it, rel=1e-4)
+
+
+@pytest.mark.parametrize(("original", "kept"), [(False, True), (True, False)], ids=["ours", "paper"])
+def test_one_small_step_in_the_warm_up_does_not_hold_down_the_steps_after_it(original: bool, kept: bool) -> None:
+    run = Run(AdaGC(warmup=50, original=original))
+    for step in range(50):
+        run.step(ones(0.1, 0.2, 0.01 if step == 10 else 0.3))
+    _, left = run.step(ones(0.1, 0.2, 0.3))
+    assert (float(left[2].norm()) == pytest.approx(0.3)) == kept
+
+
 def test_the_papers_average_takes_thousands_of_steps_to_follow_a_rise() -> None:
     ours, paper = Run(AdaGC(warmup=5)), Run(AdaGC(warmup=5, original=True))
     for run in (ours, paper):
