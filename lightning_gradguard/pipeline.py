@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from lightning_gradguard.arguments import check_count
 from lightning_gradguard.clipper import Clipper, Clips, Policies
 from lightning_gradguard.diagnose.base import Diagnosis, Rule
 from lightning_gradguard.diagnose.instruments import Instruments
@@ -22,7 +23,7 @@ from lightning_gradguard.layout import GroupBy, Layout
 from lightning_gradguard.measure import Measurement, measure, measure_exactly
 from lightning_gradguard.record import Sink, StepRecord
 from lightning_gradguard.recording import build_record
-from lightning_gradguard.recovery import Recovery, check_count
+from lightning_gradguard.recovery import Recovery
 from lightning_gradguard.scaling import unscale_once_
 from lightning_gradguard.window import Counters, Window
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_gradguard.arguments import check_count
 from lightning_gradguard.rollback import Buffers, Snapshot
 
 
@@ -108,18 +109,6 @@ def any_process(flag: bool, params: Sequence[Tensor]) -> bool:
     votes = torch.tensor(float(flag), device=_local(params[0]).device if params else None)
     dist.all_reduce(votes, dist.ReduceOp.MAX)
     return bool(votes)
-
-
-def check_count(value: object, name: str) -> None:
-    """Refuses what is not an int of at least 1.
-
-    Raises:
-        ValueError, TypeError: says what was got.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from lightning_gradguard.arguments import check_count
 from lightning_gradguard.clipper import check_policy
 
 T = TypeVar("T")
@@ -57,12 +58,8 @@ def check_interval(value: int | None, name: str) -> int | None:
     Raises:
         TypeError, ValueError: says what was got.
     """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int or None, got {type(value).__name__}: {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value is not None:
+        check_count(value, name)
     return value
 
 

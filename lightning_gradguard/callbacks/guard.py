@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
+from lightning_gradguard.arguments import check_count
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.callbacks.survival import GuardOptions
 from lightning_gradguard.guard import Action
 from lightning_gradguard.incident.bundle import IncidentFolder
-from lightning_gradguard.recovery import check_count
 from lightning_gradguard.spikes import SpikeRule
 
 

@@ -37,7 +37,7 @@ class Instruments:
             the mean cost of probing small against a training step.
 
     Raises:
-        ValueError: if ``every_n_steps`` is below 1.
+        TypeError, ValueError: if ``every_n_steps`` is no int of at least 1.
     """
 
     def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:

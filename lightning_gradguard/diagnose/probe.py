@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_gradguard.arguments import check_count
 from lightning_gradguard.layout import clean_name
 from lightning_gradguard.record import ActivationStats
 from lightning_gradguard.sharding import is_distributed, local_values
@@ -63,7 +64,7 @@ class Probe:
         order: name of each module that ran, mapped to its place in the forward pass; empty before the first sample.
 
     Raises:
-        ValueError: if ``every_n_steps`` is below 1.
+        TypeError, ValueError: if ``every_n_steps`` is no int of at least 1.
 
     Example:
         >>> import torch
@@ -78,8 +79,7 @@ class Probe:
     """
 
     def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:
-        if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be an int of at least 1, got {every_n_steps!r}")
+        check_count(every_n_steps, "every_n_steps")
         self.module = module
         self.every_n_steps = every_n_steps
         self.order: dict[str, int] = {}

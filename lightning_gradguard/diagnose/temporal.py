@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_gradguard.arguments import check_count
 from lightning_gradguard.diagnose.probe import is_sampled
 from lightning_gradguard.layout import clean_name
 
@@ -29,7 +30,7 @@ class TemporalProbe:
         max_sequences: how many sequences of a batch to look at, >= 1. Four show the decay as well as a whole batch.
 
     Raises:
-        ValueError: if an argument is below 1.
+        TypeError, ValueError: if an argument is no int of at least 1.
 
     Example:
         >>> import torch
@@ -44,8 +45,7 @@ class TemporalProbe:
 
     def __init__(self, module: nn.Module, every_n_steps: int = 50, max_sequences: int = 4) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("max_sequences", max_sequences)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+            check_count(value, name)
         self.module = module
         self.every_n_steps = every_n_steps
         self.max_sequences = max_sequences

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_gradguard.arguments import check_count
 from lightning_gradguard.diagnose.probe import is_sampled
 from lightning_gradguard.layout import Layout
 from lightning_gradguard.measure import whole_norms
@@ -42,7 +43,7 @@ class UpdateMeter:
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well.
 
     Raises:
-        ValueError: if ``every_n_steps`` is below 1.
+        TypeError, ValueError: if ``every_n_steps`` is no int of at least 1.
 
     Example:
         >>> import torch
@@ -60,8 +61,7 @@ class UpdateMeter:
     """
 
     def __init__(self, layout: Layout, every_n_steps: int = 50) -> None:
-        if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be an int of at least 1, got {every_n_steps!r}")
+        check_count(every_n_steps, "every_n_steps")
         self.layout = layout
         self.every_n_steps = every_n_steps
         self._before: _Copies | None = None

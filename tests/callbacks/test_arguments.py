@@ -38,7 +38,7 @@ BAD = {
     "interval type": (
         lambda: GradGuard(log_every_n_steps=2.5),
         TypeError,
-        "log_every_n_steps must be an int or None, got float",
+        "log_every_n_steps must be an int, got float",
     ),
     "grouping": (
         lambda: GradientNormMonitor(group_by="block"),

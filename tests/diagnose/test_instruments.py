@@ -118,5 +118,5 @@ def test_the_default_rules_take_records_of_every_grouping(options):
 
 
 def test_a_bad_interval_is_refused():
-    with pytest.raises(ValueError, match="every_n_steps must be an int of at least 1, got 0"):
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
         Instruments(nn.Linear(1, 1), 0)

@@ -82,7 +82,7 @@ def test_the_factor_ignores_what_underflowed_and_short_sequences(make_record):
     assert factors(make_record(temporal_norms={"rnn": broken}))["rnn"] == float("inf")
 
 
-@pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"max_sequences": 0}, {"max_sequences": True}])
+@pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"max_sequences": 0}])
 def test_bad_arguments_are_refused(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} must be an int of at least 1"):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be at least 1, got 0"):
         TemporalProbe(nn.GRU(2, 2), **options)

@@ -68,11 +68,11 @@ def test_zero_weights_that_move_are_infinite_and_that_stay_are_none():
     assert meter.take() == (None, float("inf"))
 
 
-@pytest.mark.parametrize("every", [0, True, 1.5])
-def test_a_bad_interval_is_refused(every):
+@pytest.mark.parametrize(("every", "error"), [(0, ValueError), (True, TypeError), (1.5, TypeError)])
+def test_a_bad_interval_is_refused(every, error):
     net = nn.Linear(1, 1)
     layout = Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))
-    with pytest.raises(ValueError, match="every_n_steps must be an int of at least 1"):
+    with pytest.raises(error, match="every_n_steps must be"):
         UpdateMeter(layout, every)
 
 

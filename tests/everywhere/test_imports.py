@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "lightning_gradguard"
 
 # A part imports only parts below it, and siblings of its own folder.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("sharding", "units"),
+    ("arguments", "sharding", "units"),
     ("norms",),
     ("layout",),
     ("measure",),
