@@ -144,7 +144,6 @@ def main(argv: Sequence[str] | None = None) -> Study:
     parser.add_argument(
         "--mitigate",
         choices=["none", *POLICIES, *SETS],
-        default="zclip",
         help=f"one policy; all: {', '.join(SETS['all'])}; others: {', '.join(SETS['others'])} (default: zclip)",
     )
     parser.add_argument("--max-norm", type=float, help="ceiling of the gradient norm (norm: 0.25; adaptive: none)")
@@ -159,6 +158,12 @@ def main(argv: Sequence[str] | None = None) -> Study:
     parser.add_argument("--bptt", type=int, default=50, help="characters through which gradients flow")
     parser.add_argument("--text", metavar="FILE", help="any UTF-8 text instead of Python's documentation")
     args = studies.parse(parser, argv, quick_epochs=1)
+    if args.compare and args.mitigate is not None:
+        raise data.UsageError("--compare runs every policy: leave out --mitigate")
+    for option in ("batch", "bptt"):
+        if getattr(args, option) < 1:
+            raise data.UsageError(f"--{option} must be at least 1, got {getattr(args, option)}")
+    args.mitigate = args.mitigate or "zclip"
     chosen = POLICIES if args.compare else SETS.get(args.mitigate, [args.mitigate])
     for knob, needs in KNOBS.items():
         if getattr(args, knob) is not None and not set(needs) & set(chosen):
@@ -173,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> Study:
     loaders = sequences(text.train, args.batch, args.bptt), sequences(text.val, args.batch, args.bptt)
     study = Study(
         name="lstm_policies" if args.mitigate == "others" and not args.compare else "lstm_language_model",
-        question=f"A character {args.cell.upper()} on real text, SGD at learning rate {args.lr:g}: does it learn?",
+        question=f"A character {args.cell.upper()} on real text, SGD at learning rate {args.lr:g}: "
+        + ("does it learn with other policies?" if args.mitigate == "others" else "does it learn?"),
         metrics={"val/bits_per_character": "bits per character", "val/perplexity": "perplexity"},
         source=f"{text.source}; a model without memory needs {text.unigram_bits:.2f} bits",
         command=args.command,

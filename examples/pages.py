@@ -135,8 +135,11 @@ PAGES = [
         "run; and what training with each kind comes to.",
         "`gradguard/cosine`: 1 where the direction was kept.",
         (
-            "The turn costs little here: clipping by value trains to {clipping_direction|value 0.01|bits per "
-            "character} bits per character, by norm to {clipping_direction|norm 0.25|bits per character}.",
+            "A turned gradient is not a worse one: by value at 0.001 the cosine is lowest "
+            "({clipping_direction|value 0.001|cosine}) and the result best ({clipping_direction|value 0.001|bits per "
+            "character} bits per character); by value at 0.01 it is {clipping_direction|value 0.01|bits per "
+            "character}, by norm {clipping_direction|norm 0.25|bits per character}. At this learning rate clipping "
+            "every element of every step comes close to small steps along the sign of the gradient.",
         ),
     ),
     Page(
@@ -154,7 +157,7 @@ PAGES = [
         ("bad_batches",),
         "One batch in 50 was never divided by 255. Without clipping {bad_batches|no clipping|diverged} runs fail. Any "
         "clipping saves them; a fixed norm that does so clips {bad_batches|norm|clip rate} of all steps, ZClip "
-        "{bad_batches|zclip|clip rate}: the bad ones.",
+        "{bad_batches|zclip|clip rate}.",
         "`grad_norm_total/pre_clip` on a log axis: a comb with a tooth every 50 steps, and `threshold` below it.",
         (
             "An adaptive threshold is not more accurate: {bad_batches|zclip} with ZClip, {bad_batches|norm} with a "

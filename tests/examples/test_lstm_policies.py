@@ -38,6 +38,9 @@ def test_a_set_of_policies_is_a_study_of_its_own(argv, name, variants, tmp_path)
         (["--mitigate", "maxclip", "--decay", "1"], "decay must be in (0, 1)"),
         (["--mitigate", "maxclip", "--ratio", "0.1"], "--ratio does nothing with --mitigate maxclip"),
         (["--mitigate", "all", "--decay", "0.9"], "--decay does nothing with --mitigate all"),
+        (["--mitigate", "norm", "--compare"], "--compare runs every policy: leave out --mitigate"),
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--bptt", "-1"], "--bptt must be at least 1, got -1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
