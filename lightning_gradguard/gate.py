@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 
@@ -72,8 +73,8 @@ class Gate:
         """What else may be wrong with a step whose gradients are fine, on the device, the same on every process."""
         self.recovery.before_step()
         doubts: dict[str, Tensor] = {}
-        if (norm := self.recovery.buffers.norm()) is not None:
-            doubts["buffers"] = (~norm.isfinite()).to(total)
+        if (sum_of_buffers := self.recovery.buffers.total()) is not None:
+            doubts["buffers"] = sum_of_buffers.to(total)
         if loss is not None and self.guard.watches_loss:
             doubts["loss"] = torch.as_tensor(loss).detach().to(total)
         return mean_over_processes(doubts)
@@ -81,7 +82,7 @@ class Gate:
     def look_beyond_gradients(self, total: float, doubts: Mapping[str, float], layout: Layout) -> Damage | None:
         """Damage to buffers by the forward pass, and spikes; ``None`` for a good step."""
         num_params = len(layout.params)
-        if doubts.get("buffers"):
+        if not math.isfinite(doubts.get("buffers", 0.0)):
             spoiled = self.recovery.buffers.spoiled()  # host syncs: only a doubtful step gets here
             if any_process(bool(spoiled), layout.params):
                 return Damage({}, {}, num_params, buffers=spoiled or ("on another process",))

@@ -56,7 +56,7 @@ class HeldSteps:
         """
         bad = ~facts[0].isfinite()
         if "buffers" in doubts:
-            bad = bad | (doubts["buffers"] > 0.0)
+            bad = bad | ~doubts["buffers"].isfinite()
         self._buffers.keep_or_restore_(bad)
         self._optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         facts = torch.stack([facts[0].masked_fill(bad, torch.nan), facts[1]])

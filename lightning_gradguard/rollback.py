@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import operator
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.layout import clean_name
-from lightning_gradguard.norms import Norms
+from lightning_gradguard.norms import accumulator
 from lightning_gradguard.sharding import is_distributed
 
 
@@ -46,16 +46,21 @@ class Buffers:
         kinds: dict[tuple[torch.device, torch.dtype, bool], list[int]] = defaultdict(list)
         for index, buffer in enumerate(now):
             kinds[buffer.device, buffer.dtype, index in set(self._watched)].append(index)
-        self._norms = Norms()
-        self._kinds = [_Kind(indices, watched=key[2]) for key, indices in kinds.items()]
+        self._kinds = [
+            _Kind(indices, _way_to_join([now[i] for i in indices]), watched=key[2]) for key, indices in kinds.items()
+        ]
         self.keep()
 
     @torch.no_grad()
-    def norm(self) -> Tensor | None:
-        """l2 norm over the floating-point buffers, on the device: not finite if one is spoiled; ``None`` without."""
+    def total(self) -> Tensor | None:
+        """Sum over the floating-point buffers, on the device: not finite if one is spoiled; ``None`` without."""
         self._seen = now = self._now()
-        flat = [kind.look(now) for kind in self._kinds if kind.watched]
-        return torch.linalg.vector_norm(self._norms(flat)) if flat else None
+        sums = [
+            flat.sum(dtype=accumulator(flat.dtype)) for kind in self._kinds if kind.watched for flat in [kind.look(now)]
+        ]
+        if len(sums) <= 1:
+            return sums[0] if sums else None
+        return torch.stack([each.to(sums[0]) for each in sums]).sum()
 
     def spoiled(self) -> tuple[str, ...]:
         """Names of the buffers that are not finite now and were at first. Reads the host: for a doubtful step only."""
@@ -64,7 +69,7 @@ class Buffers:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Takes the present values as good: those of the last :meth:`norm`, if there was one since the last time."""
+        """Takes the present values as good: those of the last :meth:`total`, if there was one since the last time."""
         now, self._seen = self._seen or self._now(), None
         for kind in self._kinds:
             kind.keep(now)
@@ -110,23 +115,24 @@ class Buffers:
 class _Kind:
     """The buffers of one dtype and device, copied as one: a call for each would cost more than all of the copying."""
 
-    def __init__(self, indices: Sequence[int], *, watched: bool) -> None:
+    def __init__(self, indices: Sequence[int], join: Callable[[list[Tensor]], Tensor], *, watched: bool) -> None:
         self.indices = indices
         self.watched = watched
-        self._kept: tuple[Tensor, list[torch.Size]] = torch.empty(0), []
-        self._seen: tuple[Tensor, list[torch.Size]] | None = None
+        self._join = join
+        self._kept = torch.empty(0)
+        self._seen: Tensor | None = None
+        self._shapes: list[torch.Size] = []  # of what is kept
         self._own: list[Tensor] = []
         self._versions: list[int] = []
 
     def look(self, buffers: Sequence[Tensor]) -> Tensor:
         own = [buffers[i] for i in self.indices]
-        dims = {buffer.dim() for buffer in own}
-        if dims == {0}:
-            flat = torch.stack(own)
-        else:
-            flat = torch.cat(own if dims == {1} else [buffer.reshape(-1) for buffer in own])
-        self._seen = flat, [buffer.shape for buffer in own]
-        return flat
+        try:
+            self._seen = self._join(own)
+        except RuntimeError:  # another number of dimensions than before
+            self._join = _way_to_join(own)
+            self._seen = self._join(own)
+        return self._seen
 
     def forget(self) -> None:
         self._seen = None
@@ -139,25 +145,33 @@ class _Kind:
             if versions == self._versions and all(map(operator.is_, own, self._own)):
                 return
             self._own, self._versions = own, versions
-        if self._seen is None:
-            self.look(buffers)
-        assert self._seen is not None
-        self._kept, self._seen = self._seen, None
+        self._take(self.look(buffers) if self._seen is None else self._seen, own)
 
     def settle(self, buffers: Sequence[Tensor], bad: Tensor) -> None:
         """Keeps the present values, or the old ones where ``bad``."""
-        if self._seen is None:
-            self.look(buffers)
-        assert self._seen is not None
-        (old, old_shapes), (flat, shapes) = self._kept, self._seen
-        if shapes == old_shapes:
-            flat = old.where(bad.to(old.device), flat)
-        self._kept, self._seen, self._versions = (flat, shapes), None, []
+        flat = self.look(buffers) if self._seen is None else self._seen
+        if flat.shape == self._kept.shape:
+            flat = self._kept.where(bad.to(flat.device), flat)
+        self._take(flat, [buffers[i] for i in self.indices])
+        self._versions = []
+
+    def _take(self, flat: Tensor, own: Sequence[Tensor]) -> None:
+        if flat.shape != self._kept.shape:
+            self._shapes = [buffer.shape for buffer in own]
+        self._kept, self._seen = flat, None
 
     def copies(self) -> dict[int, Tensor]:
-        flat, shapes = self._kept
-        parts = flat.split([shape.numel() for shape in shapes])
-        return {i: part.view(shape) for i, part, shape in zip(self.indices, parts, shapes, strict=True)}
+        parts = self._kept.split([shape.numel() for shape in self._shapes])
+        return {i: part.view(shape) for i, part, shape in zip(self.indices, parts, self._shapes, strict=True)}
+
+
+def _way_to_join(tensors: Sequence[Tensor]) -> Callable[[list[Tensor]], Tensor]:
+    dims = {tensor.dim() for tensor in tensors}
+    return torch.stack if dims == {0} else torch.cat if dims == {1} else _flatten
+
+
+def _flatten(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 class Snapshot:

@@ -150,7 +150,7 @@ def test_a_nan_batch_poisons_batchnorm_and_buffers_undo_it():
     good = [buffer.clone() for buffer in net.buffers()]
     net(torch.full((8, 3), float("nan")))
     assert buffers.spoiled() == ("1.running_mean", "1.running_var")
-    assert not buffers.norm().isfinite()
+    assert not buffers.total().isfinite()
     buffers.restore_()
     assert buffers.spoiled() == ()
     assert all(torch.equal(now, then) for now, then in zip(net.buffers(), good, strict=True))
@@ -171,7 +171,7 @@ def test_a_mask_of_minus_infinity_is_no_damage():
     net.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
     net.register_buffer("scale", torch.ones(()))
     buffers = Buffers(net)
-    assert buffers.norm().isfinite()
+    assert buffers.total().isfinite()
     assert buffers.spoiled() == ()
     net.scale.fill_(float("nan"))
     assert buffers.spoiled() == ("scale",)
@@ -193,7 +193,7 @@ def test_a_module_without_buffers_costs_nothing():
     buffers = Buffers(nn.Linear(2, 2))
     buffers.keep()
     buffers.restore_()
-    assert buffers.norm() is None
+    assert buffers.total() is None
     assert buffers.spoiled() == ()
 
 
