@@ -11,6 +11,7 @@ included.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import tempfile
 import time
@@ -149,6 +150,8 @@ def around(make: Any, steps: int, fits: int, label: str) -> dict[str, tuple[floa
                 module, clock = make(), StepClock()
                 with tempfile.TemporaryDirectory() as folder, around_it(module):
                     fit(module, [*own, clock], steps, folder)
+                del module
+                gc.collect()  # module and Trainer know each other, and GPT-2 with its optimizer takes 2 GB
                 seconds.append(machine.median_and_spread(clock.seconds[2:])[0])
                 progress.update()
             ratios[name].append(seconds[1] / seconds[0])
@@ -256,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results["sizes"][name] = f"{len(params):,} tensors, {sum(p.numel() for p in params) / 1e6:.2f} M"
         rounds = max(options.rounds // 2, 2) if name == "gpt" else options.rounds  # a step there takes seconds
         results["in_hooks"][name] = with_default(in_hooks(make, rounds, f"{title}, in hooks", options.brief))
+        gc.collect()
         if not options.no_around:
             steps, fits = (6, 1) if options.quick else (8, 2) if name == "gpt" else (10, 3)
             results["around"][name] = around(make, steps, fits, f"{title}, around")
