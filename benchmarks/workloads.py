@@ -117,7 +117,7 @@ class Gpt(nn.Module):
 
 
 class Workload(pl.LightningModule):
-    """Trains a network on one random batch, at learning rate 0: each step costs what it always does, and none is easier.
+    """Trains a network on one random batch, at learning rate 0, so that every step is the same.
 
     A network that has learned its batch has subnormal gradients, on which arithmetic takes ten times as long.
 
