@@ -87,4 +87,6 @@ def test_spoiled_buffers_are_named_and_a_spike_is_damage_only_if_it_shall_be_dro
     assert gate.look_beyond_gradients(1000.0, {}, layout) is None
     assert "1000 is 1e+03 times the usual 1" in gate.spike
     net[1].running_var.fill_(math.inf)
-    assert gate.look_beyond_gradients(1.0, {"buffers": math.inf}, layout) == Damage({}, {}, 4, buffers=("1.running_var",))
+    assert gate.look_beyond_gradients(1.0, {"buffers": math.inf}, layout) == Damage(
+        {}, {}, 4, buffers=("1.running_var",)
+    )
