@@ -32,6 +32,8 @@ class Clip:
             policy with one threshold per tensor or unit.
         coefficient: multiply gradients by it, in [0, 1]: shape ``[]``, or ``[num_params]``.
         bound: clamp elements to [-bound, bound]: a float, or a tensor of shape ``[]`` or ``[num_params]``.
+        beyond: multiply what lies beyond the bound by it instead, in [0, 1], ``[num_params]``; the bound is a tensor of
+            that shape then.
         units: for each parameter a coefficient that broadcasts over its gradient (over the values of a coalesced
             sparse one), ``None`` where untouched.
         changes: whether the gradients change at all, a boolean of shape ``[]``, from a policy that knows it; otherwise
@@ -42,6 +44,7 @@ class Clip:
     threshold: Tensor | None = None
     coefficient: Tensor | None = None
     bound: float | Tensor | None = None
+    beyond: Tensor | None = None
     units: Sequence[Tensor | None] | None = None
     changes: Tensor | None = None
     then: Clip | None = None
@@ -125,6 +128,9 @@ def apply_(measurement: Measurement, clip: Clip) -> None:
         _scale_(_present(measurement), clip.coefficient)
     elif clip.units is not None:
         _scale_units_(measurement.grads, clip.units)
+    elif clip.beyond is not None:
+        assert isinstance(clip.bound, Tensor)
+        _scale_units_(measurement.grads, _factors_beyond(measurement.grads, clip.bound, clip.beyond))
     elif clip.bound is not None:
         _clamp_all_(_present(measurement), clip.bound)
     if clip.then is not None:
@@ -223,6 +229,18 @@ def _scale_units_(grads: Sequence[Tensor | None], units: Sequence[Tensor | None]
             grad.copy_(cut)
     if dense:
         torch._foreach_mul_(dense, factors)
+
+
+def _factors_beyond(grads: Sequence[Tensor | None], bound: Tensor, ratio: Tensor) -> list[Tensor | None]:
+    """For each gradient the factors of its elements: 1 up to the bound, the tensor's ratio beyond it."""
+    factors: list[Tensor | None] = [None] * len(grads)
+    present = [(index, dense_values(grad)) for index, grad in enumerate(grads) if grad is not None]
+    sizes = torch._foreach_abs([grad for _, grad in present]) if present else []
+    bounds, ratios = bound.unbind(), ratio.unbind()
+    for (index, _), size in zip(present, sizes, strict=True):
+        # 1 or 0 in place, then at least the ratio: twice as fast on CPU as torch.where
+        factors[index] = size.le_(bounds[index].to(size)).clamp_(min=ratios[index].to(size))
+    return factors
 
 
 def _clamp_all_(present: Sequence[tuple[int, Tensor]], bound: float | Tensor) -> None:

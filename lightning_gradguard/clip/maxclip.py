@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from lightning_gradguard.clip.arguments import between
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, norm_coefficient
 from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement, dense_values
+from lightning_gradguard.measure import Measurement
 
 # What one step may add to a running mean, in units of the bound before it.
 _MAX_RISE = 2.0
@@ -28,8 +27,8 @@ class MaxClip(ClipPolicy):
     down nearly as a whole: the largest element ends at m, and those beyond m keep their proportion to it. (Clamping
     would put them all at m: the step would stay large, and turn.) Each tensor is touched in about every second step, in
     few elements; the direction turns a little, and an element a little above m ends below one that was left alone.
-    Choose it for low-precision training, where spikes sit in single elements. It costs a copy of the gradients for the
-    time of the step.
+    Choose it for low-precision training, where spikes sit in single elements. A clipped step
+    takes a copy of the gradients.
 
     It departs from the paper's code on purpose. There the raw maximum enters m, and with nearly equal weight in the
     first steps (bias correction), so that an explosion in there is learned as normal; and a decay of 0.999 follows a
@@ -77,22 +76,9 @@ class MaxClip(ClipPolicy):
         state["bound"], state["steps"] = bound, steps
 
         limit = bound.masked_fill(steps == 0, torch.inf)
-        factors = _factors(measurement.grads, limit, norm_coefficient(largest, limit))
-        return Clip(units=factors, changes=(largest > limit).any())
+        return Clip(bound=limit, beyond=norm_coefficient(largest, limit), changes=(largest > limit).any())
 
     def _weight(self, steps: Tensor) -> Tensor | float:
         if self.original:  # m / (1 - decay^t), as a running mean
             return (1.0 - self.decay) / -torch.expm1(steps * math.log(self.decay))
         return 1.0 - self.decay
-
-
-def _factors(grads: Sequence[Tensor | None], bound: Tensor, ratio: Tensor) -> list[Tensor | None]:
-    """For each gradient the factors of its elements: 1 up to the bound, the tensor's ratio beyond it."""
-    factors: list[Tensor | None] = [None] * len(grads)
-    present = [(index, dense_values(grad)) for index, grad in enumerate(grads) if grad is not None]
-    sizes = torch._foreach_abs([grad for _, grad in present]) if present else []
-    bounds, ratios = bound.unbind(), ratio.unbind()
-    for (index, _), size in zip(present, sizes, strict=True):
-        # 1 or 0 in place, then at least the ratio: twice as fast on CPU as torch.where
-        factors[index] = size.le_(bounds[index].to(size)).clamp_(min=ratios[index].to(size))
-    return factors

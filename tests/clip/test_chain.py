@@ -9,6 +9,7 @@ from lightning_gradguard.clip.adagc import AdaGC
 from lightning_gradguard.clip.agc import AGC
 from lightning_gradguard.clip.autoclip import AutoClip
 from lightning_gradguard.clip.chain import Chain
+from lightning_gradguard.clip.maxclip import MaxClip
 from lightning_gradguard.clip.norm import NormClip
 from lightning_gradguard.clip.value import ValueClip
 from lightning_gradguard.clip.zclip import ZClip
@@ -23,8 +24,10 @@ from tests.clip.bench import SHAPES, Run, layout_of
         lambda: [AdaGC(warmup=5), ZClip()],
         lambda: [ValueClip(0.2), NormClip(0.5)],
         lambda: [AGC(0.05), AutoClip(), ValueClip(0.05)],
+        lambda: [NormClip(0.5), MaxClip()],
+        lambda: [MaxClip(), NormClip(0.5)],
     ],
-    ids=["norm-norm", "adagc-zclip", "value-norm", "agc-autoclip-value"],
+    ids=["norm-norm", "adagc-zclip", "value-norm", "agc-autoclip-value", "norm-max", "max-norm"],
 )
 def test_a_chain_is_its_policies_one_after_the_other(make) -> None:
     chain, parts = Run(Chain(make())), [Run(policy) for policy in make()]
