@@ -27,15 +27,16 @@ from torch import Tensor, nn
 from benchmarks.machine import describe, in_words, markdown_table, save
 from lightning_gradguard.clip.adagc import AdaGC
 from lightning_gradguard.clip.agc import AGC
+from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
 from lightning_gradguard.clip.autoclip import AutoClip
-from lightning_gradguard.clip.base import ClipPolicy, after, apply_, cosine, is_clipped
+from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.maxclip import MaxClip
 from lightning_gradguard.clip.norm import NormClip
 from lightning_gradguard.clip.quantile import QuantileClip
 from lightning_gradguard.clip.value import ValueClip
 from lightning_gradguard.clip.zclip import ZClip
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import measure
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import measure
 
 POLICIES: dict[str, ClipPolicy | None] = {
     "no clipping": None,

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_gradguard import NonFiniteGuard
-from lightning_gradguard.incident.localise import Localisation
+from lightning_gradguard.incident.locate import Localisation
 from lightning_gradguard.incident.read import read_bundle
 from lightning_gradguard.incident.replay import replay
 from lightning_gradguard.record import StepRecord

@@ -16,9 +16,10 @@ from torch import nn
 
 from benchmarks.machine import describe, in_words, markdown_table, save
 from benchmarks.peers import timm_agc
-from lightning_gradguard.clip.base import ClipPolicy, apply_, is_clipped
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import measure
+from lightning_gradguard.clip.apply import apply_, is_clipped
+from lightning_gradguard.clip.base import ClipPolicy
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import measure
 from tests.clip.policies import ALL
 from tests.counting import Counting
 

@@ -27,8 +27,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lightning_gradguard.diagnose import default_rules
-from lightning_gradguard.diagnose.instruments import Instruments
 from lightning_gradguard.pipeline import GradientPipeline
+from lightning_gradguard.probes.probes import Instruments
 
 EVERY = 50  # the callbacks' default
 MODELS = {

@@ -19,9 +19,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.everywhere.capabilities import CAPABILITIES  # noqa: E402
-from tests.everywhere.distributed_checks import COLLECTIVES, POLICIES  # noqa: E402
-from tests.everywhere.modes import MODES, Mode  # noqa: E402
+from tests.modes.capabilities import CAPABILITIES  # noqa: E402
+from tests.modes.distributed_checks import COLLECTIVES, POLICIES  # noqa: E402
+from tests.modes.modes import MODES, Mode  # noqa: E402
 
 PAGE = ROOT / "docs" / "support.md"
 

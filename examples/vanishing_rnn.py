@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_gradguard import AdaptiveGradientClipping, NormClip
-from lightning_gradguard.diagnose.temporal import TemporalProbe
+from lightning_gradguard.probes.recurrence import TemporalProbe
 
 CELLS = ["sigmoid", "tanh", "lstm", "gru", "lstm, open gates"]
 

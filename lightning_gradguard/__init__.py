@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from lightning_gradguard.clip.value import ValueClip as ValueClip
     from lightning_gradguard.clip.zclip import ZClip as ZClip
     from lightning_gradguard.diagnose import default_rules as default_rules
-    from lightning_gradguard.diagnose.base import Diagnosis as Diagnosis
-    from lightning_gradguard.diagnose.base import Rule as Rule
-    from lightning_gradguard.diagnose.instruments import Instruments as Instruments
-    from lightning_gradguard.diagnose.temporal import TemporalProbe as TemporalProbe
-    from lightning_gradguard.guard import NonFiniteGradientError as NonFiniteGradientError
+    from lightning_gradguard.diagnose.diagnosis import Diagnosis as Diagnosis
+    from lightning_gradguard.diagnose.diagnosis import Rule as Rule
+    from lightning_gradguard.guard.guard import NonFiniteGradientError as NonFiniteGradientError
     from lightning_gradguard.incident.replay import ReplayReport as ReplayReport
     from lightning_gradguard.incident.replay import replay as replay
-    from lightning_gradguard.layout import Layout as Layout
-    from lightning_gradguard.measure import Measurement as Measurement
-    from lightning_gradguard.measure import measure as measure
+    from lightning_gradguard.measurement.layout import Layout as Layout
+    from lightning_gradguard.measurement.measurement import Measurement as Measurement
+    from lightning_gradguard.measurement.measurement import measure as measure
     from lightning_gradguard.pipeline import GradientPipeline as GradientPipeline
+    from lightning_gradguard.probes.probes import Instruments as Instruments
+    from lightning_gradguard.probes.recurrence import TemporalProbe as TemporalProbe
     from lightning_gradguard.record import Finding as Finding
-    from lightning_gradguard.record import JsonlSink as JsonlSink
-    from lightning_gradguard.record import MemorySink as MemorySink
-    from lightning_gradguard.record import Sink as Sink
     from lightning_gradguard.record import StepRecord as StepRecord
-    from lightning_gradguard.record import read_jsonl as read_jsonl
+    from lightning_gradguard.sinks import JsonlSink as JsonlSink
+    from lightning_gradguard.sinks import MemorySink as MemorySink
+    from lightning_gradguard.sinks import Sink as Sink
+    from lightning_gradguard.sinks import read_jsonl as read_jsonl
     from lightning_gradguard.spikes import SpikeRule as SpikeRule
     from lightning_gradguard.tensorboard.sink import TensorBoardSink as TensorBoardSink
 
@@ -56,33 +56,33 @@ _HOME = {
     "Chain": "clip.chain",
     "Clip": "clip.base",
     "ClipPolicy": "clip.base",
-    "Diagnosis": "diagnose.base",
+    "Diagnosis": "diagnose.diagnosis",
     "Finding": "record",
     "GradGuard": "callbacks",
     "GradientNormMonitor": "callbacks",
     "GradientPipeline": "pipeline",
-    "Instruments": "diagnose.instruments",
-    "JsonlSink": "record",
-    "Layout": "layout",
+    "Instruments": "probes.probes",
+    "JsonlSink": "sinks",
+    "Layout": "measurement.layout",
     "MaxClip": "clip.maxclip",
-    "Measurement": "measure",
-    "MemorySink": "record",
-    "NonFiniteGradientError": "guard",
+    "Measurement": "measurement.measurement",
+    "MemorySink": "sinks",
+    "NonFiniteGradientError": "guard.guard",
     "NonFiniteGuard": "callbacks",
     "NormClip": "clip.norm",
     "QuantileClip": "clip.quantile",
     "ReplayReport": "incident.replay",
-    "Rule": "diagnose.base",
-    "Sink": "record",
+    "Rule": "diagnose.diagnosis",
+    "Sink": "sinks",
     "SpikeRule": "spikes",
     "StepRecord": "record",
-    "TemporalProbe": "diagnose.temporal",
+    "TemporalProbe": "probes.recurrence",
     "TensorBoardSink": "tensorboard.sink",
     "ValueClip": "clip.value",
     "ZClip": "clip.zclip",
     "default_rules": "diagnose",
-    "measure": "measure",
-    "read_jsonl": "record",
+    "measure": "measurement.measurement",
+    "read_jsonl": "sinks",
     "replay": "incident.replay",
 }
 

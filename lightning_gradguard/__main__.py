@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     command, rest = argv[0], argv[1:]
     if command == "report":
-        from lightning_gradguard.report import main as report
+        from lightning_gradguard.report.command import main as report
 
         return report(rest)
     if command == "replay":

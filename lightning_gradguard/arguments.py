@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
 
 def check_count(value: object, name: str) -> None:
     """Refuses what is not an int of at least 1.
@@ -18,3 +22,141 @@ def check_count(value: object, name: str) -> None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+By = Literal["norm", "value"]
+
+
+def positive(name: str, value: Any, do: str) -> float:
+    """A number > 0, infinity included, as a float.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what the user gave.
+        do: what to do instead, for the message.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is NaN, zero or negative.
+    """
+    number = _number(name, value, do)
+    if not number > 0.0:
+        raise ValueError(f"{name} must be greater than 0, got {value!r}; {do}")
+    return number
+
+
+def ceiling(value: Any) -> float | None:
+    """The hard limit beside an adaptive threshold: > 0, or ``None`` for none."""
+    if value is None:
+        return None
+    return positive("max_norm", value, "give the largest norm a step may have, or None for no ceiling")
+
+
+def between(name: str, value: Any, low: float, high: float, do: str, *, open_ends: bool = False) -> float:
+    """A number in [low, high], or in (low, high) with ``open_ends``.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is NaN or outside.
+    """
+    number = _number(name, value, do)
+    inside = low < number < high if open_ends else low <= number <= high
+    if not inside:
+        brackets = f"({low:g}, {high:g})" if open_ends else f"[{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be in {brackets}, got {value!r}; {do}")
+    return number
+
+
+def whole(name: str, value: Any, least: int, do: str) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+        TypeError: if it is no int.
+        ValueError: if it is smaller.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}); {do}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}; {do}")
+    return value
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of a few words.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(repr(c) for c in choices)}, got {value!r}")
+    return value
+
+
+def quantity(value: Any) -> By:
+    """What an adaptive policy follows: ``"norm"`` or ``"value"``."""
+    return "norm" if one_of("by", value, ("norm", "value")) == "norm" else "value"
+
+
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """Shell patterns for names of parameters; ``None`` gives none.
+
+    Raises:
+        TypeError: if it is no list of strings; a single string is no list.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
+        raise TypeError(f"{name} must be a list of patterns such as ['head.*'], got {value!r}")
+    return tuple(value)
+
+
+def _number(name: str, value: Any, do: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); {do}")
+    if math.isnan(value):
+        raise ValueError(f"{name} must be a number, got nan; {do}")
+    return float(value)
+
+
+T = TypeVar("T")
+
+
+def check_all(values: Sequence[T] | None, kind: type[Any], name: str) -> Sequence[T] | None:
+    """Accepts ``None`` or a sequence of objects of one kind, and returns it.
+
+    Raises:
+        TypeError: says what was got; with a hint where a class was passed for an instance.
+    """
+    if values is None:
+        return None
+    if isinstance(values, (kind, str)) or not isinstance(values, Sequence):
+        raise TypeError(f"{name} must be a list of {kind.__name__}, got {values!r}")
+    for value in values:
+        if isinstance(value, type):
+            raise TypeError(
+                f"{name} must hold {kind.__name__} objects, got the class {value.__name__}: write {value.__name__}(...)"
+            )
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must hold {kind.__name__} objects, got {value!r}")
+    return values
+
+
+def check_interval(value: int | None, name: str) -> int | None:
+    """Accepts ``None`` or an int of at least 1, and returns it.
+
+    Raises:
+        TypeError, ValueError: says what was got.
+    """
+    if value is not None:
+        check_count(value, name)
+    return value
+
+
+def check_choice(value: str, choices: Sequence[str], name: str) -> None:
+    """Accepts one of a few words.
+
+    Raises:
+        ValueError: lists them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

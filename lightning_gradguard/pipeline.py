@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.clipper import Clipper, Clips, Policies
-from lightning_gradguard.diagnose.base import Diagnosis, Rule
-from lightning_gradguard.diagnose.instruments import Instruments
-from lightning_gradguard.gate import Gate
-from lightning_gradguard.guard import Action, Damage, Guard, inspect, why_not_droppable
+from lightning_gradguard.clip.clipper import Clipper, Clips, Policies
+from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
+from lightning_gradguard.guard.damage import Damage, inspect
+from lightning_gradguard.guard.guard import Action, Guard, why_not_droppable
+from lightning_gradguard.guard.judge import Gate
+from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.incident.blackbox import BlackBox
-from lightning_gradguard.layout import GroupBy, Layout
-from lightning_gradguard.measure import Measurement, measure, measure_exactly
-from lightning_gradguard.record import Sink, StepRecord
-from lightning_gradguard.recording import build_record
-from lightning_gradguard.recovery import Recovery
-from lightning_gradguard.scaling import unscale_once_
-from lightning_gradguard.window import Counters, Window
+from lightning_gradguard.measurement.layout import GroupBy, Layout
+from lightning_gradguard.measurement.loss_scale import unscale_once_
+from lightning_gradguard.measurement.measurement import Measurement, measure, measure_exactly
+from lightning_gradguard.probes.probes import Instruments
+from lightning_gradguard.record import StepRecord
+from lightning_gradguard.recording.build import build_record
+from lightning_gradguard.recording.since_last import Counters, Window
+from lightning_gradguard.sinks import Sink
 
 
 class GradientPipeline:
@@ -38,7 +40,7 @@ class GradientPipeline:
         optimizer: whose parameters to watch; nothing else is touched.
         clip: a policy, a mapping from parameter-group name to policy, or ``None`` to leave gradients alone.
         on_nonfinite: ``"skip"``, ``"rollback"``, ``"stop"`` or ``"raise"``, or a
-            :class:`~lightning_gradguard.guard.Guard` with more settings; ``None`` watches only.
+            :class:`~lightning_gradguard.guard.guard.Guard` with more settings; ``None`` watches only.
         patience: bad steps in a row before every action raises; for a word, not for a ``Guard``.
         rules: diagnosis rules, looked at on logged steps; ``None`` for none.
         sinks: views that get the records.
@@ -49,7 +51,7 @@ class GradientPipeline:
         optimizer_index: which optimizer this is, for the record.
         num_optimizers: how many there are.
         instruments: probes of activations, updates and time, for the rules that need more than gradients; shared by
-            the pipelines of a model. See :class:`~lightning_gradguard.diagnose.instruments.Instruments` for the calls
+            the pipelines of a model. See :class:`~lightning_gradguard.probes.probes.Instruments` for the calls
             around the forward pass.
         recovery: what puts buffers and weights back, shared by the pipelines of a model; made if not given.
         incidents: saves bad steps for replay, shared by the pipelines of a model; ``None`` saves nothing.

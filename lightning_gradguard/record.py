@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 Verdict = Literal["ok", "clipped", "skipped", "overflow", "rolled_back", "nonfinite"]
@@ -234,77 +230,3 @@ class LastWeights:
             return record
         layers, norms = self._known.get(record.optimizer, ((), ()))
         return replace(record, weight_norms=norms) if norms and layers == record.layers else record
-
-
-class Sink(ABC):
-    """A view of a run: takes records, one after the other, and nothing else."""
-
-    @abstractmethod
-    def write(self, record: StepRecord) -> None:
-        """Shows one record. Called on logged steps and on every step that was not ``ok`` or ``clipped``."""
-
-    def close(self) -> None:  # noqa: B027
-        """Ends the view; called once, when training ends in whatever way."""
-
-
-class MemorySink(Sink):
-    """Keeps the last records in a list, for tests, notebooks and rules.
-
-    Args:
-        max_records: how many to keep; older ones are dropped. 10,000 is a run of half a million steps
-            at the default logging interval.
-
-    Example:
-        >>> MemorySink(max_records=100).records
-        []
-    """
-
-    def __init__(self, max_records: int = 10_000) -> None:
-        if max_records < 1:
-            raise ValueError(f"max_records must be at least 1, got {max_records}")
-        self.max_records = max_records
-        self.records: list[StepRecord] = []
-
-    def write(self, record: StepRecord) -> None:
-        """Keeps the record; drops the oldest when full."""
-        self.records.append(record)
-        del self.records[: -self.max_records]
-
-
-class JsonlSink(Sink):
-    """Appends each record as one line of JSON to a file.
-
-    About 60 bytes a layer and record; the file grows with the number of logged steps only. Each line is written
-    and flushed whole, so a killed run leaves at most one broken line, the last, which :func:`read_jsonl` leaves out.
-
-    Args:
-        path: the file; folders are made when the first record comes. An existing file is continued (resume).
-
-    Example:
-        >>> sink = JsonlSink("run/gradients.jsonl")
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-
-    def write(self, record: StepRecord) -> None:
-        """Appends one line."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(record.to_json() + "\n")
-
-
-def read_jsonl(path: str | os.PathLike[str]) -> Iterator[StepRecord]:
-    """Yields the records of a :class:`JsonlSink` file; a last line cut off by a killed run is left out.
-
-    Raises:
-        ValueError: for a broken line elsewhere, with file and line number.
-    """
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield StepRecord.from_json(line)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error

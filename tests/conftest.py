@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+
+from tests.records import make_activation, make_record
+from tests.tensorboard.synthetic import busy_run, gan_run, steady_run, vanishing_run, write_run
+
+__all__ = ["make_activation", "make_record"]  # fixtures
+
+RUNS = {"busy": busy_run, "gan": gan_run, "steady": steady_run, "vanishing": vanishing_run}
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +41,12 @@ def make_trainer(tmp_path: Any) -> Callable[..., pl.Trainer]:
         return pl.Trainer(**{**defaults, **options})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log folder with one run of each kind."""
+    folder = tmp_path_factory.mktemp("board")
+    for name, make in RUNS.items():
+        write_run(folder / name, make())
+    return folder

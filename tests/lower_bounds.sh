@@ -20,5 +20,5 @@ if [ ! -e "$lower/installed" ] || [ "$(cat "$lower/installed")" != "$wanted" ]; 
 fi
 # Left out: what needs several processes, and pytorch_lightning, whose Trainer took no callbacks of lightning then.
 exec "$lower/bin/python" -m pytest -q -p no:cacheprovider \
-    tests/everywhere/test_support.py tests/everywhere/test_steps.py tests/everywhere/test_loggers.py \
+    tests/modes/test_support.py tests/modes/test_steps.py tests/modes/test_loggers.py \
     -k "not ddp and not fsdp and not tp- and not 2d- and not pytorch_lightning" "$@"

@@ -12,7 +12,7 @@ from benchmarks import gpu, growth, machine, readme
 from benchmarks.overhead import CLIPPING, added
 from benchmarks.rotation import Step
 from lightning_gradguard import GradientPipeline, NormClip
-from lightning_gradguard.layout import Layout
+from lightning_gradguard.measurement.layout import Layout
 
 
 def test_the_script_for_gpus_runs_where_there_is_none(capsys):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_gradguard import AutoClip, GradientPipeline, JsonlSink, MemorySink, NormClip, Sink, ValueClip, ZClip
-from lightning_gradguard.guard import NonFiniteGradientError
+from lightning_gradguard.guard.guard import NonFiniteGradientError
 from tests.models import same, weights
 
 OPTIMIZERS = {

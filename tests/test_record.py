@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_gradguard.record import Finding, JsonlSink, LastWeights, MemorySink, StepRecord, read_jsonl
+from lightning_gradguard.record import Finding, LastWeights, StepRecord
+from lightning_gradguard.sinks import JsonlSink, MemorySink, read_jsonl
 
 RECORD = StepRecord(
     step=3,

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lightning_gradguard.clip.autoclip import AutoClip
 from lightning_gradguard.clip.norm import NormClip
-from lightning_gradguard.diagnose.instruments import Instruments
-from lightning_gradguard.guard import NonFiniteGradientError
+from lightning_gradguard.guard.guard import NonFiniteGradientError
 from lightning_gradguard.pipeline import GradientPipeline
-from lightning_gradguard.record import MemorySink, StepRecord
+from lightning_gradguard.probes.probes import Instruments
+from lightning_gradguard.record import StepRecord
+from lightning_gradguard.sinks import MemorySink
 
 from .setup import Setup
 from .tasks import batches, build, loss_of

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.session import Plan, Session
-from lightning_gradguard.callbacks.strategies import warn_if_nothing_was_seen
+from lightning_gradguard.callbacks.trainer import warn_if_nothing_was_seen
+from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.record import Finding, StepRecord
-from lightning_gradguard.scaling import true_loss
 
 
 class GradientCallback(Callback):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lightning_gradguard.callbacks.arguments import check_policies
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.clip.base import ClipPolicy
+from lightning_gradguard.clip.clipper import check_policies
 
 
 class AdaptiveGradientClipping(GradientCallback):

@@ -11,9 +11,9 @@ from lightning_gradguard.callbacks.guard import NonFiniteGuard
 from lightning_gradguard.callbacks.monitor import GradientNormMonitor
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.clip.base import ClipPolicy
-from lightning_gradguard.diagnose.base import Rule
-from lightning_gradguard.guard import Action
-from lightning_gradguard.record import Sink
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.guard.guard import Action
+from lightning_gradguard.sinks import Sink
 
 
 class GradGuard(GradientCallback):

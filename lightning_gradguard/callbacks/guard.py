@@ -8,7 +8,7 @@ from lightning_gradguard.arguments import check_count
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.callbacks.survival import GuardOptions
-from lightning_gradguard.guard import Action
+from lightning_gradguard.guard.guard import Action
 from lightning_gradguard.incident.bundle import IncidentFolder
 from lightning_gradguard.spikes import SpikeRule
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from lightning_gradguard.callbacks.arguments import check_all, check_choice, check_interval
+from lightning_gradguard.arguments import check_all, check_choice, check_interval
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.diagnose import Rule, default_rules
-from lightning_gradguard.layout import GroupBy
-from lightning_gradguard.record import Sink
+from lightning_gradguard.measurement.layout import GroupBy
+from lightning_gradguard.sinks import Sink
 
 
 class GradientNormMonitor(GradientCallback):

@@ -15,22 +15,23 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.sinks import sink_for
-from lightning_gradguard.callbacks.strategies import (
+from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
+from lightning_gradguard.callbacks.trainer import (
     is_deepspeed,
     log_engine_norm,
     outer_module,
     refuse_what_cannot_work,
     steps_now,
 )
-from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.clip.base import ClipPolicy
-from lightning_gradguard.clipper import Policies
-from lightning_gradguard.diagnose.base import Rule
-from lightning_gradguard.diagnose.instruments import Instruments
-from lightning_gradguard.diagnose.summary import summary
-from lightning_gradguard.layout import GroupBy
+from lightning_gradguard.clip.clipper import Policies
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.measurement.layout import GroupBy
 from lightning_gradguard.pipeline import GradientPipeline
-from lightning_gradguard.record import Finding, MemorySink, Sink
+from lightning_gradguard.probes.probes import Instruments
+from lightning_gradguard.record import Finding
+from lightning_gradguard.report.console import summary
+from lightning_gradguard.sinks import MemorySink, Sink
 
 PolicyMap = Mapping[int | str, ClipPolicy | None]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from lightning_gradguard.record import Sink, StepRecord
+from lightning_gradguard.record import StepRecord
+from lightning_gradguard.sinks import Sink
 from lightning_gradguard.tensorboard.scalars import scalar_values
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
 

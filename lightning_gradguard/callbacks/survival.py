@@ -13,14 +13,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_gradguard.guard import Action, Guard, NonFiniteGradientError
+from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
+from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
 from lightning_gradguard.incident.bundle import IncidentFolder
-from lightning_gradguard.incident.standin import call_training_step, loss_of
+from lightning_gradguard.incident.fake_trainer import call_training_step, loss_of
+from lightning_gradguard.measurement.sharding import is_distributed
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.record import StepRecord
-from lightning_gradguard.recovery import Recovery
-from lightning_gradguard.sharding import is_distributed
 from lightning_gradguard.spikes import SpikeRule
 
 

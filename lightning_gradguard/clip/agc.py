@@ -11,14 +11,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lightning_gradguard.clip.arguments import patterns, positive
+from lightning_gradguard.arguments import patterns, positive
+from lightning_gradguard.clip.agc_sharded import measure_sharded_units
+from lightning_gradguard.clip.agc_units import units_of
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
-from lightning_gradguard.clip.sharded_units import measure_sharded_units
-from lightning_gradguard.clip.units import units_of
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement
-from lightning_gradguard.norms import Norms
-from lightning_gradguard.units import UnitOrder, Units
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.norms import Norms
+from lightning_gradguard.measurement.units import UnitOrder, Units
 
 
 @final
@@ -29,7 +29,7 @@ class AGC(ClipPolicy):
 
     A unit i is what feeds one output: a row of a linear, convolution, embedding, attention or recurrent weight, a
     column of a transposed convolution; a bias or gain is one unit. See
-    :func:`~lightning_gradguard.clip.units.units_of`. The direction turns, since units are scaled apart.
+    :func:`~lightning_gradguard.clip.agc_units.units_of`. The direction turns, since units are scaled apart.
 
     Choose it for networks without normalization, or where layers differ much in scale. It bounds the relative change
     of weights under plain SGD; under Adam or Lion, which normalize themselves, it does little.

@@ -7,10 +7,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_gradguard.clip.arguments import between, ceiling, quantity, whole
-from lightning_gradguard.clip.base import LARGEST, By, Clip, ClipPolicy, State, limited, observed
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement
+from lightning_gradguard.arguments import By, between, ceiling, quantity, whole
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
 
 # What one step may add to the history, in units of the threshold before it.
 _MAX_RISE = 10.0

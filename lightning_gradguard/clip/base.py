@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement, dense_values, whole_norms
+from lightning_gradguard.arguments import By
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
 
 State = dict[str, Tensor]
-By = Literal["norm", "value"]
 
 LARGEST = torch.finfo(torch.float32).max
 _SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
@@ -119,161 +117,3 @@ def limited(measurement: Measurement, by: By, threshold: Tensor, target: Tensor,
     if by == "norm":
         return Clip(threshold=threshold, coefficient=norm_coefficient(measurement.total, target, eps))
     return Clip(threshold=threshold, bound=target)
-
-
-@torch.no_grad()
-def apply_(measurement: Measurement, clip: Clip) -> None:
-    """Carries out a clip on the measured gradients, in place."""
-    if clip.coefficient is not None:
-        _scale_(_present(measurement), clip.coefficient)
-    elif clip.units is not None:
-        _scale_units_(measurement.grads, clip.units)
-    elif clip.beyond is not None:
-        assert isinstance(clip.bound, Tensor)
-        _scale_units_(measurement.grads, _factors_beyond(measurement.grads, clip.bound, clip.beyond))
-    elif clip.bound is not None:
-        _clamp_all_(_present(measurement), clip.bound)
-    if clip.then is not None:
-        apply_(measurement, clip.then)
-
-
-@torch.no_grad()
-def after(measurement: Measurement, clip: Clip) -> Measurement:
-    """What the gradients measure once ``clip`` is applied, without applying it.
-
-    Exact and free for coefficients. For element bounds and units it clips and measures a copy of the gradients:
-    their memory once more and three passes, so only for logged steps and for chains that ask for it.
-    """
-    if clip.then is None and clip.coefficient is not None:
-        return measurement.scaled(clip.coefficient)
-    if clip.then is None and clip.bound is None and clip.units is None:
-        return measurement
-    grads = tuple(None if grad is None else grad.clone() for grad in measurement.grads)
-    copy = replace(measurement, grads=grads, units=None, scale=None)
-    if measurement.scale is not None:
-        apply_(copy, Clip(coefficient=measurement.scale))
-    apply_(copy, clip)
-    norms = whole_norms(measurement.layout, copy.grads)
-    return replace(copy, norms=norms, total=torch.linalg.vector_norm(norms))
-
-
-@torch.no_grad()
-def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
-    """Cosine between the raw gradient and the clipped one, shape ``[]``; 1 means the direction was kept.
-
-    Args:
-        raw: the measurement before clipping.
-        clipped: :func:`after` it. Where that was free so is this: sum(n * n') / (||g|| ||g'||) with the norms n of
-            each tensor. Otherwise the inner product of raw gradients and clipped copies.
-    """
-    if clipped.grads is raw.grads:
-        inner = ((raw.norms / raw.total) * (clipped.norms / clipped.total)).sum()
-    else:
-        products = torch.zeros_like(raw.norms)
-        for index, (grad, cut) in enumerate(zip(raw.grads, clipped.grads, strict=True)):
-            if grad is not None and cut is not None:
-                left, right = dense_values(grad) / raw.total.to(grad.device), dense_values(cut)
-                product = (left * right.conj()).sum(dtype=None if left.is_complex() else raw.norms.dtype)
-                products[index] = torch.real(product)
-        sharding = raw.layout.sharding
-        inner = (sharding.sum(products) if sharding else products).sum() / clipped.total
-    return inner.clamp(max=1.0)
-
-
-@torch.no_grad()
-def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
-    """Whether a clip changes anything, a boolean of shape ``[]`` on the device."""
-    if clip.changes is not None:
-        changes = clip.changes
-    elif clip.coefficient is not None:
-        changes = clip.coefficient < 1.0
-        changes = changes.any() if changes.dim() else changes
-    elif clip.units is not None:
-        device = measurement.total.device
-        found = [(unit < 1.0).any().to(device) for unit in clip.units if unit is not None]
-        changes = torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
-        sharding = measurement.layout.sharding
-        changes = sharding.any(changes) if sharding else changes
-    elif clip.bound is not None:
-        changes = (measurement.max_abs > clip.bound).any()
-    else:
-        changes = torch.zeros((), dtype=torch.bool, device=measurement.total.device)
-    return changes if clip.then is None else changes | is_clipped(measurement, clip.then)
-
-
-def _present(measurement: Measurement) -> list[tuple[int, Tensor]]:
-    return [(index, grad) for index, grad in enumerate(measurement.grads) if grad is not None]
-
-
-def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
-    by_device = defaultdict(list)
-    for index, grad in present:
-        by_device[grad.device].append((index, grad))
-    for device, entries in by_device.items():
-        local = coefficient.to(device, non_blocking=True)
-        grads = [grad for _, grad in entries]
-        torch._foreach_mul_(grads, _one_each(local, entries) if local.dim() else local)
-
-
-def _scale_units_(grads: Sequence[Tensor | None], units: Sequence[Tensor | None]) -> None:
-    dense, factors = [], []
-    for grad, unit in zip(grads, units, strict=True):
-        if grad is None or unit is None:
-            continue
-        if grad.layout == torch.strided:
-            dense.append(grad)
-            factors.append(unit)
-        else:
-            cut = grad.coalesce()
-            cut.values().mul_(unit)
-            grad.copy_(cut)
-    if dense:
-        torch._foreach_mul_(dense, factors)
-
-
-def _factors_beyond(grads: Sequence[Tensor | None], bound: Tensor, ratio: Tensor) -> list[Tensor | None]:
-    """For each gradient the factors of its elements: 1 up to the bound, the tensor's ratio beyond it."""
-    factors: list[Tensor | None] = [None] * len(grads)
-    present = [(index, dense_values(grad)) for index, grad in enumerate(grads) if grad is not None]
-    sizes = torch._foreach_abs([grad for _, grad in present]) if present else []
-    bounds, ratios = bound.unbind(), ratio.unbind()
-    for (index, _), size in zip(present, sizes, strict=True):
-        # 1 or 0 in place, then at least the ratio: twice as fast on CPU as torch.where
-        factors[index] = size.le_(bounds[index].to(size)).clamp_(min=ratios[index].to(size))
-    return factors
-
-
-def _clamp_all_(present: Sequence[tuple[int, Tensor]], bound: float | Tensor) -> None:
-    alike = defaultdict(list)
-    for index, grad in present:
-        if isinstance(bound, float) or grad.layout != torch.strided or grad.is_complex():
-            _clamp_(grad, bound if isinstance(bound, float) or bound.dim() == 0 else bound[index])
-        else:
-            alike[grad.device, grad.dtype].append((index, grad))
-    for (device, dtype), entries in alike.items():
-        assert isinstance(bound, Tensor)
-        local, grads = bound.to(device, dtype, non_blocking=True), [grad for _, grad in entries]
-        # Two passes, and still twice as fast on CPU as clamping with two tensors, which is not vectorized there.
-        torch._foreach_clamp_max_(grads, _one_each(local, entries))
-        torch._foreach_clamp_min_(grads, _one_each(-local, entries))
-
-
-def _one_each(values: Tensor, entries: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
-    if not values.dim():
-        return [values] * len(entries)
-    unbound = values.unbind()
-    return [unbound[index] for index, _ in entries]
-
-
-def _clamp_(grad: Tensor, bound: float | Tensor) -> None:
-    if grad.layout != torch.strided:
-        cut = grad.coalesce()
-        _clamp_(cut.values(), bound)
-        grad.copy_(cut)
-    elif grad.is_complex():  # by magnitude: clamping real and imaginary part apart would turn the element
-        grad.mul_((bound / grad.abs().clamp(min=torch.finfo(grad.dtype).tiny)).clamp(max=1.0))
-    elif isinstance(bound, float):
-        grad.clamp_(-bound, bound)
-    else:
-        local = bound.to(grad.device, grad.dtype, non_blocking=True)
-        grad.clamp_(-local, local)

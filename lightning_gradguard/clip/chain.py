@@ -8,9 +8,10 @@ from typing import final
 
 import torch
 
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, after
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement
+from lightning_gradguard.clip.apply import after
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
 
 
 @final

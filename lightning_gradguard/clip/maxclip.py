@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_gradguard.clip.arguments import between
+from lightning_gradguard.arguments import between
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, norm_coefficient
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
 
 # What one step may add to a running mean, in units of the bound before it.
 _MAX_RISE = 2.0

@@ -6,10 +6,10 @@ from typing import final
 
 import torch
 
-from lightning_gradguard.clip.arguments import positive
+from lightning_gradguard.arguments import positive
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
 
 # What torch adds to the norm, so that training is the same as with `gradient_clip_val`.
 _EPS = 1e-6

@@ -6,10 +6,10 @@ from typing import final
 
 import torch
 
-from lightning_gradguard.clip.arguments import between, ceiling, positive, quantity
-from lightning_gradguard.clip.base import LARGEST, By, Clip, ClipPolicy, State, limited, observed
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement
+from lightning_gradguard.arguments import By, between, ceiling, positive, quantity
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
 
 
 @final

@@ -8,10 +8,10 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from lightning_gradguard.clip.arguments import between, ceiling, one_of, positive, quantity, whole
-from lightning_gradguard.clip.base import LARGEST, By, Clip, ClipPolicy, State, limited, observed
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement
+from lightning_gradguard.arguments import By, between, ceiling, one_of, positive, quantity, whole
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
 
 Target = Literal["adaptive_scaling", "mean", "percentile"]
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch
-from lightning_gradguard.incident.localise import Localisation, localise, place_from_gradients
+from lightning_gradguard.incident.locate import Localisation, localise, place_from_gradients
 from lightning_gradguard.incident.rng import RngWatch
-from lightning_gradguard.incident.sightings import named_tensors
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.recovery import any_process
+from lightning_gradguard.incident.trace import named_tensors
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.sharding import any_process
 
 # A step of more batches than this is saved without its first ones; accumulation rarely goes so far.
 _MAX_BATCHES = 64

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.incident.bundle import FORMAT, PAYLOADS, VERSION, BundleError, MicroBatch, digest_file
-from lightning_gradguard.incident.encode import decode, find_unsaved
-from lightning_gradguard.layout import clean_name
+from lightning_gradguard.incident.codec import decode, find_unsaved
+from lightning_gradguard.measurement.layout import clean_name
 
 _LARGEST_REPORT = 64 * 2**20
 _REPORT_FIELDS: dict[str, type] = {

@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gradguard.record import Sink, StepRecord
+from lightning_gradguard.record import StepRecord
+from lightning_gradguard.sinks import Sink
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, flow_matrix, fold
 from lightning_gradguard.tensorboard.writer import BoardWriter, WriterLike
 

@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from lightning_gradguard.record import LastWeights, Sink, StepRecord
+from lightning_gradguard.record import LastWeights, StepRecord
+from lightning_gradguard.sinks import Sink
 from lightning_gradguard.tensorboard.diagnosis import DiagnosisText
 from lightning_gradguard.tensorboard.events import EventLog
 from lightning_gradguard.tensorboard.flow import VERSION, flow_matrix, flow_metadata, layout_hash

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_gradguard.report import main
+from lightning_gradguard.report.command import main
 from tests.browser.tab import Tab
 
 

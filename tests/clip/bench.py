@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State, apply_
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import Measurement, measure
+from lightning_gradguard.clip.apply import apply_
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement, measure
 
 SHAPES = ((3, 4), (4,), (2, 2))
 

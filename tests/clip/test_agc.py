@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.clip.agc import AGC
-from lightning_gradguard.clip.base import apply_
-from lightning_gradguard.clip.units import units_of
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import measure
+from lightning_gradguard.clip.agc_units import units_of
+from lightning_gradguard.clip.apply import apply_
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import measure
 from tests import reference
 
 ALL = slice(None)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradguard.clip.base import ClipPolicy, apply_
-from lightning_gradguard.layout import Layout
-from lightning_gradguard.measure import measure
+from lightning_gradguard.clip.apply import apply_
+from lightning_gradguard.clip.base import ClipPolicy
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import measure
 from tests.clip.policies import ALL
 from tests.counting import Counting
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_gradguard.clip.base import ClipPolicy, after, apply_, cosine, is_clipped
+from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
+from lightning_gradguard.clip.base import ClipPolicy
 from tests import reference
 from tests.clip.bench import SHAPES, Run, layout_of
 from tests.clip.policies import ADAPTIVE, ALL

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from lightning_gradguard.clip.base import after, cosine, is_clipped
+from lightning_gradguard.clip.apply import after, cosine, is_clipped
 from lightning_gradguard.clip.value import ValueClip
 from tests.clip.bench import Run, layout_of
 

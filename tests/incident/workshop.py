@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_gradguard.incident.bundle import Incident, MicroBatch
-from lightning_gradguard.incident.localise import localise
+from lightning_gradguard.incident.locate import localise
 from lightning_gradguard.incident.rng import capture_rng
-from lightning_gradguard.layout import clean_name
+from lightning_gradguard.measurement.layout import clean_name
 
 
 class Root(nn.Module):

@@ -17,19 +17,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of the html5lib that TensorBoard brings along
     import lightning_gradguard.tensorboard.plugin  # noqa: F401
 
-from tests.tensorboard.synthetic import busy_run, gan_run, steady_run, vanishing_run, write_run
-
-RUNS = {"busy": busy_run, "gan": gan_run, "steady": steady_run, "vanishing": vanishing_run}
-
-
-@pytest.fixture(scope="session")
-def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log folder with one run of each kind."""
-    folder = tmp_path_factory.mktemp("board")
-    for name, make in RUNS.items():
-        write_run(folder / name, make())
-    return folder
-
 
 def slow_provider(folder: Path, samples: int = 1000) -> DataProvider:
     """What ``--load_fast=false`` reads with."""

@@ -1,0 +1,90 @@
+"""What Lightning's strategies change for us, and what is refused under them when fit starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from lightning_gradguard.guard.guard import why_not_droppable
+
+if TYPE_CHECKING:
+    from lightning_gradguard.callbacks.session import Plan
+
+
+def outer_module(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module:
+    """Where it can be read how parameters are spread over processes: the wrapper of FSDP or DDP, else the module.
+
+    Parameters have the same names in all of them; what the wrapper flattened or ignores, it alone knows.
+    """
+    model = trainer.strategy.model
+    wraps = isinstance(model, DistributedDataParallel) or hasattr(model, "_fsdp_wrapped_module")
+    return model if wraps and model is not None else module
+
+
+def is_deepspeed(trainer: pl.Trainer) -> bool:
+    """Whether DeepSpeed's engine, and not the optimizer, holds the gradients."""
+    # By name, since lightning.pytorch and pytorch_lightning have a class each.
+    return any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__)
+
+
+def steps_now(trainer: pl.Trainer) -> bool:
+    """Whether the hook before the optimizer step is followed by a step.
+
+    Strategies that accumulate gradients themselves (DeepSpeed's flag) have Lightning call it for every batch.
+    """
+    return not (trainer.strategy.handles_gradient_accumulation and trainer.fit_loop._should_accumulate())
+
+
+def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequence[Optimizer]) -> None:
+    """Raises when fit starts, before a weight has moved, if what was asked for cannot be kept.
+
+    Raises:
+        MisconfigurationException: says what, why, and what to do instead.
+    """
+    asked = [role for role in ("tame", "survive") if role in plan.roles]
+    if is_deepspeed(trainer) and asked:
+        names = " and ".join(sorted({plan.roles[role] for role in asked}))
+        raise MisconfigurationException(
+            f"{names}: under DeepSpeed the engine holds the gradients, in its own flat buffers, and steps by itself; "
+            "nothing outside it can clip or skip. Set gradient_clip_val on the Trainer, which DeepSpeed carries out, "
+            "and keep GradientNormMonitor, which logs the engine's global norm."
+        )
+    for index, optimizer in enumerate(optimizers if "survive" in plan.roles else ()):
+        if (reason := why_not_droppable(optimizer)) is not None:
+            raise MisconfigurationException(
+                f"{plan.roles['survive']}: optimizer {index}: {reason}, and has moved the weights by the time a "
+                "gradient is not finite: a step cannot be dropped half way. Remove the guard, or use another optimizer."
+            )
+
+
+def log_engine_norm(trainer: pl.Trainer) -> None:
+    """Passes on the one norm that DeepSpeed's engine tells: over all parameters, of its last step."""
+    engine: Any = trainer.strategy.model
+    norm = engine.get_global_grad_norm()
+    if norm is None:  # before its first step
+        return
+    trainer.callback_metrics["grad_norm_total"] = torch.as_tensor(norm, dtype=torch.float32)
+    if trainer._logger_connector.should_update_logs:
+        for logger in trainer.loggers:
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            logger.log_metrics({"grad_norm_total/pre_clip": float(norm)}, step=step)
+
+
+def warn_if_nothing_was_seen(trainer: pl.Trainer) -> None:
+    """Says at the end that a run stepped its optimizers behind Lightning's back, so that nothing was watched."""
+    ran = trainer.fit_loop.epoch_loop.batch_progress.total.completed > 0
+    manual = not trainer.lightning_module.automatic_optimization
+    if ran and manual and trainer.optimizers and trainer.global_step == 0:
+        rank_zero_warn(
+            "no optimizer step was seen: this module steps optimizers that it got by "
+            "self.optimizers(use_pl_optimizer=False), for which Lightning calls no hook. Use self.optimizers(), or "
+            "GradientPipeline in the training step."
+        )

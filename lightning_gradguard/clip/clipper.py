@@ -1,0 +1,252 @@
+"""The clipping policies of one optimizer, with what each of them remembers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.clip.apply import after, apply_, is_clipped
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import Measurement
+
+Policies = ClipPolicy | Mapping[str, ClipPolicy | None]
+
+
+def check_policy(value: object, where: str) -> None:
+    """Refuses what is not a policy, with a hint where a class was passed for an instance.
+
+    Raises:
+        TypeError: says what was got, and where.
+    """
+    if isinstance(value, ClipPolicy):
+        return
+    if isinstance(value, type) and issubclass(value, ClipPolicy):
+        raise TypeError(f"{where} must be a policy, got the class {value.__name__}: write {value.__name__}(...)")
+    raise TypeError(f"{where} must be a ClipPolicy such as NormClip(1.0), got {type(value).__name__}: {value!r}")
+
+
+@dataclass
+class _Part:
+    """One policy, the parameters it clips (indices into the optimizer's layout; ``None``: all), and its memory."""
+
+    group: str
+    policy: ClipPolicy
+    layout: Layout
+    indices: list[int] | None
+    state: State
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The answers of an optimizer's policies to one step, each with the part of the measurement that it saw.
+
+    Attributes:
+        answers: what each policy saw and said; empty where nothing clips.
+        indices: for each answer its parameters, as indices into the layout; ``None``: all.
+        ratio: the gradient-to-weight ratio from which the policy clips, for one that goes by it (AGC).
+    """
+
+    answers: tuple[tuple[Measurement, Clip], ...] = ()
+    indices: tuple[list[int] | None, ...] = ()
+    ratio: float | None = None
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """What the policy compared with; ``None`` where that is not one number for all parameters."""
+        return self.answers[0][1].threshold if self.indices == (None,) else None
+
+    @property
+    def single_coefficient(self) -> Tensor | None:
+        """The one coefficient that scales the whole gradient, shape ``[]``; ``None`` where there is no such."""
+        if self.indices != (None,):
+            return None
+        clip = self.answers[0][1]
+        return (
+            clip.coefficient if clip.coefficient is not None and not clip.coefficient.dim() and not clip.then else None
+        )
+
+    def any_clipped(self) -> Tensor | bool:
+        """Whether an answer changes anything, a boolean of shape ``[]`` on the device."""
+        flags = [is_clipped(seen, clip) for seen, clip in self.answers]
+        if len(flags) <= 1:
+            return flags[0] if flags else False
+        return torch.stack(flags).any()
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the answers simply scale gradients."""
+        return bool(self.answers) and all(c.coefficient is not None and c.then is None for _, c in self.answers)
+
+    def facts(self, total: Tensor, more: Iterable[Tensor] = ()) -> Tensor:
+        """What the host, or later the record, may want to know of the step: one vector, on the device.
+
+        Args:
+            total: norm of the whole gradient.
+            more: further numbers, of shape ``[]``.
+
+        Returns:
+            ``[total, coefficient, *more]``: the smallest coefficient, or where gradients are not simply scaled 0 if the
+            step is clipped and 1 if not.
+        """
+        if not self.answers:
+            smallest = [torch.ones_like(total)]
+        elif self.scaled:
+            each = [clip.coefficient for _, clip in self.answers if clip.coefficient is not None]
+            smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
+        else:
+            smallest = [1.0 - torch.as_tensor(self.any_clipped()).to(total)]
+        return torch.stack([total, smallest[0] if len(smallest) == 1 else torch.stack(smallest).min(), *more])
+
+    def layer_coefficients(self, layout: Layout) -> Tensor | None:
+        """The smallest coefficient of each layer, ``[num_layers]``, for policies that scale tensor by tensor.
+
+        ``None`` where one coefficient scales everything, and where gradients are not simply scaled.
+        """
+        if not self.answers or self.single_coefficient is not None:
+            return None
+        smallest = None
+        for (_, clip), indices in zip(self.answers, self.indices, strict=True):
+            if clip.coefficient is None or clip.then is not None:
+                return None
+            if smallest is None:
+                smallest = clip.coefficient.new_ones(len(layout.layers))
+            index = layout.layer_index(smallest.device)
+            index = index if indices is None else index[torch.tensor(indices, device=smallest.device)]
+            smallest = smallest.scatter_reduce(0, index, clip.coefficient.expand(index.shape), "amin")
+        return smallest
+
+    def after(self, measurement: Measurement) -> Measurement:
+        """What the whole gradient measures once the answers are applied; nothing is written."""
+        grads, norms = measurement.grads, measurement.norms
+        for (seen, clip), indices in zip(self.answers, self.indices, strict=True):
+            clipped = after(seen, clip)
+            if indices is None:
+                return clipped
+            norms = norms.index_copy(0, torch.tensor(indices, device=norms.device), clipped.norms)
+            if clipped.grads is not seen.grads:
+                changed = dict(zip(indices, clipped.grads, strict=True))
+                grads = tuple(changed.get(i, grad) for i, grad in enumerate(grads))
+        return replace(measurement, grads=grads, norms=norms, total=torch.linalg.vector_norm(norms))
+
+    def apply_(self) -> None:
+        """Carries out the answers on the gradients, in place."""
+        for seen, clip in self.answers:
+            apply_(seen, clip)
+
+
+class Clipper:
+    """Runs one policy over an optimizer's parameters, or one for each of its named parameter groups.
+
+    Args:
+        policies: a policy for all parameters, or a mapping from parameter-group name to policy or ``None``.
+        layout: the parameters of the optimizer.
+        device: where their gradients live.
+
+    Raises:
+        TypeError: if something else than a policy is given.
+        ValueError: if the mapping names a parameter group that the optimizer does not have.
+    """
+
+    def __init__(self, policies: Policies, layout: Layout, device: torch.device) -> None:
+        self.layout = layout
+        self.parts: list[_Part] = []
+        if not isinstance(policies, Mapping):
+            check_policy(policies, "clip")
+            self.parts.append(_Part("", policies, layout, None, policies.init_state(layout, device)))
+        else:
+            for group, policy in policies.items():
+                if group not in layout.group_names:
+                    known = ", ".join(map(repr, layout.group_names))
+                    raise ValueError(f"no parameter group is called {group!r}; this optimizer has {known}")
+                if policy is not None:
+                    check_policy(policy, f"the policy of parameter group {group!r}")
+                    indices = [i for i, g in enumerate(layout.group_of) if layout.group_names[g] == group]
+                    own = layout.subset(indices)
+                    self.parts.append(_Part(group, policy, own, indices, policy.init_state(own, device)))
+        for part in self.parts:
+            part.policy.check(part.layout)
+        self._ratio = getattr(policies, "ratio", None) if isinstance(policies, ClipPolicy) else None
+
+    def decide(self, measurement: Measurement) -> Clips:
+        """Asks each policy."""
+        answers = []
+        for part in self.parts:
+            seen = measurement if part.indices is None else measurement.part(part.layout, part.indices)
+            answers.append((seen, part.policy.decide(seen, part.state)))
+        return Clips(tuple(answers), tuple(part.indices for part in self.parts), self._ratio)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the policies remember, per-parameter values with the names they belong to."""
+        return {
+            part.group: {"names": list(part.layout.names), "state": {k: v.clone() for k, v in part.state.items()}}
+            for part in self.parts
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, warn: bool = True) -> None:
+        """Takes over what :meth:`state_dict` gave, parameter by parameter, and warns of what does not fit.
+
+        A parameter that is new starts fresh, one that is gone is left out; a state of another policy, or of other
+        settings (a window of another length), is left out as a whole.
+
+        Args:
+            state: from :meth:`state_dict`, of this or of another layout.
+            warn: whether to say what does not fit; off when the layout changed under way, which is no mistake.
+        """
+        for part in self.parts:
+            saved = state.get(part.group)
+            where = f" of parameter group {part.group!r}" if part.group else ""
+            problem = "the checkpoint holds none: it starts fresh" if saved is None else _load_part(part, saved)
+            if problem and warn:
+                warnings.warn(f"clipping state{where} of {type(part.policy).__name__}: {problem}", stacklevel=2)
+
+
+def _load_part(part: _Part, saved: Mapping[str, Any]) -> str | None:
+    """Copies a saved state into a part; returns what did not fit, in words."""
+    old = saved["state"]
+    expected = {
+        key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in part.state.items()
+    }
+    found = {key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in old.items()}
+    if expected != found:
+        return f"the checkpoint has {found}, this policy needs {expected}: it starts fresh"
+    position = {name: index for index, name in enumerate(saved["names"])}
+    rows = [(i, position[name]) for i, name in enumerate(part.layout.names) if name in position]
+    for key, value in part.state.items():
+        source = old[key].to(value)
+        if key in part.policy.per_parameter:
+            for index, row in rows:
+                value[index] = source[row]
+        else:
+            value.copy_(source)
+    if not part.policy.per_parameter or list(part.layout.names) == list(saved["names"]):
+        return None
+    new = sorted(set(part.layout.names) - set(saved["names"]))
+    gone = sorted(set(saved["names"]) - set(part.layout.names))
+    return f"new parameters start fresh: {new}; parameters that are gone are left out: {gone}"
+
+
+def check_policies(value: object, name: str) -> None:
+    """Accepts a policy, or a mapping from optimizer index or parameter-group name to policy or ``None``.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for an empty mapping, or a negative index.
+    """
+    if not isinstance(value, Mapping):
+        check_policy(value, name)
+        return
+    if not value:
+        raise ValueError(f"{name} is an empty mapping: name an optimizer index or a parameter group")
+    for key, policy in value.items():
+        if isinstance(key, bool) or not isinstance(key, int | str):
+            raise TypeError(f"{name}: keys are optimizer indices or parameter-group names, got {key!r}")
+        if isinstance(key, int) and key < 0:
+            raise ValueError(f"{name}: optimizer indices count from 0, got {key}")
+        if policy is not None:
+            check_policy(policy, f"{name}[{key!r}]")

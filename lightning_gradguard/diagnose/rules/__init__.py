@@ -1,0 +1,49 @@
+"""The rules, one a file, in the order in which findings are named: causes before what they lead to."""
+
+from __future__ import annotations
+
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.rules.clipping_always import ClippingAlways
+from lightning_gradguard.diagnose.rules.dead_units import DeadUnits
+from lightning_gradguard.diagnose.rules.exploding import ExplodingOverDepth
+from lightning_gradguard.diagnose.rules.exploding_in_time import ExplodingOverTime
+from lightning_gradguard.diagnose.rules.fp16_headroom import Fp16Headroom
+from lightning_gradguard.diagnose.rules.fp16_underflow import Fp16Underflow
+from lightning_gradguard.diagnose.rules.imbalance import OptimizerImbalance
+from lightning_gradguard.diagnose.rules.input_scale import InputScale
+from lightning_gradguard.diagnose.rules.large_updates import LargeUpdates
+from lightning_gradguard.diagnose.rules.loss_scale import LossScaleCollapse
+from lightning_gradguard.diagnose.rules.no_gradient import NoGradient
+from lightning_gradguard.diagnose.rules.poor_initialization import PoorInitialization
+from lightning_gradguard.diagnose.rules.runaway import Runaway
+from lightning_gradguard.diagnose.rules.saturation import SaturatedActivations
+from lightning_gradguard.diagnose.rules.small_updates import SmallUpdates
+from lightning_gradguard.diagnose.rules.vanishing import VanishingOverDepth
+from lightning_gradguard.diagnose.rules.vanishing_in_time import VanishingOverTime
+from lightning_gradguard.diagnose.rules.wrong_sign import WrongSign
+from lightning_gradguard.diagnose.rules.zero_gradient import ZeroGradient
+
+
+def default_rules() -> list[Rule]:
+    """A new set of all rules at their defaults, causes before what they lead to."""
+    return [
+        NoGradient(),
+        WrongSign(),
+        Fp16Underflow(),
+        LossScaleCollapse(),
+        InputScale(),
+        PoorInitialization(),
+        SaturatedActivations(),
+        ExplodingOverTime(),
+        OptimizerImbalance(),
+        LargeUpdates(),
+        ClippingAlways(),
+        SmallUpdates(),
+        VanishingOverDepth(),
+        ExplodingOverDepth(),
+        VanishingOverTime(),
+        DeadUnits(),
+        Fp16Headroom(),
+        ZeroGradient(),
+        Runaway(),
+    ]

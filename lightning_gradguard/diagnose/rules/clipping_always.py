@@ -1,0 +1,59 @@
+"""A clipping threshold that sets the learning rate."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class ClippingAlways(Rule):
+    """Nearly every step is clipped, and to a small part of its gradient.
+
+    Being clipped often is no fault: AutoClip at the tenth percentile clips nine steps in ten, by little. Here the
+    threshold is so far below the usual norm that it, not the learning rate, decides how far a step goes.
+
+    Args:
+        rate: share of the run's steps that were clipped, in (0, 1].
+        coefficient: what is left of the gradient, median over records, in (0, 1).
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    id = "clipping-always"
+    needs = ("clip_rate", "coefficient")
+
+    def __init__(self, rate: float = 0.95, coefficient: float = 0.01) -> None:
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must lie in (0, 1], got {rate}")
+        if not 0 < coefficient < 1:
+            raise ValueError(f"coefficient must lie between 0 and 1, got {coefficient}")
+        self.rate, self.coefficient = rate, coefficient
+        self._left: deque[float] = deque(maxlen=9)
+        self._norms: deque[float] = deque(maxlen=9)
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        assert record.clip_rate is not None and record.coefficient is not None
+        self._left.append(record.coefficient)
+        self._norms.append(record.total_norm)
+        left, usual = statistics.median(self._left), statistics.median(self._norms)
+        if record.clip_rate < self.rate or left > self.coefficient:
+            return None
+        return Finding(
+            rule=self.id,
+            severity="warning",
+            message=(
+                f"{record.clip_rate:.0%} of the steps were clipped, to {left:.2g} of the gradient: the norm is usually "
+                f"{usual:.3g}, far above the threshold."
+            ),
+            step=record.step,
+            layers=record.layers,
+            evidence={"clip_rate": record.clip_rate, "coefficient": left, "usual_norm": usual},
+            causes=("the clipping threshold is far below the usual gradient norm", "gradients have grown since"),
+            remedies=(remedies.RAISE_CEILING,),
+        )

@@ -1,0 +1,56 @@
+"""Units that never fire."""
+
+from __future__ import annotations
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class DeadUnits(Rule):
+    """In some module most units were silent in every one of many batches.
+
+    Counted per unit over sampled batches, not as zeros in one batch: a sparse layer is mostly zero in each batch and
+    yet every unit fires now and then.
+
+    Args:
+        share: of a module's units, in (0, 1]. Runs that train well were seen at up to 0.25 in one module.
+        min_batches: sampled batches to look at first, >= 1.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    id = "dead-units"
+    needs = ("activations",)
+
+    def __init__(self, share: float = 0.6, min_batches: int = 4) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {share}")
+        if min_batches < 1:
+            raise ValueError(f"min_batches must be at least 1, got {min_batches}")
+        self.share, self.min_batches = share, min_batches
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        dead = [
+            a
+            for a in record.activations or ()
+            if a.dead is not None and a.dead >= self.share and a.num_batches >= self.min_batches
+        ]
+        if not dead:
+            return None
+        worst = max(dead, key=lambda a: a.dead or 0.0)
+        return Finding(
+            rule=self.id,
+            severity="critical" if worst.dead == 1.0 else "warning",
+            message=(
+                f"{worst.dead:.0%} of the units of {worst.module} were silent in each of {worst.num_batches} sampled "
+                f"batches; {len(dead)} modules are affected."
+            ),
+            step=record.step,
+            layers=tuple(a.module for a in dead),
+            evidence={"dead": worst.dead or 0.0, "batches": float(worst.num_batches), "modules": float(len(dead))},
+            causes=("biases far below zero", "a learning rate that threw the weights too far"),
+            remedies=(remedies.ZERO_BIAS, remedies.LEAKY, remedies.LOWER_RATE),
+        )

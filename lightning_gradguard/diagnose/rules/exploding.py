@@ -1,0 +1,50 @@
+"""Gradients that grow on the way back to the input."""
+
+from __future__ import annotations
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.depth import gradient_profile
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class ExplodingOverDepth(Rule):
+    """Early layers get a far larger gradient than late ones.
+
+    The same line as in vanishing, sloped the other way: it rises by ``decades`` from the last layer back to the
+    first, with a slope at least three standard errors away from level.
+
+    Args:
+        decades: rise over the whole depth, in powers of ten, > 0.
+
+    Raises:
+        ValueError: if ``decades`` is not positive.
+    """
+
+    id = "exploding-over-depth"
+
+    def __init__(self, decades: float = 2.5) -> None:
+        if not decades > 0:
+            raise ValueError(f"decades must be positive, got {decades}")
+        self.decades = decades
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        profile = gradient_profile(record)
+        line = profile.line
+        if line is None or not line.is_certain or -line.decades < self.decades:
+            return None
+        strong = max(profile.values) * 1e-1
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=(
+                f"the gradient grows by {-line.decades:.1f} decades from the last layer back to the first "
+                f"({-line.slope:.2f} ± {line.error:.2f} a layer)."
+            ),
+            step=record.step,
+            layers=tuple(n for n, v in zip(profile.layers, profile.values, strict=True) if v > strong),
+            evidence={"decades": -line.decades, "slope": -line.slope, "slope_error": line.error},
+            causes=("the initial weights are too large", "there is no normalization between the layers"),
+            remedies=(remedies.INIT_NORMAL, remedies.NORMALIZE, remedies.CLIP),
+        )

@@ -1,0 +1,59 @@
+"""Two optimizers, one of which runs away from the other."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class OptimizerImbalance(Rule):
+    """One of several optimizers moves its weights far more than another.
+
+    Compares the median measured ||change|| / ||weights|| of each optimizer's layers, which does not depend on the
+    scale of the losses. In a GAN in balance the two sides stay within a factor of ten.
+
+    Args:
+        factor: between the largest and the smallest, > 1. GANs that train well were seen at up to 9.
+
+    Raises:
+        ValueError: if ``factor`` is not above 1.
+    """
+
+    id = "optimizer-imbalance"
+    needs = ("update_ratios",)
+    scope = "run"
+
+    def __init__(self, factor: float = 20.0) -> None:
+        if not factor > 1:
+            raise ValueError(f"factor must be above 1, got {factor}")
+        self.factor = factor
+        self._ratios: dict[int, deque[float]] = {}
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        found = [r for r in record.update_ratios or () if r is not None and math.isfinite(r)]
+        if record.num_optimizers < 2 or not found:
+            return None
+        self._ratios.setdefault(record.optimizer, deque(maxlen=5)).append(statistics.median(found))
+        medians = {index: statistics.median(values) for index, values in self._ratios.items()}
+        fast, slow = max(medians, key=lambda i: medians[i]), min(medians, key=lambda i: medians[i])
+        if len(medians) < 2 or record.optimizer != fast or medians[fast] <= self.factor * medians[slow]:
+            return None
+        times = medians[fast] / medians[slow] if medians[slow] > 0 else math.inf
+        return Finding(
+            rule=self.id,
+            severity="warning",
+            message=(
+                f"optimizer {fast} changes its weights {times:.3g} times as much a step as optimizer {slow} "
+                f"({medians[fast]:.2g} against {medians[slow]:.2g} of their norm)."
+            ),
+            step=record.step,
+            evidence={"times": times, "fast": medians[fast], "slow": medians[slow]},
+            causes=("learning rates that do not fit together", "one side has won, and the other gets no gradient"),
+            remedies=(remedies.EVEN_RATES, remedies.LESS_TRAINING),
+        )

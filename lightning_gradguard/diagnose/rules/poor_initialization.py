@@ -1,0 +1,108 @@
+"""A start from which training hardly gets away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.depth import DEEP, has_norms, weight_layers
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.record import ActivationStats, Finding, StepRecord
+
+_HIDDEN = ("Linear", "Conv")
+
+
+class PoorInitialization(Rule):
+    """At the first look the forward signal fades or blows up from layer to layer, or weights are all zero.
+
+    Three ways to start badly:
+
+    - a layer's weights are all zero *and* so is its gradient: it cannot leave zero. (A zero-initialized branch or
+      adapter gets a gradient at once, and is left alone.)
+    - the output of a hidden layer is below ``low`` or above ``high`` in root mean square, where an initialization that
+      fits the activation keeps it near one.
+    - from the first hidden layer to the last it changes by a factor of more than ``spread``.
+
+    Args:
+        low: smallest root mean square of a hidden output that is not remarked upon, > 0.
+        high: largest, > ``low``.
+        spread: largest factor between the first and the last hidden output, > 1. Up to five was seen in residual nets
+            that train well.
+
+    Raises:
+        ValueError: unless 0 < ``low`` < ``high`` and ``spread`` > 1.
+    """
+
+    id = "poor-initialization"
+    patience = 2
+    needs = ("activations",)
+
+    def __init__(self, low: float = 1e-3, high: float = 100.0, spread: float = 20.0) -> None:
+        if not 0 < low < high:
+            raise ValueError(f"low and high must be positive and in order, got {low} and {high}")
+        if not spread > 1:
+            raise ValueError(f"spread must be above 1, got {spread}")
+        self.low, self.high, self.spread = low, high, spread
+        self._begun_badly: bool | None = None
+        self._zero_at_first: frozenset[str] | None = None
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        if self._begun_badly is False:
+            return None
+        finding = self._stuck_at_zero(record) or self._forward(record)
+        if self._begun_badly is None:
+            self._begun_badly = finding is not None
+        return finding
+
+    def _stuck_at_zero(self, record: StepRecord) -> Finding | None:
+        weights = record.weight_norms
+        if weights is None:
+            return None
+        zero = tuple(record.layers[i] for i in weight_layers(record) if weights[i] == 0 and record.layer_norms[i] == 0)
+        if not zero:
+            return None
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=f"{len(zero)} layers, {zero[0]} first, have weights that are all zero, and so is their gradient.",
+            step=record.step,
+            layers=zero,
+            evidence={"layers": float(len(zero))},
+            causes=("weights were initialized with zeros",),
+            remedies=(remedies.INIT_NORMAL,),
+        )
+
+    def _forward(self, record: StepRecord) -> Finding | None:
+        hidden = _hidden(record.activations or ())
+        if self._zero_at_first is None:  # adapters and closing layers of branches may begin so
+            self._zero_at_first = frozenset(a.module for a in hidden if a.rms == 0)
+        hidden = [a for a in hidden if a.module not in self._zero_at_first]
+        if not hidden:
+            return None
+        smallest, largest = min(hidden, key=lambda a: a.rms), max(hidden, key=lambda a: a.rms)
+        first, last = hidden[0].rms, hidden[-1].rms
+        grows = largest.rms > self.high or (last > self.spread * first)
+        fades = smallest.rms < self.low or (first > self.spread * last)
+        if not (grows or fades) or not math.isfinite(smallest.rms):
+            return None
+        what, worst = ("too large", largest) if grows else ("too small", smallest)
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=(
+                f"the forward signal {'grows' if grows else 'fades'} over depth: root mean square {first:.3g} after "
+                f"{hidden[0].module}, {worst.rms:.3g} after {worst.module}."
+            ),
+            step=record.step,
+            layers=(worst.module,),
+            evidence={"first_rms": first, "last_rms": last, "smallest_rms": smallest.rms, "largest_rms": largest.rms},
+            causes=(f"the initial weights are {what}", "there is no normalization between the layers"),
+            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP and not has_norms(record)),
+        )
+
+
+def _hidden(activations: Sequence[ActivationStats]) -> list[ActivationStats]:
+    """Layers with weights but the last one."""
+    return [a for a in activations if any(part in a.kind for part in _HIDDEN)][:-1]

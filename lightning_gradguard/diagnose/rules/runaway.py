@@ -1,0 +1,61 @@
+"""Gradients that grow from record to record."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.trend import LossTrend
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class Runaway(Rule):
+    """The gradient norm has grown many times over since the run began, and the loss does not fall.
+
+    Growth is measured against the run's own early level: no absolute norm is too large by itself.
+
+    Args:
+        growth: median norm of the last records over the median of the first, > 1.
+        records: how many make up each median, >= 1.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    id = "runaway-over-time"
+
+    def __init__(self, growth: float = 30.0, records: int = 3) -> None:
+        if not growth > 1:
+            raise ValueError(f"growth must be above 1, got {growth}")
+        if records < 1:
+            raise ValueError(f"records must be at least 1, got {records}")
+        self.growth, self.records = growth, records
+        self._early: list[float] = []
+        self._last: deque[float] = deque(maxlen=records)
+        self._trend = LossTrend()
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        self._trend.add(record)
+        norm = record.total_norm
+        if not math.isfinite(norm):
+            norm = math.inf
+        if len(self._early) < self.records and math.isfinite(norm):
+            self._early.append(norm)
+        self._last.append(norm)
+        early, last = statistics.median(self._early or [math.inf]), statistics.median(self._last)
+        if not last > self.growth * early or self._trend.is_falling:
+            return None
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=f"the gradient norm grew from {early:.3g} to {last:.3g} while the loss did not fall.",
+            step=record.step,
+            layers=record.layers,
+            evidence={"early": early, "last": last, "lower_learning_rate_by": 10.0},
+            causes=("the learning rate is too high", "training is unstable without clipping"),
+            remedies=(remedies.LOWER_RATE, remedies.CLIP, remedies.NORMALIZE),
+        )

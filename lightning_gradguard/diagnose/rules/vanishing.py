@@ -1,0 +1,79 @@
+"""Gradients that fade on the way back to the input."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.depth import gradient_profile, relative_profile
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class VanishingOverDepth(Rule):
+    """Early layers get next to no gradient, or all hidden layers do.
+
+    Over the layers in the order of the forward pass a line is fitted through log10 of the root mean square gradient;
+    ``decades`` is what it falls from the last layer back to the first, with a slope at least three standard errors
+    away from level. A network can be dead without a slope, since activations may fade as gradients do: so the level
+    counts as well, when the median layer's gradient-to-weight ratio is ``level`` times that of the best layer.
+
+    Both are ratios within the network: they do not depend on loss scale or batch size.
+
+    Args:
+        decades: fall over the whole depth, in powers of ten, > 0.
+        level: median over best gradient-to-weight ratio, in (0, 1).
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    id = "vanishing-over-depth"
+
+    def __init__(self, decades: float = 2.5, level: float = 1e-4) -> None:
+        if not decades > 0:
+            raise ValueError(f"decades must be positive, got {decades}")
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}")
+        self.decades, self.level = decades, level
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        profile = gradient_profile(record)
+        line = profile.line
+        if line is None:
+            return None
+        relative = relative_profile(record).values
+        level = statistics.median(relative) / max(relative) if relative else 1.0
+        sloped = line.is_certain and line.decades > self.decades
+        if not sloped and level > self.level:
+            return None
+        half = max(profile.values) * 1e-3
+        faint = tuple(name for name, value in zip(profile.layers, profile.values, strict=True) if value < half)
+        what = (
+            f"the gradient falls by {line.decades:.1f} decades from the last layer back to the first "
+            f"({line.slope:.2f} ± {line.error:.2f} a layer)"
+            if sloped
+            else f"the median layer's gradient-to-weight ratio is {level:.1g} of the best layer's"
+        )
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=f"{what}; {len(faint)} of {len(profile.layers)} layers get below a thousandth of the strongest.",
+            step=record.step,
+            layers=faint,
+            evidence={
+                "decades": line.decades,
+                "slope": line.slope,
+                "slope_error": line.error,
+                "level": level,
+                "log10_first": math.log10(profile.values[0]),
+            },
+            causes=(
+                "the initial weights are too small for the activation",
+                "there is no normalization between the layers",
+                "a saturating activation",
+            ),
+            remedies=(remedies.NORMALIZE, remedies.INIT_NORMAL, remedies.RESIDUAL, remedies.OTHER_ACTIVATION),
+        )

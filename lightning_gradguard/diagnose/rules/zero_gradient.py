@@ -1,0 +1,37 @@
+"""Layers whose gradient is exactly zero."""
+
+from __future__ import annotations
+
+from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.depth import weight_layers
+from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.record import Finding, StepRecord
+
+
+class ZeroGradient(Rule):
+    """A layer takes part in the graph, and its gradient has been exactly zero for several records.
+
+    Mostly a consequence: of dead units, of weights that are all zero, of underflow.
+    """
+
+    id = "zero-gradient"
+    needs = ("layer_kinds",)
+
+    def observe(self, record: StepRecord) -> Finding | None:
+        """The finding that holds at this record, or ``None``."""
+        if record.num_nonfinite >= record.num_steps:
+            return None  # no good step since the last record, hence no norm: NaN is not zero
+        zero = tuple(record.layers[i] for i in weight_layers(record) if record.max_layer_norms[i] == 0)
+        if not zero:
+            return None
+        many = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=f"{', '.join(zero[:3])}{many}: the gradient is exactly zero.",
+            step=record.step,
+            layers=zero,
+            evidence={"layers": float(len(zero)), "of": float(len(record.layers))},
+            causes=("units behind it are dead or all zero", "the gradient underflows"),
+            remedies=(remedies.INIT_NORMAL, remedies.LEAKY, remedies.CONNECT),
+        )

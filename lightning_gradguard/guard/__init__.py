@@ -1,0 +1,1 @@
+"""Whether a step is finite, and what becomes of one that is not."""

@@ -1,0 +1,103 @@
+"""What a guard puts back after a bad step: buffers always, the last good state when it is asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lightning_gradguard.arguments import check_count
+from lightning_gradguard.guard.buffers import Buffers
+from lightning_gradguard.guard.snapshot import Snapshot
+from lightning_gradguard.measurement.sharding import any_process, local_values
+
+
+class Recovery:
+    """One for all optimizers of a module, since they share its buffers and may share its damage.
+
+    Args:
+        module: the model.
+        optimizers: all of them.
+        rollback: whether to keep snapshots to go back to.
+        rollback_after: bad steps in a row after which to go back, >= 1. 3: a single bad batch is just dropped, while
+            three in a row say that the weights are the cause. A NaN in a parameter goes back at once.
+        snapshot_every_n_steps: good steps between two snapshots, >= 1. 100: what a rollback loses stays small beside
+            an epoch, and copying the state costs a hundredth of a step or so.
+
+    Raises:
+        ValueError, TypeError: for counts that are not ints of at least 1.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        rollback: bool = False,
+        rollback_after: int = 3,
+        snapshot_every_n_steps: int = 100,
+    ) -> None:
+        check_count(rollback_after, "rollback_after")
+        check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
+        self.buffers = Buffers(module)
+        self.snapshot = Snapshot(module, optimizers) if rollback else None
+        self.rollback_after = rollback_after
+        self.snapshot_every_n_steps = snapshot_every_n_steps
+        self._params = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+        self._since_snapshot = 0
+        self._started = False
+
+    def start(self) -> None:
+        """Takes the present state as the first good one: at the first step, or after a checkpoint was loaded."""
+        self._started = True
+        self.buffers.keep()
+        if self.snapshot is not None:
+            self.snapshot.take(step=0)
+            self._since_snapshot = 0
+
+    def before_step(self) -> None:
+        """Starts, if nobody did."""
+        if not self._started:
+            self.start()
+
+    def good_step(self, step: int) -> None:
+        """Takes note of a step whose gradients are fine; with them the weights that gave them, not yet updated."""
+        self.buffers.keep()
+        if self.snapshot is None:
+            return
+        self._since_snapshot += 1
+        if self._since_snapshot >= self.snapshot_every_n_steps:
+            self.snapshot.take(step)
+            self._since_snapshot = 0
+
+    def overflow_step(self) -> None:
+        """Takes note of a step that the loss scaler drops: its forward pass counts, unless it spoiled a buffer."""
+        self.buffers.restore_() if self.buffers.spoiled() else self.buffers.keep()
+
+    def bad_step(self, streak: int) -> bool:
+        """Puts the buffers back, and after enough bad steps everything; tells whether it did the latter.
+
+        Args:
+            streak: bad steps in a row, this one included.
+        """
+        self.buffers.restore_()
+        if self.snapshot is None or (streak % self.rollback_after and not self.ruined()):
+            return False
+        return self.roll_back()
+
+    def roll_back(self) -> bool:
+        """Goes back to the last snapshot; tells whether there was one."""
+        if self.snapshot is None or self.snapshot.step is None:
+            return False
+        self.snapshot.restore_()
+        self.buffers.keep()
+        self._since_snapshot = 0
+        return True
+
+    @torch.no_grad()
+    def ruined(self) -> bool:
+        """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
+        flags = [parameter.isfinite().all() for parameter in map(local_values, self._params)]
+        bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False
+        return any_process(bad, self._params)

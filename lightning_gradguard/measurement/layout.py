@@ -1,0 +1,186 @@
+"""Which parameters one optimizer steps, what they are called, and how deep they lie."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradguard.measurement.norms import Norms
+from lightning_gradguard.measurement.sharding import Sharding, find_sharding, local_gradient, local_values
+
+GroupBy = Literal["layer", "parameter"]
+
+# What wrappers put into a parameter's name; none of it is the user's.
+_WRAPPER_PARTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
+
+
+def clean_name(name: str) -> str:
+    """The name the user gave a parameter, without what ``torch.compile``, FSDP or Fabric put in front.
+
+    Example:
+        >>> clean_name("net._orig_mod.0.weight")
+        'net.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The parameters of one optimizer, in depth order, with their names and layers.
+
+    Frozen at construction; :meth:`fits` tells when the optimizer has changed since (parameter groups added by
+    a finetuning callback, say). A tied parameter has one entry, under its first name. A frozen one is listed,
+    since it may be unfrozen later; it just never has a gradient.
+
+    Attributes:
+        params: the parameters, shape ``[num_params]`` as it were.
+        names: their names in the module; ``unnamed.<group>.<index>`` for one that the module does not hold.
+        layers: distinct layer names in depth order: the module that owns a parameter, or the parameter itself.
+        layer_of: for each parameter the index of its layer.
+        group_of: for each parameter the index of its parameter group in the optimizer.
+        group_names: the ``"name"`` of each parameter group, or its index as a string.
+        owners: for each parameter the module it is a parameter of (for a parametrized one the module whose weight it
+            makes); ``None`` for one that the module does not hold.
+        sharding: how the parameters are spread over processes; ``None`` where every process has them whole.
+    """
+
+    params: tuple[nn.Parameter, ...]
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    layer_of: tuple[int, ...]
+    group_of: tuple[int, ...]
+    group_names: tuple[str, ...]
+    owners: tuple[nn.Module | None, ...]
+    sharding: Sharding | None = None
+
+    @classmethod
+    def from_optimizer(
+        cls, module: nn.Module, optimizer: torch.optim.Optimizer, *, group_by: GroupBy = "layer"
+    ) -> Layout:
+        """Reads the layout of one optimizer.
+
+        Args:
+            module: where the names come from; parameters of it that the optimizer does not hold are left out. Under
+                DDP or FSDP the outermost wrapper, which knows how parameters are spread over processes.
+            optimizer: the plain torch optimizer.
+            group_by: ``"layer"`` puts weight and bias of a module together, ``"parameter"`` keeps them apart.
+
+        Raises:
+            ValueError: for an unknown ``group_by``.
+        """
+        if group_by not in ("layer", "parameter"):
+            raise ValueError(f"group_by must be 'layer' or 'parameter', got {group_by!r}")
+        named = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+        names = {parameter: clean_name(name) for name, parameter in named.named_parameters()}
+        owners = _owners(module)
+        depth = {parameter: position for position, parameter in enumerate(names)}
+        entries = []  # (depth, name, parameter, group)
+        for group_index, group in enumerate(optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                name = names.get(parameter, f"unnamed.{group_index}.{index}")
+                entries.append((depth.get(parameter, len(depth)), name, parameter, group_index))
+        entries.sort(key=lambda entry: entry[0])  # stable: unnamed ones last, in the optimizer's order
+
+        layer_names = [name.rpartition(".")[0] or name if group_by == "layer" else name for _, name, _, _ in entries]
+        layers = tuple(dict.fromkeys(layer_names))
+        position = {layer: index for index, layer in enumerate(layers)}
+        return cls(
+            params=tuple(parameter for _, _, parameter, _ in entries),
+            names=tuple(name for _, name, _, _ in entries),
+            layers=layers,
+            layer_of=tuple(position[layer] for layer in layer_names),
+            group_of=tuple(group for _, _, _, group in entries),
+            group_names=tuple(str(g.get("name", i)) for i, g in enumerate(optimizer.param_groups)),
+            owners=tuple(owners.get(parameter) for _, _, parameter, _ in entries),
+            sharding=find_sharding(module, [parameter for _, _, parameter, _ in entries]),
+        )
+
+    def fits(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimizer still holds as many parameters and groups; groups only ever grow."""
+        groups = optimizer.param_groups
+        return len(groups) == len(self.group_names) and sum(len(g["params"]) for g in groups) == len(self.params)
+
+    @functools.cached_property
+    def norms_of_gradients(self) -> Norms:
+        """Measures their gradients, step after step."""
+        return Norms()
+
+    @functools.cached_property
+    def norms_of_values(self) -> Norms:
+        """Measures their values, step after step."""
+        return Norms()
+
+    def layer_index(self, device: torch.device) -> Tensor:
+        """:attr:`layer_of` as an index tensor on a device, made once."""
+        return self.index(self.layer_of, device)
+
+    def index(self, values: Sequence[int], device: torch.device) -> Tensor:
+        """Numbers as an index tensor on a device, made once: copying them there is a host sync."""
+        cache: dict[tuple[tuple[int, ...], torch.device], Tensor] = self.__dict__.setdefault("_indices", {})
+        key = tuple(values), device
+        if key not in cache:
+            cache[key] = torch.tensor(values, dtype=torch.int64, device=device)
+        return cache[key]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each parameter; under sharding of the whole one."""
+        if self.sharding is not None:
+            return tuple(piece.shape for piece in self.sharding.pieces)
+        return tuple(tuple(parameter.shape) for parameter in self.params)
+
+    @functools.cached_property
+    def layer_shapes(self) -> tuple[str, ...]:
+        """The shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``."""
+        words: list[list[str]] = [[] for _ in self.layers]
+        for shape, layer in zip(self.shapes, self.layer_of, strict=True):
+            words[layer].append("×".join(map(str, shape)) or "scalar")
+        return tuple(" + ".join(each) for each in words)
+
+    def subset(self, indices: Sequence[int]) -> Layout:
+        """The layout of some of the parameters, by index, in the order given."""
+        layers = tuple(dict.fromkeys(self.layers[self.layer_of[i]] for i in indices))
+        position = {layer: index for index, layer in enumerate(layers)}
+        return replace(
+            self,
+            params=tuple(self.params[i] for i in indices),
+            names=tuple(self.names[i] for i in indices),
+            layers=layers,
+            layer_of=tuple(position[self.layers[self.layer_of[i]]] for i in indices),
+            group_of=tuple(self.group_of[i] for i in indices),
+            owners=tuple(self.owners[i] for i in indices),
+            sharding=self.sharding.subset(indices) if self.sharding else None,
+        )
+
+    def gradients(self) -> list[Tensor | None]:
+        """The gradient of each parameter now, or this process's piece of it; ``None`` where there is none."""
+        if self.sharding is None:
+            return [parameter.grad for parameter in self.params]
+        return [local_gradient(parameter) for parameter in self.params]
+
+    def has_gradients(self) -> bool:
+        """Whether there is a gradient anywhere; the same on every process."""
+        if self.sharding is not None and self.sharding.flat:
+            return True  # this process may hold nothing of what others have a gradient for
+        return any(parameter.grad is not None for parameter in self.params)
+
+    def values(self) -> list[Tensor]:
+        """The value of each parameter now, or this process's piece of it, detached."""
+        return [local_values(parameter) for parameter in self.params]
+
+
+def _owners(module: nn.Module) -> dict[Tensor, nn.Module]:
+    owners: dict[Tensor, nn.Module] = {}
+    for part in module.modules():  # a module comes before what parametrizes its weights
+        parametrizations = part._modules.get("parametrizations")
+        if parametrizations is not None:
+            for parameter in parametrizations.parameters():
+                owners.setdefault(parameter, part)
+        for parameter in part.parameters(recurse=False):
+            owners.setdefault(parameter, part)
+    return owners

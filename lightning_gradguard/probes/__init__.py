@@ -1,0 +1,1 @@
+"""All that hooks into a model: activations, gradients over time, measured updates, structure."""

@@ -1,0 +1,241 @@
+"""What activations look like, on sampled steps: hooks are attached, look once, and are gone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_gradguard.arguments import check_count
+from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.sharding import is_distributed, local_values
+from lightning_gradguard.record import ActivationStats
+
+# An output beyond these is on the flat part of the curve: the derivative is below 0.04 (tanh) and 0.02 (sigmoid).
+_TANH_FLAT = 0.98
+_SIGMOID_FLAT = 0.02
+# Such units never let a gradient through again once their input is negative for every sample.
+_CAN_DIE = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU)
+_DEAD_ABOVE = -1e-2  # GELU and SiLU tend to zero from below
+_MAX_CALLS = 8  # of one module in one forward pass; a cell in a loop over time would fill the record
+_WINDOW = 64  # sampled batches after which the memory of dead units is renewed, so that a revived one is seen
+
+
+def is_sampled(step: int, every_n_steps: int) -> bool:
+    """Whether a step is sampled: 0, 1, 2, 4, 8 … below the interval, for that is where runs break, then regularly."""
+    if step < every_n_steps:
+        return step & (step - 1) == 0
+    return step % every_n_steps == 0
+
+
+@dataclass
+class _Seen:
+    """Device tensors of one module call, until the record asks for them."""
+
+    name: str
+    kind: str
+    dtype: torch.dtype
+    values: dict[str, Tensor] = field(default_factory=dict)
+    num_elements: int = 1
+    num_batches: int = 1
+
+
+class Probe:
+    """Looks at the outputs of layers and activation functions on sampled steps.
+
+    On a sampled step forward hooks are attached before the forward pass and removed after it; on every other step
+    the cost is one comparison. Hooks change nothing: outputs are read under ``no_grad``, and no random number is
+    drawn. Nothing crosses to the host before :meth:`take`.
+
+    Watched are modules that own parameters, and activation modules; an activation applied as a function
+    (``F.relu``) is not seen. A ``torch.compile``-d module runs eagerly on sampled steps, since compiled code does not
+    see hooks that come later.
+
+    Args:
+        module: the model.
+        every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well.
+
+    Attributes:
+        order: name of each module that ran, mapped to its place in the forward pass; empty before the first sample.
+
+    Raises:
+        TypeError, ValueError: if ``every_n_steps`` is no int of at least 1.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+        >>> probe = Probe(net)
+        >>> probe.start(step=0)
+        True
+        >>> _ = net(torch.ones(2, 4))
+        >>> probe.stop()
+        >>> [stats.kind for stats in probe.take()]
+        ['Linear', 'ReLU']
+    """
+
+    def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:
+        check_count(every_n_steps, "every_n_steps")
+        self.module = module
+        self.every_n_steps = every_n_steps
+        self.order: dict[str, int] = {}
+        self._watched: list[tuple[nn.Module, Callable[..., None]]] = []
+        self._handles: list[RemovableHandle] = []
+        self._calls: dict[str, int] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._first: dict[str, _Seen] | None = None  # the first sample: how the run began is not to be lost
+        self._told = False  # whether a record has asked yet
+        self._highest: dict[str, Tensor] = {}  # per unit, over the sampled batches
+        self._lowest: dict[str, Tensor] = {}
+        self._batches: dict[str, int] = {}
+        self._previous: nn.Module | None = None
+        self._compiled = any(_is_compiled(part) for part in module.modules())
+
+    def start(self, step: int) -> bool:
+        """Attaches the hooks if the step is sampled; call it before the forward pass."""
+        if not is_sampled(step, self.every_n_steps) or self._handles:
+            return bool(self._handles)
+        if self._seen and not self._told and self._first is None:
+            self._first = self._seen
+        self._seen, self._calls = {}, {}
+        if not self._watched:
+            self._watched = [
+                (part, self._hook(clean_name(name))) for name, part in self.module.named_modules() if _is_watched(part)
+            ]
+        self._handles = [part.register_forward_hook(hook) for part, hook in self._watched]
+        if self._compiled:
+            torch.compiler.set_stance("force_eager")
+        return True
+
+    def look_for_modules(self) -> None:
+        """Makes the next sample look anew which modules there are."""
+        self._watched = []
+
+    def stop(self) -> None:
+        """Removes the hooks; call it after the forward pass."""
+        if not self._handles:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._previous = [], None
+        if self._compiled:
+            torch.compiler.set_stance("default")
+
+    @torch.no_grad()
+    def take(self) -> tuple[ActivationStats, ...] | None:
+        """What the last sample saw, in the order of the forward pass; ``None`` without a new sample.
+
+        The first call tells of the first sample instead, however many there were by then: what initialization does
+        shows nowhere else.
+        """
+        if not self._seen or self._handles:
+            return None
+        seen = list((self._first or self._seen).values())
+        self._first, self._seen, self._told = None, {}, True
+        values = [value for entry in seen for value in entry.values.values()]
+        home = values[0].device
+        values = [value if value.device == home else value.to(home, non_blocking=True) for value in values]
+        numbers = iter(torch.stack(values).tolist())  # the one host sync of a sampled step
+        return tuple(_stats(entry, {key: next(numbers) for key in entry.values}) for entry in seen)
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) and output else output
+            if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() == 0:
+                return
+            if is_distributed(output):  # this process looks at its own units
+                output = cast(Any, output).to_local()
+            first = not self._calls
+            call = self._calls[name] = self._calls.get(name, 0) + 1
+            self.order.setdefault(name, len(self.order))
+            if call <= _MAX_CALLS:
+                key = name if call == 1 else f"{name}#{call}"
+                entry = _Seen(key, type(module).__name__, output.dtype)
+                self._seen[key] = entry
+                self._look(entry, module, args if first else (), output)
+                if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad:
+                    smallest = torch.finfo(output.dtype).smallest_normal
+                    output.register_hook(_underflow_hook(entry.values, smallest))
+            self._previous = module
+
+        return hook
+
+    @torch.no_grad()
+    def _look(self, entry: _Seen, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        values = entry.values
+        output = output.detach()
+        floats = output.float()
+        entry.num_elements = floats.numel()
+        values["norm"] = torch.linalg.vector_norm(floats)
+        if isinstance(module, _CAN_DIE):
+            low, high = self._extremes_of_units(floats)
+            values["dead"], entry.num_batches = self._dead(entry.name, low, high)
+            values["low"], values["high"] = low.amin(), high.amax()
+        else:
+            values["low"], values["high"] = torch.aminmax(floats)
+        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            values["input_rms"] = local_values(args[0]).float().square().mean().sqrt()
+        if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
+            values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
+        elif isinstance(module, nn.Sigmoid):
+            values["saturated"] = ((floats - 0.5).abs() > 0.5 - _SIGMOID_FLAT).float().mean()
+
+    def _extremes_of_units(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest output of each unit."""
+        unit = self._unit_dim(output)
+        others = [dim for dim in range(output.dim()) if dim != unit]
+        return (output.amin(others), output.amax(others)) if others else (output, output)
+
+    def _dead(self, key: str, low: Tensor, high: Tensor) -> tuple[Tensor, int]:
+        """Share of units that were never active over the sampled batches, and how many those are."""
+        if key in self._highest and self._highest[key].shape == high.shape and self._batches[key] < _WINDOW:
+            high = torch.maximum(high, self._highest[key])
+            low = torch.minimum(low, self._lowest[key])
+            self._batches[key] += 1
+        else:
+            self._batches[key] = 1
+        self._highest[key], self._lowest[key] = high, low
+        return ((high <= 0) & (low > _DEAD_ABOVE)).float().mean(), self._batches[key]
+
+    def _unit_dim(self, output: Tensor) -> int:
+        """Which dimension counts units: channels after a convolution, the last one otherwise."""
+        if output.dim() >= 4:
+            return 1
+        conv = isinstance(self._previous, nn.Conv1d | nn.ConvTranspose1d | nn.BatchNorm1d)
+        return 1 if output.dim() == 3 and conv else output.dim() - 1
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _is_watched(module: nn.Module) -> bool:
+    if any(True for _ in module.parameters(recurse=False)):
+        return True
+    return isinstance(module, (nn.Tanh, nn.Sigmoid, *_CAN_DIE))
+
+
+def _underflow_hook(values: dict[str, Tensor], smallest: float) -> Callable[[Tensor], None]:
+    def hook(grad: Tensor) -> None:
+        values["grad_underflow"] = (grad.detach().abs() < smallest).float().mean()
+
+    return hook
+
+
+def _stats(entry: _Seen, values: dict[str, float]) -> ActivationStats:
+    norm, low, high = (values.pop(key) for key in ("norm", "low", "high"))
+    max_abs = max(-low, high)
+    return ActivationStats(
+        module=entry.name,
+        kind=entry.kind,
+        rms=norm / math.sqrt(entry.num_elements),
+        max_abs=max_abs,
+        range_used=max_abs / torch.finfo(entry.dtype).max,
+        dtype=str(entry.dtype).removeprefix("torch."),
+        num_batches=entry.num_batches,
+        **values,
+    )

@@ -1,0 +1,136 @@
+"""What happened since the last record, folded on the device so that no step falls between two records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.measurement import by_layer
+
+# Steps whose norms are kept until they are folded together: their cost is that of one, and their memory bounded.
+_FOLD_EVERY = 32
+
+
+@dataclass
+class Counters:
+    """Counts of one optimizer: steps up to now, what was clipped or not finite up to the last record."""
+
+    steps: int = 0
+    skipped: int = 0
+    clipped: Tensor | float = 0.0
+    nonfinite: Tensor | float = 0.0
+
+    def add(self, window: Window) -> None:
+        """Takes in a window that ends."""
+        self.clipped = self.clipped + window.num_clipped
+        self.nonfinite = self.nonfinite + window.num_nonfinite
+
+    def state_dict(self) -> dict[str, float]:
+        """The counts as numbers."""
+        return {key: float(value) for key, value in vars(self).items()}  # host sync: a checkpoint is written
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from :meth:`state_dict`."""
+        self.steps, self.skipped = int(state["steps"]), int(state["skipped"])
+        self.clipped, self.nonfinite = state["clipped"], state["nonfinite"]
+
+
+class Window:
+    """Folds the steps since the last record: largest norms, smallest coefficient, counts.
+
+    Holds one number per layer and a few more, and the norms of the last 31 steps at most, whatever the length of the
+    run. What it tells is that of the last :meth:`fold`.
+
+    Args:
+        layout: the parameters of the optimizer.
+        device: where their gradients live.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.layout = layout
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new window."""
+        self.max_layer_norms = torch.zeros(len(self.layout.layers), dtype=self._dtype, device=self._device)
+        self.max_total_norm = torch.zeros((), dtype=self._dtype, device=self._device)
+        self.min_coefficient = torch.ones((), dtype=self._dtype, device=self._device)
+        self.min_layer_coefficients: Tensor | None = None  # for policies that scale tensor by tensor
+        self.num_clipped: Tensor | float = 0.0
+        self.num_nonfinite: Tensor | float = 0.0
+        self.num_steps = 0
+        self.present: tuple[bool, ...] = (False,) * len(self.layout.params)
+        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._scaled = False
+
+    def add(self, norms: Tensor, facts: Tensor, *, scaled: bool) -> None:
+        """Takes one step in.
+
+        Args:
+            norms: of each parameter's gradient.
+            facts: of the step, as :meth:`~lightning_gradguard.clip.clipper.Clips.facts` gives them. A step whose total
+                norm is not finite enters the counts only.
+            scaled: whether the second of them is a coefficient.
+        """
+        self._steps.append((norms, facts))
+        self._scaled = scaled
+        if len(self._steps) == _FOLD_EVERY:
+            self.fold()
+
+    def fold(self) -> None:
+        """Brings all figures up to the last step."""
+        if not self._steps:
+            return
+        norms = torch.stack([norms for norms, _ in self._steps])
+        totals, coefficients = torch.stack([facts[:2] for _, facts in self._steps]).to(self._dtype).unbind(1)
+        self._steps = []
+        finite = totals.isfinite()
+        layers = by_layer(self.layout, norms).where(finite.unsqueeze(1), 0.0)
+        self.max_layer_norms = torch.maximum(self.max_layer_norms, layers.amax(0))
+        self.max_total_norm = torch.maximum(self.max_total_norm, totals.where(finite, 0.0).amax())
+        coefficients = coefficients.where(finite, 1.0)
+        if self._scaled:
+            self.min_coefficient = torch.minimum(self.min_coefficient, coefficients.amin())
+        self.num_clipped = self.num_clipped + (coefficients < 1.0).sum()
+        self.num_nonfinite = self.num_nonfinite + (~finite).sum()
+
+    def add_layer_coefficients(self, coefficients: Tensor) -> None:
+        """Folds the smallest coefficient of each layer; NaN, of a step that was not finite, enters nothing."""
+        before = self.min_layer_coefficients
+        self.min_layer_coefficients = coefficients if before is None else torch.fmin(before, coefficients)
+
+    def see(self, present: tuple[bool, ...]) -> None:
+        """Counts a step, and notes which parameters had a gradient."""
+        self.num_steps += 1
+        if present != self.present:
+            self.present = tuple(a or b for a, b in zip(present, self.present, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fold so far, with the layers it speaks of."""
+        self.fold()
+        return {
+            "layers": list(self.layout.layers),
+            "max_layer_norms": self.max_layer_norms.clone(),
+            "present": list(self.present),
+            **{key: float(getattr(self, key)) for key in self._SCALARS},  # host sync: a checkpoint is written
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state."""
+        self._steps = []
+        if list(self.layout.layers) != state["layers"] or len(self.present) != len(state["present"]):
+            return
+        self.max_layer_norms.copy_(state["max_layer_norms"])
+        self.max_total_norm.fill_(state["max_total_norm"])
+        self.min_coefficient.fill_(state["min_coefficient"])
+        self.num_clipped, self.num_nonfinite = state["num_clipped"], state["num_nonfinite"]
+        self.num_steps, self.present = int(state["num_steps"]), tuple(state["present"])
+
+    _SCALARS = ("max_total_norm", "min_coefficient", "num_clipped", "num_nonfinite", "num_steps")

@@ -1,0 +1,150 @@
+"""Batches go through plain containers and come back."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import sys
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_gradguard.incident.codec import decode, encode, find_unsaved, map_tensors
+
+
+@dataclasses.dataclass
+class Sample:
+    x: torch.Tensor
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    x: torch.Tensor
+
+
+@dataclasses.dataclass
+class Noisy:
+    x: int
+
+    def __post_init__(self):
+        raise AssertionError("a constructor ran")
+
+
+class Point(NamedTuple):
+    x: torch.Tensor
+    y: int
+
+
+def through_a_file(value):
+    file = io.BytesIO()
+    torch.save(encode(value), file)
+    file.seek(0)
+    return decode(torch.load(file, weights_only=True))
+
+
+def same(left, right):
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, np.ndarray):
+        return np.array_equal(left, right) and left.dtype == right.dtype
+    if isinstance(left, list | tuple):
+        return type(left) is type(right) and len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if dataclasses.is_dataclass(left):
+        return type(left) is type(right) and all(
+            same(getattr(left, field.name), getattr(right, field.name)) for field in dataclasses.fields(left)
+        )
+    return type(left) is type(right) and left == right
+
+
+x = torch.arange(6.0).view(2, 3)
+BATCHES = {
+    "tensor": x,
+    "pair": (x, torch.tensor([1, 2])),
+    "nested": {"a": [x, (1, 2.5, "three", None, True)], "b": {"c": x, 4: 5}},
+    "half and complex": [x.half(), x.bfloat16(), torch.complex(x, x), x.double(), x.bool()],
+    "sparse": torch.eye(3).to_sparse(),
+    "named tuple": Point(x, 3),
+    "dataclass": Sample(x, "name"),
+    "frozen dataclass in a list": [Frozen(x)],
+    "numpy": (np.arange(3), np.float32(1.5), np.array(["a"]).size),
+    "bytes and sets": (b"abc", b"", {1, 2}),
+    "empty": [(), [], {}, torch.empty(0)],
+    "dtype and device": [torch.float16, torch.device("cpu"), torch.Size([1, 2]), 1 + 2j],
+    "a key that looks like ours": {"__gradguard__": "tuple", "items": [1]},
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_a_batch_comes_back_as_it_was(batch):
+    back = through_a_file(batch)
+    if isinstance(batch, tuple) and any(isinstance(item, np.generic) for item in batch):
+        assert same(batch[0], back[0])
+        assert back[1] == 1.5
+        return
+    if isinstance(batch, torch.Tensor) and batch.is_sparse:
+        batch, back = batch.to_dense(), back.to_dense()
+    assert same(batch, back)
+
+
+def test_mappings_come_back_as_dicts():
+    ordered = collections.OrderedDict(b=x, a=1)
+    assert same(through_a_file(ordered), dict(ordered))
+    assert same(through_a_file(collections.UserDict(a=x)), {"a": x})
+
+
+def test_a_slice_does_not_take_the_whole_data_set_along():
+    data_set = torch.zeros(100_000)
+    file = io.BytesIO()
+    torch.save(encode(data_set[:10]), file)
+    assert file.getbuffer().nbytes < 5_000
+
+
+def test_what_cannot_be_saved_is_described_with_its_place():
+    unsaved = []
+    encoded = encode({"x": x, "meta": [open]}, unsaved=unsaved)
+    assert unsaved == ["batch['meta'][0] (builtins:builtin_function_or_method: <built-in function open>)"]
+    assert [item.path for item in find_unsaved(decode(encoded))] == ["batch['meta'][0]"]
+
+
+def test_a_dataclass_that_is_not_imported_comes_back_as_an_object_with_its_attributes(monkeypatch):
+    encoded = encode([Sample(x, "name")])
+    monkeypatch.delitem(sys.modules, __name__)
+    (back,) = decode(encoded)
+    assert isinstance(back, SimpleNamespace)
+    assert back.name == "name"
+
+
+def test_decoding_imports_nothing_and_runs_no_constructor():
+    encoded = {"__gradguard__": "dataclass", "type": f"{__name__}:Noisy", "fields": {"x": 1}}
+    assert decode(encoded).x == 1
+    encoded = {"__gradguard__": "dataclass", "type": "antigravity:Anything", "fields": {"x": 1}}
+    assert isinstance(decode(encoded), SimpleNamespace)
+    assert "antigravity" not in sys.modules
+    encoded = {"__gradguard__": "dataclass", "type": "subprocess:Popen", "fields": {"args": ["true"]}}
+    assert isinstance(decode(encoded), SimpleNamespace)
+
+
+def test_a_described_part_is_found_in_every_container():
+    batch = [Sample(open, "a"), {"k": (open,)}, Point(open, 1)]
+    assert len(find_unsaved(decode(encode(batch)))) == 3
+
+
+@pytest.mark.parametrize("batch", [{"a": [x]}, (x,), Sample(x, "n"), Point(x, 1), SimpleNamespace(x=x)])
+def test_tensors_are_changed_in_a_copy(batch):
+    paths = []
+
+    def change(path, tensor):
+        paths.append(path)
+        return tensor + 1
+
+    changed = map_tensors(batch, change)
+    assert type(changed) is type(batch)
+    assert len(paths) == 1
+    assert torch.equal(x, torch.arange(6.0).view(2, 3))

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from lightning_gradguard.report.offline import MAX_COLUMNS, read_pictures, thin
+from lightning_gradguard.sinks import JsonlSink
+from lightning_gradguard.tensorboard.flow import HEAD_ROWS
+from tests.tensorboard.synthetic import busy_run, gan_run, large_run, vanishing_run, write_run
+
+
+def write_jsonl(path, records):
+    sink = JsonlSink(path)
+    for record in records:
+        sink.write(record)
+
+
+def test_event_files_and_jsonl_files_give_the_same_picture(tmp_path):
+    write_run(tmp_path / "events" / "busy", busy_run())
+    write_jsonl(tmp_path / "lines" / "busy.jsonl", busy_run())
+    (from_events,) = read_pictures(tmp_path / "events")
+    (from_lines,) = read_pictures(tmp_path / "lines")
+    assert from_events.run == from_lines.run == "busy"
+    assert from_events.events == from_lines.events
+    assert from_events.flow.layers == from_lines.flow.layers
+    assert np.array_equal(from_events.flow.steps, from_lines.flow.steps)
+    assert np.array_equal(from_events.flow.matrices, from_lines.flow.matrices, equal_nan=True)
+
+
+def test_every_run_and_optimizer_below_the_folder_is_found(tmp_path, logdir):
+    names = [(picture.run, picture.optimizer) for picture in read_pictures(logdir)]
+    assert names == [("busy", 0), ("gan", 0), ("gan", 1), ("steady", 0), ("vanishing", 0)]
+    write_jsonl(tmp_path / "a" / "b.jsonl", gan_run())
+    assert [(p.run, p.optimizer) for p in read_pictures(tmp_path)] == [("a/b", 0), ("a/b", 1)]
+
+
+def test_one_jsonl_file_is_enough(tmp_path):
+    write_jsonl(tmp_path / "run.jsonl", vanishing_run())
+    (picture,) = read_pictures(tmp_path / "run.jsonl")
+    assert [finding["rule"] for finding in picture.events["findings"]] == ["vanishing-over-depth"]
+
+
+def test_long_runs_are_folded_without_losing_a_spike():
+    pass_through = thin(make_flow(100))
+    assert len(pass_through.steps) == 100
+    flow = make_flow(3000)
+    folded = thin(flow)
+    assert len(folded.steps) == MAX_COLUMNS
+    assert folded.steps[-1] == flow.steps[-1]
+    assert (np.diff(folded.steps) > 0).all()
+    layers = (slice(None), slice(HEAD_ROWS, None), 0)
+    assert folded.matrices[layers].max() == flow.matrices[layers].max()
+    assert folded.matrices[:, :HEAD_ROWS].reshape(MAX_COLUMNS, -1)[:, 4].sum() == 3000 * 50
+
+
+def make_flow(num_records):
+    from lightning_gradguard.tensorboard.flow import flow_matrix
+    from lightning_gradguard.tensorboard.store import Column, flow_of
+
+    records = list(large_run(num_layers=3, num_records=num_records))
+    columns = [(r.layers, Column(r.step, float(i), flow_matrix(r))) for i, r in enumerate(records)]
+    return flow_of([{"layers": records[0].layers}], columns)
+
+
+def test_a_folder_without_gradients_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no gradients: no event file"):
+        read_pictures(tmp_path)
+
+
+def test_a_missing_folder_is_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+        read_pictures(tmp_path / "nowhere")
+
+
+def test_a_broken_line_is_named(tmp_path):
+    write_jsonl(tmp_path / "run.jsonl", vanishing_run(num_records=2))
+    with (tmp_path / "run.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(ValueError, match=r"run.jsonl, line 3"):
+        read_pictures(tmp_path)
