@@ -170,21 +170,21 @@ class Judge:
         decision = decide(measurement)
         signals = self._signals(decision, loss)
         together = signals.together()
-
-        # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
-        if self.on_device is not None:
-            self.on_device.release()
-            if scaler is None and not wait:
-                masked = self.on_device.drop_if_bad_(step, measurement, together, signals.buffers)
-                return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
+        self.end_step()
+        if self.on_device is not None and scaler is None and not wait:
+            # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
+            masked = self.on_device.drop_if_bad_(step, measurement, together, signals.buffers)
+            return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
 
         found = signals.on_host(together)
-        damage = None if math.isfinite(found.total) else inspect(measurement)
-        if damage is None and not math.isfinite(found.total):  # every element is finite, only the norm overflowed
-            decision = decide(measure_exactly(measurement))
-            signals = self._signals(decision, loss)
-            together = signals.together()
-            found = signals.on_host(together)  # host sync: rare
+        damage = None
+        if not math.isfinite(found.total):
+            damage = inspect(measurement)
+            if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
+                decision = decide(measure_exactly(measurement))
+                signals = self._signals(decision, loss)
+                together = signals.together()
+                found = signals.on_host(together)  # host sync: rare
         damage = damage or self._look_beyond_gradients(found, measurement.layout)
         if damage is not None:
             return self._drop(step, measurement, damage, scaler)
