@@ -117,7 +117,7 @@ class Clips:
             if smallest is None:
                 smallest = clip.coefficient.new_ones(len(layout.layers))
             index = layout.layer_index(smallest.device)
-            index = index if indices is None else index[torch.tensor(indices, device=smallest.device)]
+            index = index if indices is None else index[layout.index(indices, smallest.device)]
             smallest = smallest.scatter_reduce(0, index, clip.coefficient.expand(index.shape), "amin")
         return smallest
 
@@ -128,7 +128,7 @@ class Clips:
             clipped = after(seen, clip)
             if indices is None:
                 return clipped
-            norms = norms.index_copy(0, torch.tensor(indices, device=norms.device), clipped.norms)
+            norms = norms.index_copy(0, measurement.layout.index(indices, norms.device), clipped.norms)
             if clipped.grads is not seen.grads:
                 changed = dict(zip(indices, clipped.grads, strict=True))
                 grads = tuple(changed.get(i, grad) for i, grad in enumerate(grads))
