@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.clip.apply import after, apply_, is_clipped
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State, ask, fresh_state
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 
@@ -110,7 +110,7 @@ class Clips:
             if smallest is None:
                 smallest = clip.coefficient.new_ones(len(layout.layers))
             index = layout.layer_index(smallest.device)
-            index = index if indices is None else index[torch.tensor(indices, device=smallest.device)]
+            index = index if indices is None else index[layout.index(indices, smallest.device)]
             smallest = smallest.scatter_reduce(0, index, clip.coefficient.expand(index.shape), "amin")
         return smallest
 
@@ -121,7 +121,7 @@ class Clips:
             clipped = after(seen, clip)
             if indices is None:
                 return clipped
-            norms = norms.index_copy(0, torch.tensor(indices, device=norms.device), clipped.norms)
+            norms = norms.index_copy(0, measurement.layout.index(indices, norms.device), clipped.norms.to(norms))
             if clipped.grads is not seen.grads:
                 changed = dict(zip(indices, clipped.grads, strict=True))
                 grads = tuple(changed.get(i, grad) for i, grad in enumerate(grads))
@@ -151,7 +151,7 @@ class Clipper:
         self.parts: list[_Part] = []
         if not isinstance(policies, Mapping):
             check_policy(policies, "clip")
-            self.parts.append(_Part("", policies, layout, None, policies.init_state(layout, device)))
+            self.parts.append(_Part("", policies, layout, None, fresh_state(policies, layout, device)))
         else:
             for group, policy in policies.items():
                 if group not in layout.group_names:
@@ -161,7 +161,7 @@ class Clipper:
                     check_policy(policy, f"the policy of parameter group {group!r}")
                     indices = [i for i, g in enumerate(layout.group_of) if layout.group_names[g] == group]
                     own = layout.subset(indices)
-                    self.parts.append(_Part(group, policy, own, indices, policy.init_state(own, device)))
+                    self.parts.append(_Part(group, policy, own, indices, fresh_state(policy, own, device)))
         for part in self.parts:
             part.policy.check(part.layout)
         self._ratio = getattr(policies, "ratio", None) if isinstance(policies, ClipPolicy) else None
@@ -171,7 +171,7 @@ class Clipper:
         answers = []
         for part in self.parts:
             seen = measurement if part.indices is None else measurement.part(part.layout, part.indices)
-            answers.append((seen, part.policy.decide(seen, part.state)))
+            answers.append((seen, ask(part.policy, seen, part.state)))
         return Clips(tuple(answers), tuple(part.indices for part in self.parts), self._ratio)
 
     def state_dict(self) -> dict[str, Any]:

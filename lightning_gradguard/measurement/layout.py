@@ -111,6 +111,11 @@ class Layout:
         return Norms()
 
     @functools.cached_property
+    def norms_of_copies(self) -> Norms:
+        """Measures clipped copies of their gradients, for chains at each step."""
+        return Norms()
+
+    @functools.cached_property
     def norms_of_values(self) -> Norms:
         """Measures their values, step after step."""
         return Norms()
