@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from lightning_gradguard.guard.damage import Damage, inspect
 from lightning_gradguard.guard.guard import Action, Guard, why_not_droppable
 from lightning_gradguard.guard.judge import Gate
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout
 from lightning_gradguard.measurement.loss_scale import unscale_once_
@@ -27,7 +27,7 @@ from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import build_record
 from lightning_gradguard.recording.since_last import Counters, Window
-from lightning_gradguard.sinks import Sink
+from lightning_gradguard.sinks import Sink, Views
 
 
 class GradientPipeline:
@@ -107,7 +107,7 @@ class GradientPipeline:
             recovery = recovery or Recovery(module, [optimizer], rollback=guard.action == "rollback")
             self.gate = Gate(guard, recovery, optimizer, optimizer_index, incidents)
         self.diagnosis = Diagnosis(rules) if rules else None
-        self.sinks = list(sinks)
+        self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
         self.norm_type = norm_type
         self.per_layer = per_layer
@@ -116,6 +116,13 @@ class GradientPipeline:
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.counters = Counters()
+        self._measuring = Part(
+            f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
+        )
+        self._recording = Part(f"the record of optimizer {optimizer_index}", "its steps are not recorded any more")
+        self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
+        self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
+        self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
         self._clip = clip
         self._group_by = group_by
         self._build()
@@ -141,7 +148,6 @@ class GradientPipeline:
         """What was saved of the last bad step, in words; ``None`` if nothing was."""
         return None if self.gate is None else self.gate.last_incident
 
-    @torch.no_grad()
     def before_step(
         self,
         *,
@@ -165,6 +171,14 @@ class GradientPipeline:
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
+        if self.gate is None and self.clipper is None:
+            return self._measuring.run(self._step, step=step, log=log, scaler=scaler, loss=loss)
+        return self._step(step=step, log=log, scaler=scaler, loss=loss)
+
+    @torch.no_grad()
+    def _step(
+        self, *, step: int | None, log: bool | None, scaler: GradScaler | None, loss: Tensor | float | None
+    ) -> StepRecord | None:
         if not self.layout.fits(self.optimizer):
             self._follow_layout()
         if not self.layout.has_gradients():
@@ -175,7 +189,7 @@ class GradientPipeline:
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
-        self.window.see(measurement.present)
+        self._recording.run(self.window.see, measurement.present)
 
         late = self._report_late_steps(wait=log)
         clips = self._decide(measurement)
@@ -206,17 +220,13 @@ class GradientPipeline:
         else:
             on_cpu = facts.device.type == "cpu"  # no sync there, and gradients need not be multiplied by one
             changes = bool(clips.answers) and not (on_cpu and float(facts[1]) == 1.0)
-        self.window.add(measurement.norms, facts, scaled=clips.scaled)
-        if (by_layer := clips.layer_coefficients(self.layout)) is not None:
-            self.window.add_layer_coefficients(by_layer)
-
+        self._recording.run(self._fold_in, measurement, facts, clips)
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        after = clips.after(measurement) if log else None
-        record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else late
+        record = self._record(step, measurement, clips=clips, scaler=live_scaler) if log else late
         if changes:
             clips.apply_()
         if self.instruments is not None:
-            self.instruments.before_step(self.layout, step)
+            self._probing.run(self.instruments.before_step, self.layout, step)
         return record
 
     def after_step(self) -> None:
@@ -227,12 +237,19 @@ class GradientPipeline:
         if self.gate is not None and self.gate.held is not None:
             self.gate.held.release()
         if self.instruments is not None:
-            self.instruments.after_step(self.layout)
+            self._probing.run(self.instruments.after_step, self.layout)
+
+    def _fold_in(self, measurement: Measurement, facts: Tensor, clips: Clips) -> None:
+        self.window.add(measurement.norms, facts, scaled=clips.scaled)
+        if (by_layer := clips.layer_coefficients(self.layout)) is not None:
+            self.window.add_layer_coefficients(by_layer)
 
     def _decide(self, measurement: Measurement) -> Clips:
         return self.clipper.decide(measurement) if self.clipper else Clips()
 
-    def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
+    def _bad_step(
+        self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None
+    ) -> StepRecord | None:
         assert self.gate is not None
         self.window.num_nonfinite += bool(damage.nan)
         self.counters.skipped += 1
@@ -252,9 +269,22 @@ class GradientPipeline:
                 raise error
         return record
 
-    def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord:
-        self.window.fold()
-        self.counters.add(self.window)
+    def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord | None:
+        """The record of a step, shown to the rules and the views; ``None`` where it cannot be made."""
+        record = self._recording.run(self._build_record, step, measurement, **facts)
+        if record is None:
+            return None
+        if self.diagnosis is not None:
+            record = replace(record, findings=self._diagnosing.run(self.diagnosis.observe, record) or ())
+        if self.gate is not None and (found := self.gate.take_spike(record)) is not None:
+            record = replace(record, findings=(*record.findings, found))
+        self._showing.run(self.views.write, record)
+        return record
+
+    def _build_record(
+        self, step: int, measurement: Measurement, *, clips: Clips | None = None, **facts: Any
+    ) -> StepRecord:
+        self._count()
         record = build_record(
             measurement,
             step=step,
@@ -265,28 +295,23 @@ class GradientPipeline:
             per_layer=self.per_layer,
             norm_type=self.norm_type,
             clips_at_all=self.clipper is not None,
+            clips=clips,
+            after=None if clips is None else clips.after(measurement),
             **facts,
         )
         self.window.reset()
-        if self.instruments is not None:
-            record = self.instruments.enrich(record, self.layout)
-        if self.diagnosis is not None:
-            record = replace(record, findings=self.diagnosis.observe(record))
-        if self.gate is not None and (found := self.gate.take_spike(record)) is not None:
-            record = replace(record, findings=(*record.findings, found))
-        for sink in list(self.sinks):
-            try:
-                sink.write(record)
-            except OSError as error:  # a full disk costs the record, never the run
-                self.sinks.remove(sink)
-                warnings.warn(f"{type(sink).__name__} cannot write, and gets no more records: {error}", stacklevel=3)
-        return record
+        if self.instruments is None:
+            return record
+        return self._probing.run(self.instruments.enrich, record, self.layout) or record
+
+    def _count(self) -> None:
+        self.window.fold()
+        self.counters.add(self.window)
 
     def _follow_layout(self) -> None:
         """Takes in parameters that were added to the optimizer since; what is known of the others stays."""
         state = self.clipper.state_dict() if self.clipper else {}
-        self.window.fold()
-        self.counters.add(self.window)
+        self._recording.run(self._count)
         self._build()
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
@@ -296,7 +321,7 @@ class GradientPipeline:
         self._report_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),
-            "window": self.window.state_dict(),
+            "window": self._recording.run(self.window.state_dict) or {},
             "guard": self.gate.guard.state_dict() if self.gate else {},
             "clip": self.clipper.state_dict() if self.clipper else {},
         }
@@ -304,7 +329,8 @@ class GradientPipeline:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
         self.counters.load_state_dict(state["counters"])
-        self.window.load_state_dict(state["window"])
+        if state["window"]:
+            self._recording.run(self.window.load_state_dict, state["window"])
         if self.gate and state["guard"]:
             self.gate.guard.load_state_dict(state["guard"])
         if self.clipper:

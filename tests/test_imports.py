@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "lightning_gradguard"
 
 # A part imports only parts below it, and siblings of its own folder.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("arguments", "record"),
+    ("arguments", "harmless", "record"),
     ("measurement", "sinks", "spikes"),
     ("clip", "diagnose", "probes", "tensorboard"),
     ("incident", "report"),

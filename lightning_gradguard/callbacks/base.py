@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.session import Plan, Session
-from lightning_gradguard.callbacks.trainer import warn_if_nothing_was_seen
-from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -63,7 +61,7 @@ class GradientCallback(Callback):
         """Builds the pipelines, now that the optimizers exist, and gives them back what a checkpoint held."""
         if self._session is None:
             return
-        self._session.start(trainer, pl_module)
+        self._session.run(self._session.start, trainer, pl_module)
         if self._restored is not None:
             self._session.load_state_dict(self._restored)
             self._restored = None
@@ -78,58 +76,48 @@ class GradientCallback(Callback):
     ) -> None:
         """Attaches probes, on sampled steps, and remembers the batch, where incidents are saved."""
         if (session := self._driven) is not None:
-            session.before_forward(trainer)
-            if session.survival is not None:
-                session.survival.before_batch(batch, batch_idx)
+            session.run(session.before_batch, trainer, batch, batch_idx)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Removes the probes, and takes note of the loss."""
         if (session := self._driven) is not None:
-            loss = true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
-            session.after_forward(loss)
-            if session.survival is not None:
-                session.survival.before_backward(loss)
+            session.run(session.before_backward, trainer, loss)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Runs the pipeline of the optimizer that is about to step."""
         if (session := self._driven) is not None:
-            session.before_step(trainer, optimizer)
+            session.run(session.before_step, trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measures what the step changed, on sampled steps."""
         if (session := self._driven) is not None:
-            session.after_step(trainer)
+            session.run(session.after_step, trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the views."""
-        if self._driven is not None:
-            warn_if_nothing_was_seen(trainer)
-        self._close()
+        if (session := self._driven) is not None:
+            session.run(session.end, trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the summary where the Trainer shows its progress, below the progress bar."""
-        session = self._driven
-        if session is not None and trainer.is_global_zero and trainer.progress_bar_callback is not None:
-            session.print_summary()
+        if (session := self._driven) is not None:
+            session.run(session.print_summary, trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Ends the views, whatever happened."""
-        if (session := self._driven) is not None and session.survival is not None:
-            session.survival.fail()
-        self._close()
+        if (session := self._driven) is not None:
+            session.let_go()
+            if session.survival is not None:
+                session.survival.fail()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves Trainer and module as they were."""
         if (session := self._driven) is not None and session.survival is not None and stage == "fit":
             session.survival.end(trainer)
-
-    def _close(self) -> None:
-        if (session := self._driven) is not None:
-            session.close()
 
     @property
     def _driven(self) -> Session | None:

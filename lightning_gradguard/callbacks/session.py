@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
 import rich
@@ -22,17 +22,22 @@ from lightning_gradguard.callbacks.trainer import (
     outer_module,
     refuse_what_cannot_work,
     steps_now,
+    warn_if_nothing_was_seen,
 )
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.layout import GroupBy
+from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
-from lightning_gradguard.record import Finding
+from lightning_gradguard.record import Finding, StepRecord
 from lightning_gradguard.report.console import summary
-from lightning_gradguard.sinks import MemorySink, Sink
+from lightning_gradguard.sinks import MemorySink, Sink, Views
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PolicyMap = Mapping[int | str, ClipPolicy | None]
 
 
@@ -93,7 +98,16 @@ class Session:
         self.pipelines: list[GradientPipeline] = []
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
+        self.views = Views([self.memory])
         self._told_of_skip = False
+        self._watching = Part(
+            "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
+        )
+        self._probing = Part(
+            "the set of probes", "rules that need more than gradients stay silent", remove=self._detach_probes
+        )
+        self._passing_on = Part("the total norm in the Trainer's metrics", "grad_norm_total is not there any more")
+        self._ending = Part("the look back at the end", "the run's summary is not shown")
 
     @property
     def findings(self) -> list[Finding]:
@@ -107,11 +121,9 @@ class Session:
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         outer = outer_module(trainer, module)
-        self.sinks: list[Sink] = [self.memory]
-        if trainer.is_global_zero:
-            self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
+        self.views = Views([self.memory, *self._further_views(trainer)])
         if self.plan.probe_every_n_steps is not None:
-            self.instruments = Instruments(module, self.plan.probe_every_n_steps)
+            self.instruments = self._probing.run(Instruments, module, self.plan.probe_every_n_steps)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         policies = policies_by_optimizer(self.plan.clip, optimizers)
@@ -122,7 +134,7 @@ class Session:
                 clip=policies[index],
                 on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
                 rules=self.plan.rules,
-                sinks=self.sinks,
+                sinks=[self.views],
                 group_by=self.plan.group_by,
                 norm_type=self.plan.norm_type,
                 per_layer="see" in self.plan.roles,
@@ -137,20 +149,41 @@ class Session:
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
 
-    def before_forward(self, trainer: pl.Trainer) -> None:
-        """Attaches the probes of a sampled step."""
-        if self.instruments is not None:
-            self.instruments.before_forward(trainer.fit_loop.epoch_loop._batches_that_stepped)
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
+        if self.plan.clip is None and self.plan.guard is None:
+            return self._watching.run(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
-    def after_forward(self, loss: Tensor) -> None:
-        """Removes them."""
+    def _further_views(self, trainer: pl.Trainer) -> list[Sink]:
+        if not trainer.is_global_zero:
+            return []
+        views: list[Sink] = [*self.plan.sinks]
+        for logger in trainer.loggers:
+            part = Part(f"the view in {type(logger).__name__}", "it gets no records")
+            if (view := part.run(sink_for, logger)) is not None:
+                views.append(view)
+        return views
+
+    def before_batch(self, trainer: pl.Trainer, batch: Any, index: int) -> None:
+        """Attaches the probes of a sampled step, and remembers the batch, where incidents are saved."""
         if self.instruments is not None:
-            self.instruments.after_forward(loss)
+            self._probing.run(self.instruments.before_forward, trainer.fit_loop.epoch_loop._batches_that_stepped)
+        if self.survival is not None:
+            self.survival.before_batch(batch, index)
+
+    def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
+        """Removes them, and takes note of the loss."""
+        loss = true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
+        if self.instruments is not None:
+            self._probing.run(self.instruments.after_forward, loss)
+        if self.survival is not None:
+            self.survival.before_backward(loss)
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
         if is_deepspeed(trainer):
-            log_engine_norm(trainer)
+            self._passing_on.run(log_engine_norm, trainer)
         for pipeline in self.pipelines:
             pipeline.after_step()
 
@@ -172,34 +205,57 @@ class Session:
         record = pipeline.before_step(step=step, log=log, scaler=scaler, loss=loss)
         if self.survival is not None:
             self.survival.after_step()
-        if pipeline.total_norm is not None:
-            name = "grad_norm_total" if len(self.pipelines) == 1 else f"grad_norm_total/opt{pipeline.optimizer_index}"
-            # Into the dict itself: the property would gather anew all that the user has logged, at every step.
-            trainer._logger_connector._callback_metrics[name] = pipeline.total_norm
-            if record is not None:
-                trainer.progress_bar_metrics[name] = record.total_norm
+        self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
         if record is not None and record.verdict in ("skipped", "rolled_back"):
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
 
-    def print_summary(self) -> None:
-        """Prints layers, their norms and what was found, if layers were watched."""
+    def _pass_on(self, trainer: pl.Trainer, pipeline: GradientPipeline, record: StepRecord | None) -> None:
+        if pipeline.total_norm is None:
+            return
+        name = "grad_norm_total" if len(self.pipelines) == 1 else f"grad_norm_total/opt{pipeline.optimizer_index}"
+        # Into the dict itself: the property would gather anew all that the user has logged, at every step.
+        trainer._logger_connector._callback_metrics[name] = pipeline.total_norm
+        if record is not None:
+            trainer.progress_bar_metrics[name] = record.total_norm
+
+    def print_summary(self, trainer: pl.Trainer) -> None:
+        """Prints layers, norms and findings where the Trainer shows its progress, if layers were watched."""
+        if trainer.is_global_zero and trainer.progress_bar_callback is not None:
+            self._ending.run(self._print_summary)
+
+    def _print_summary(self) -> None:
         if any(record.layers for record in self.memory.records):
             rich.print(summary(self.memory.records, self.findings))
 
-    def close(self) -> None:
-        """Ends every view."""
-        for sink in self.sinks if self.pipelines else []:
-            sink.close()
+    def end(self, trainer: pl.Trainer) -> None:
+        """Says if nothing was seen, and ends every view."""
+        self._ending.run(warn_if_nothing_was_seen, trainer)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Takes the hooks off the model, and ends every view, whatever happened."""
+        self._detach_probes()
+        self.views.close()
+
+    def _detach_probes(self) -> None:
+        if self.instruments is not None:
+            self.instruments.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each pipeline, by optimizer index."""
+        return self.run(self._states) or {}
+
+    def _states(self) -> dict[str, Any]:
         return {str(p.optimizer_index): p.state_dict() for p in self.pipelines}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives each pipeline its state back."""
+        self.run(self._load, state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         for pipeline in self.pipelines:
             own = state.get(str(pipeline.optimizer_index))
             if own is None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
 from lightning_gradguard.incident.bundle import IncidentFolder
 from lightning_gradguard.incident.fake_trainer import call_training_step, loss_of
@@ -72,7 +73,10 @@ class Survival:
             rollback_after=options.rollback_after,
             snapshot_every_n_steps=options.snapshot_every_n_steps,
         )
-        self.incidents = None if options.incident_dir is None else make_blackbox(options, trainer, module)
+        self.incidents: BlackBox | None = None
+        if options.incident_dir is not None:
+            recording = Part("the recorder of incidents", "bad steps are not saved")
+            self.incidents = recording.run(make_blackbox, options, trainer, module)
         self._module = module
         self._loss: Tensor | None = None
         self._failing = False
@@ -83,7 +87,7 @@ class Survival:
     def before_batch(self, batch: Any, index: int) -> None:
         """Remembers the batch, where incidents are saved."""
         if self.incidents is not None:
-            self.incidents.before_batch(batch, index)
+            self.incidents.part.run(self.incidents.before_batch, batch, index)
 
     def before_backward(self, loss: Tensor) -> None:
         """Adds up the loss of the step, in real units, where spikes are looked for."""
@@ -98,7 +102,7 @@ class Survival:
     def after_step(self) -> None:
         """The next batch belongs to another step."""
         if self.incidents is not None:
-            self.incidents.after_step()
+            self.incidents.part.run(self.incidents.after_step)
 
     def fail(self) -> None:
         """An exception ends the fit: what is saved from now on is saved because of it."""
