@@ -31,7 +31,7 @@ WATCH = ("probes", "diagnose", "recording", "sinks", "tensorboard", "report", "i
 # A step that cannot be run again is an incident all the same, and its report says why it could not be located.
 IN_THE_STEP_RUN_AGAIN = {"call_training_step", "loss_of", "__torch_dispatch__"}
 CALLS_THE_GUARD = {"run", "_driven"}
-ACTS = {"decide", "apply_", "measure", "drop", "look_beyond_gradients", "restore_", "bad_step"}
+ACTS = {"decide", "apply_", "measure", "judge", "restore_", "bad_step"}
 
 
 class Net(pl.LightningModule):
