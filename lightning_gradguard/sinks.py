@@ -34,6 +34,7 @@ class Views(Sink):
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = [(sink, _part_of(sink)) for sink in sinks]
+        self._is_open = True
 
     def write(self, record: StepRecord) -> None:
         """Hands a record to each of them."""
@@ -41,8 +42,12 @@ class Views(Sink):
             part.run(sink.write, record)
 
     def close(self) -> None:
-        """Ends each of them; one that failed too, which may hold a file open, but of that one nothing more is said."""
-        for sink, part in self._sinks:
+        """Ends each of them; one that failed too, which may hold a file open, but of that one nothing more is said.
+
+        A second call does nothing.
+        """
+        sinks, self._is_open = self._sinks if self._is_open else [], False
+        for sink, part in sinks:
             if part.gone:
                 with suppress(Exception):
                     sink.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -10,10 +11,12 @@ import lightning.pytorch as pl
 import rich
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import sink_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
@@ -26,13 +29,13 @@ from lightning_gradguard.callbacks.trainer import (
 )
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies
-from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.layout import GroupBy
 from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import StepRecord
 from lightning_gradguard.report.console import summary
 from lightning_gradguard.sinks import MemorySink, Sink, Views
 
@@ -95,6 +98,9 @@ class Session:
         self.plan = plan
         self.driver = driver
         self.memory = MemorySink(max_records=1000)
+        self.diagnoses: list[Diagnosis] = []
+        self.seen = Seen(self.memory.records, self.diagnoses)
+        self._trainer = weakref.ref(trainer)
         self.pipelines: list[GradientPipeline] = []
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
@@ -109,10 +115,10 @@ class Session:
         self._passing_on = Part("the total norm in the Trainer's metrics", "grad_norm_total is not there any more")
         self._ending = Part("the look back at the end", "the run's summary is not shown")
 
-    @property
-    def findings(self) -> list[Finding]:
-        """What the rules found, optimizer by optimizer."""
-        return [f for p in self.pipelines if p.diagnosis for f in p.diagnosis.findings]
+    def is_in_use_beside(self, trainer: pl.Trainer) -> bool:
+        """Whether its fit is still running, and is not one of this Trainer's."""
+        own = self._trainer()
+        return own is not None and own is not trainer and own.state.status == TrainerStatus.RUNNING
 
     def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Builds one pipeline for each optimizer; does nothing the second time."""
@@ -146,6 +152,7 @@ class Session:
             )
             for index, optimizer in enumerate(optimizers)
         ]
+        self.diagnoses += [pipeline.diagnosis for pipeline in self.pipelines if pipeline.diagnosis is not None]
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
 
@@ -228,12 +235,25 @@ class Session:
 
     def _print_summary(self) -> None:
         if any(record.layers for record in self.memory.records):
-            rich.print(summary(self.memory.records, self.findings))
+            rich.print(summary(self.memory.records, self.seen.findings))
 
     def end(self, trainer: pl.Trainer) -> None:
-        """Says if nothing was seen, and ends every view."""
+        """Says if nothing was seen."""
         self._ending.run(warn_if_nothing_was_seen, trainer)
+
+    def fail(self, trainer: pl.Trainer) -> None:
+        """Leaves Trainer, module and optimizers as they were found, in the middle of a step perhaps."""
         self.let_go()
+        for pipeline in self.pipelines:
+            pipeline.judge.end_step()
+        if self.survival is not None:
+            self.survival.fail(trainer)
+
+    def leave(self) -> None:
+        """Leaves Trainer and module as they were found, at the end of the fit."""
+        self.let_go()
+        if self.survival is not None:
+            self.survival.leave()
 
     def let_go(self) -> None:
         """Takes the hooks off the model, and ends every view, whatever happened."""
