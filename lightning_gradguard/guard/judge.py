@@ -307,7 +307,8 @@ class Judge:
     def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
         self.last_incident = None
         if self._incidents is not None:
-            self.last_incident = self._incidents.save(
+            self.last_incident = self._incidents.part.run(
+                self._incidents.save,
                 step=step,
                 optimizer=self._optimizers.plain[0],
                 optimizer_index=self._index,

@@ -14,7 +14,7 @@ from lightning_gradguard.arguments import check_count
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import by_layer, whole_norms
 from lightning_gradguard.measurement.norms import Norms
-from lightning_gradguard.probes.activations import is_sampled
+from lightning_gradguard.probes.sampled import is_sampled
 
 # Of larger tensors a sixteenth of each row is compared: their whole copy costs several clippings of the model.
 _WHOLE_NUMEL = 2**16
