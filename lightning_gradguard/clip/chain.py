@@ -12,6 +12,7 @@ from lightning_gradguard.clip.apply import after
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, ask
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.needs import Needs
 
 
 @final
@@ -54,6 +55,10 @@ class Chain(ClipPolicy):
         """The states of all, each key with its policy's number in front."""
         states = [policy.init_state(layout, device) for policy in self.policies]
         return {f"{i}.{key}": value for i, state in enumerate(states) for key, value in state.items()}
+
+    def needs(self, layout: Layout) -> Needs:
+        """Returns the needs of all policies."""
+        return Needs.of(self.policies, layout)
 
     def check(self, layout: Layout) -> None:
         """Lets each policy check."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.measurement.layout import clean_name
-from lightning_gradguard.measurement.norms import accumulator
 from lightning_gradguard.measurement.sharding import is_distributed
+from lightning_gradguard.measurement.tensors import accumulator
 
 
 class Buffers:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.measurement.layout import clean_name
-from lightning_gradguard.measurement.sharding import is_distributed, local_values
+from lightning_gradguard.measurement.sharding import is_distributed, local
 from lightning_gradguard.record import ActivationStats
 
 # An output beyond these is on the flat part of the curve: the derivative is below 0.04 (tanh) and 0.02 (sigmoid).
@@ -178,7 +178,7 @@ class Probe:
         else:
             values["low"], values["high"] = torch.aminmax(floats)
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            values["input_rms"] = local_values(args[0]).float().square().mean().sqrt()
+            values["input_rms"] = local(args[0]).float().square().mean().sqrt()
         if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
         elif isinstance(module, nn.Sigmoid):
