@@ -70,7 +70,7 @@ class AdaGC(ClipPolicy):
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No norm seen; a running mean of zero means *unknown*."""
         return {
-            "gamma": torch.zeros(len(layout.params), device=device),
+            "gamma": torch.zeros(len(layout.params), dtype=torch.float32, device=device),
             "count": torch.zeros((), dtype=torch.int64, device=device),
         }
 

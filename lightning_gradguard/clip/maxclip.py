@@ -59,7 +59,7 @@ class MaxClip(ClipPolicy):
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No maximum seen."""
         return {
-            "bound": torch.zeros(len(layout.params), device=device),
+            "bound": torch.zeros(len(layout.params), dtype=torch.float32, device=device),
             "steps": torch.zeros(len(layout.params), dtype=torch.int64, device=device),
         }
 
@@ -80,5 +80,5 @@ class MaxClip(ClipPolicy):
 
     def _weight(self, steps: Tensor) -> Tensor | float:
         if self.original:  # m / (1 - decay^t), as a running mean
-            return (1.0 - self.decay) / -torch.expm1(steps * math.log(self.decay))
+            return (1.0 - self.decay) / -torch.expm1(steps.float() * math.log(self.decay))
         return 1.0 - self.decay

@@ -53,7 +53,7 @@ class QuantileClip(ClipPolicy):
 
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No step seen: a threshold of zero means *unknown*."""
-        return {"threshold": torch.zeros((), device=device)}
+        return {"threshold": torch.zeros((), dtype=torch.float32, device=device)}
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Clips to the tracked quantile, then moves it."""
