@@ -42,8 +42,16 @@ class AGC(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> AGC(ratio=0.02, exclude=["head.*"]).exclude
-        ('head.*',)
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = torch.nn.init.ones_(net.weight)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=AGC(ratio=0.01))
+        >>> net.weight.grad = torch.tensor([[0.3, 0.4], [0.003, 0.004]])  # of units whose weights have a norm of 1.41
+        >>> pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.0085, 0.0113],
+                [0.0030, 0.0040]])
 
     Reference: Brock et al. 2021, arXiv:2102.06171.
     """

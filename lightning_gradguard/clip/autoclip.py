@@ -43,8 +43,15 @@ class AutoClip(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> AutoClip(percentile=10, max_norm=1.0).percentile
-        10.0
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=AutoClip())
+        >>> for grad in [[3.0, 4.0]] * 3 + [[300.0, 400.0]]:  # norms of 5, and one of 500
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[3., 4.]])
 
     Reference: Seetharaman et al. 2020, arXiv:2007.14469.
     """

@@ -44,8 +44,15 @@ class MaxClip(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> MaxClip(decay=0.99).decay
-        0.99
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=MaxClip())
+        >>> for grad in [[0.3, 0.4]] * 3 + [[0.3, 40.0]]:  # elements up to 0.4, and one of 40
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.3000, 0.4120]])
 
     Reference: Huang et al. 2025, arXiv:2502.17055.
     """

@@ -55,8 +55,15 @@ class ZClip(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> ZClip(z=3.0, max_norm=1.0).z
-        3.0
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=ZClip())
+        >>> for grad in [[3.0, 4.0]] * 3 + [[300.0, 400.0]]:  # norms of 5, and a spike of 500
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[3.0118, 4.0158]])
 
     Reference: Kumar et al. 2025, arXiv:2504.02507.
     """
