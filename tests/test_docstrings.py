@@ -18,7 +18,9 @@ MODULES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:html5lib.s sanitizer is deprecated:DeprecationWarning")  # tensorboard imports it
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of torch and tensorboard, when they import parts of themselves
 @pytest.mark.parametrize("name", MODULES)
 def test_its_examples_hold(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # what an example writes is not left in the repository

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,26 +167,27 @@ class Clipper:
 
     Raises:
         TypeError: if something else than a policy is given.
-        ValueError: if the mapping names a parameter group that the optimizer does not have.
 
     Attributes:
         parts: each policy with its parameters and its memory.
         needs: what is to be measured for all of them at each step, besides norms.
+        waiting: names of parameter groups that have a policy and do not exist yet.
     """
 
     def __init__(self, policies: Policies, layout: Layout, device: torch.device) -> None:
         self.layout = layout
         self.parts: list[_Part] = []
+        self.waiting: tuple[str, ...] = ()
         if not isinstance(policies, Mapping):
             check_policy(policies, "clip")
             self.parts.append(_Part.of("", policies, layout, None, device))
         else:
             for group, policy in policies.items():
-                if group not in layout.group_names:
-                    known = ", ".join(map(repr, layout.group_names))
-                    raise ValueError(f"no parameter group is called {group!r}; this optimizer has {known}")
                 if policy is not None:
                     check_policy(policy, f"the policy of parameter group {group!r}")
+                if group not in layout.group_names:
+                    self.waiting += (group,)
+                elif policy is not None:
                     indices = [i for i, g in enumerate(layout.group_of) if layout.group_names[g] == group]
                     self.parts.append(_Part.of(group, policy, layout.subset(indices), indices, device))
         for part in self.parts:
@@ -268,3 +269,20 @@ def check_policies(value: object, name: str) -> None:
             raise ValueError(f"{name}: optimizer indices count from 0, got {key}")
         if policy is not None:
             check_policy(policy, f"{name}[{key!r}]")
+
+
+def warn_of_waiting(waiting: Sequence[str], present: Sequence[str], *, at_the_end: bool = False) -> None:
+    """Says that policies wait for parameter groups that do not exist, or that they have waited in vain.
+
+    Args:
+        waiting: names of these groups.
+        present: names of those that exist.
+        at_the_end: whether nothing can come any more.
+    """
+    names, known = ", ".join(map(repr, waiting)), ", ".join(map(repr, present))
+    what = (
+        f"the clipping policies for parameter groups {names} were never used: no group of that name came"
+        if at_the_end
+        else f"the clipping policies name parameter groups {names}, which do not exist yet: they wait for them"
+    )
+    warnings.warn(f"{what}; the groups are {known}", stacklevel=3)

@@ -90,6 +90,12 @@ class Measurement:
         with torch.no_grad():
             return whole_norms(self.layout, self.layout.values(), self.layout.norms_of_values)
 
+    def without_gradients(self) -> Measurement:
+        """The same numbers, without the gradients, whose memory is let go."""
+        kept = replace(self, grads=(None,) * len(self.grads), found={})
+        kept.__dict__["present"] = self.present
+        return kept
+
     def scaled(self, coefficient: Tensor) -> Measurement:
         """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""
         norms = self.norms * coefficient
