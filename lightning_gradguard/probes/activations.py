@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.measurement.sharding import is_distributed, local_values
+from lightning_gradguard.measurement.sharding import is_distributed, local
 from lightning_gradguard.probes.compiled import modules_in_compiled_code
 from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 from lightning_gradguard.record import ActivationStats
@@ -170,7 +170,7 @@ class Probe(SampledProbe):
         else:
             values["low"], values["high"] = torch.aminmax(floats)
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            values["input_rms"] = local_values(args[0]).float().square().mean().sqrt()
+            values["input_rms"] = local(args[0]).float().square().mean().sqrt()
         if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
         elif isinstance(module, nn.Sigmoid):
