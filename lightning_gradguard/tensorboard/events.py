@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning_gradguard.record import Finding, StepRecord
 from lightning_gradguard.spikes import Spike, SpikeRule, SpikeWatch
-from lightning_gradguard.tensorboard.flow import VERSION
 
 Event = dict[str, Any]
 
@@ -17,6 +16,7 @@ Event = dict[str, Any]
 _KEEP_FIRST = 50
 _KEEP_LAST = 150
 _NAMED_LAYERS = 5
+EVENTS_VERSION = 1
 
 
 class EventLog:
@@ -63,7 +63,7 @@ class EventLog:
     def content(self) -> dict[str, Any]:
         """All of it as values that JSON can carry."""
         values = {
-            "version": VERSION,
+            "version": EVENTS_VERSION,
             "counts": dict(self._counts),
             "events": self._first + self._last,
             "findings": list(self._findings.values()),

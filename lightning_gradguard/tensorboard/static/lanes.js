@@ -11,6 +11,7 @@ export function lanesOf(view) {
   ];
   if (view.marks.some((mark) => mark.kind === "finding")) lanes.push({ label: "finding", kinds: ["finding"] });
   if (view.frame.step.coefficient.some((value) => value >= 0)) lanes.push({ label: "clipped", kinds: [] });
+  if (view.frame.step.early?.some((value) => value > 0)) lanes.push({ label: "early", kinds: ["early"] });
   return lanes;
 }
 
@@ -34,7 +35,8 @@ export function drawLanes(context, rect, view, palette) {
     context.globalAlpha = 0.55;
     context.fillRect(rect.x, y + 1, rect.width, LANE - 2);
     context.globalAlpha = 1;
-    if (lane.kinds.length) drawMarks(context, rect, y, view, palette, lane.kinds);
+    if (lane.kinds[0] === "early") drawEarly(context, rect, y, view, palette);
+    else if (lane.kinds.length) drawMarks(context, rect, y, view, palette, lane.kinds);
     else drawClipDensity(context, rect, y, view, palette);
   });
 }
@@ -49,6 +51,16 @@ function drawMarks(context, rect, y, view, palette, kinds) {
     context.fillStyle = palette[colour];
     context.fillText(sign, markX(rect, view, event), y + LANE / 2 + 0.5);
   }
+}
+
+/** A tick for each column that was sampled before the first regular one. */
+function drawEarly(context, rect, y, view, palette) {
+  const { steps, step } = view.frame;
+  context.fillStyle = palette.line;
+  step.early.forEach((isEarly, j) => {
+    if (!(isEarly > 0) || steps[j] < view.domain[0] || steps[j] > view.domain[1]) return;
+    context.fillRect(columnToX(rect, view.domain, steps, j) - 0.75, y + 3, 1.5, LANE - 6);
+  });
 }
 
 /** Height of a bar is the share of steps that were clipped; the largest of a pixel shows. */
