@@ -9,7 +9,7 @@ const AXIS = 34;
 const GAP = 6;
 const CAPTION = 20;
 const LEAST = 240;
-const LEGEND = { wide: 48, narrow: 112 };
+const LEGEND = { wide: 48, narrow: 122 };
 /** From this width on the profile has room beside the picture, the legend in one line, and kinds beside names. */
 const WIDE = 900;
 const MIDDLE = 720;

@@ -9,7 +9,7 @@ export function lanesOf(view) {
     { label: "non-finite", kinds: ["nonfinite", "overflow", "rollback"] },
     { label: "spike", kinds: ["spike"] },
   ];
-  if (view.marks.some((mark) => mark.kind === "finding")) lanes.push({ label: "finding", kinds: ["finding"] });
+  if (view.marks.some((mark) => mark.kind === "finding")) lanes.push({ label: "finding", kinds: ["finding", "cleared"] });
   if (view.frame.step.coefficient.some((value) => value >= 0)) lanes.push({ label: "clipped", kinds: [] });
   if (view.frame.step.early?.some((value) => value > 0)) lanes.push({ label: "early", kinds: ["early"] });
   return lanes;
@@ -21,6 +21,7 @@ export const SIGNS = {
   rollback: { sign: "↩", name: "rolled back", colour: "bad" },
   spike: { sign: "◆", name: "spike", colour: "spike" },
   finding: { sign: "▲", name: "finding", colour: "warn" },
+  cleared: { sign: "△", name: "finding cleared", colour: "ok" },
 };
 
 export function drawLanes(context, rect, view, palette) {
@@ -70,8 +71,8 @@ function drawClipDensity(context, rect, y, view, palette) {
   context.fillStyle = palette.clip;
   for (let j = 0; j < steps.length; j++) {
     if (!(clipped[j] > 0) || steps[j] < view.domain[0] || (j && steps[j - 1] > view.domain[1])) continue;
-    const from = Math.max(rect.x, stepToX(rect, view.domain, j ? steps[j - 1] : view.domain[0]));
-    const to = Math.min(rect.x + rect.width, stepToX(rect, view.domain, steps[j]));
+    const from = Math.round(Math.max(rect.x, stepToX(rect, view.domain, j ? steps[j - 1] : view.domain[0])));
+    const to = Math.round(Math.min(rect.x + rect.width, stepToX(rect, view.domain, steps[j])));
     const height = Math.max(2, (LANE - 3) * Math.min(1, clipped[j] / Math.max(1, all[j])));
     context.fillRect(from, y + LANE - 1.5 - height, Math.max(1, to - from), height);
   }

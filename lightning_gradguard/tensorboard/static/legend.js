@@ -20,7 +20,7 @@ export function drawLegend(context, rect, view, palette) {
   context.font = FONT;
   context.fillStyle = palette.soft;
   const isWide = rect.height < 60;
-  const marks = { x: isWide ? rect.x + rect.width - 2 * MARK - 8 : rect.x, y: rect.y + (isWide ? 6 : 78) };
+  const marks = { x: isWide ? rect.x + rect.width - 2 * MARK - 8 : rect.x, y: rect.y + (isWide ? 6 : 88) };
   const width = isWide ? BAR.wide : BAR.narrow;
   const bar = { x: isWide ? marks.x - width - 80 : rect.x + 60, y: rect.y + (isWide ? 17 : 52), width, height: 11 };
   const room = isWide ? bar.x - 70 : rect.width;

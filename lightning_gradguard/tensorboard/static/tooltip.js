@@ -36,7 +36,7 @@ export function describeCell(view, frames, column, row) {
   }
   lines.push(["total norm", inWords(step.total_norm[column])]);
   if (step.loss[column] !== -Infinity) lines.push(["loss", lossInWords(step.loss[column])]);
-  if (step.early[column] > 0) lines.push(["sampled", "early, before the first regular record"]);
+  if (step.early[column] > 0) lines.push(["sampled", "by the probes, between two logged steps"]);
   if (step.threshold[column] >= 0) lines.push(["clip threshold", inWords(step.threshold[column])]);
   if (step.num_clipped[column] > 0) {
     lines.push(["clipped", `${step.num_clipped[column]} of ${step.num_steps[column]} steps, to ${inWords(step.coefficient[column])}`]);

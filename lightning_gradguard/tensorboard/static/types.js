@@ -28,7 +28,7 @@
  *
  * @typedef {Object} RunEvent
  * @property {number} step
- * @property {"nonfinite"|"overflow"|"rollback"|"spike"|"finding"} kind
+ * @property {"nonfinite"|"overflow"|"rollback"|"spike"|"finding"|"cleared"} kind
  * @property {string} text
  * @property {string[]} layers
  * @property {number} num_layers

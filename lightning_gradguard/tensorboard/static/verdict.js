@@ -37,7 +37,7 @@ function verdictOf(view) {
   const [gravest] = byGravity(view.events.findings);
   if (gravest && !isPast(gravest)) {
     const { rule, severity, message, remedies, layers, first_step: step } = gravest;
-    return { level: LEVEL[severity], title: `${titleOf(rule)}.`, text: message, remedy: remedies[0], step, layer: layers[0] };
+    return { level: LEVEL[severity], title: `${titleOf(rule)}:`, text: message, remedy: remedies[0], step, layer: layers[0] };
   }
   const { counts } = view.events;
   const bad = view.marks.filter((mark) => mark.kind === "nonfinite" || mark.kind === "rollback");
