@@ -14,6 +14,13 @@ export function fitText(context, text, width) {
   return "…" + cut;
 }
 
+/** Shortened from the right, where kinds of modules are alike. */
+function fitKind(context, text, width) {
+  let cut = text;
+  while (cut.length > 1 && context.measureText(cut === text ? text : `${cut}…`).width > width) cut = cut.slice(0, -1);
+  return cut === text ? text : `${cut}…`;
+}
+
 /** Width of the longest row label, without and with its kind. @returns {{name: number, kind: number}} */
 export function labelWidth(context, view) {
   context.font = FONT;
@@ -55,7 +62,7 @@ export function drawRowLabels(context, rect, view, palette, kindWidth) {
     context.fillStyle = palette.ink;
     context.fillText(fitText(context, text, rect.x - 12 - room), rect.x - 7 - room, y);
     context.fillStyle = palette.soft;
-    if (room && isEach) context.fillText(fitText(context, view.kindOf(row), kindWidth), rect.x - 7, y);
+    if (room && isEach) context.fillText(fitKind(context, view.kindOf(row), kindWidth), rect.x - 7, y);
   }
 }
 
@@ -94,8 +101,10 @@ export function drawStepAxis(context, rect, view, palette) {
  * @returns {{value: number, text: string}[]}
  */
 export function logTicks(low, high, limit) {
-  const powers = powerTicks(low, high, limit).map(({ power, text }) => ({ value: 10 ** power, text }));
-  if (powers.length >= 3) return powers;
+  for (const most of [limit, limit + 1, limit + 2]) {
+    const powers = powerTicks(low, high, most).map(({ power, text }) => ({ value: 10 ** power, text }));
+    if (powers.length >= 3) return powers;
+  }
   for (const digits of [[1, 3], [1, 2, 5]]) {
     const ticks = [];
     for (let power = Math.floor(low); power <= high; power++) {
