@@ -33,7 +33,7 @@ demo: $(STAMP)
 	@$(BIN)/python -m lightning_gradguard demo
 
 cases: $(STAMP)
-	@$(BIN)/python examples/cases.py
+	@$(BIN)/python examples/cases.py --record examples/results
 
 gallery: $(STAMP)
 	@$(BIN)/python examples/gallery.py
