@@ -3,7 +3,8 @@
     python examples/screenshots.py --out examples/results
     python examples/gallery.py            # puts them on the page, with the commands, date and machine recorded here
 
-It takes two minutes, and needs chromium, chromedriver, and the tests of this repository. Nothing is drawn by hand: what is clicked here, a reader can click.
+It takes two minutes, and needs chromium, chromedriver, and the tests of this repository. Nothing is drawn by hand:
+what is clicked here, a reader can click.
 """
 
 from __future__ import annotations
