@@ -220,12 +220,17 @@ def page(counts: dict[str, Count], described: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="counted", help="of the files under benchmarks/results")
+    machine.add_record_option(parser, "counted")
     options = parser.parse_args(argv)
     described = machine.describe()
     counts = {name: run() for name, run in variants().items()}
     text = page(counts, described)
-    machine.save(options.name, {"machine": described, "counts": {k: asdict(c) for k, c in counts.items()}}, text)
+    machine.save(
+        options.name,
+        {"machine": described, "counts": {k: asdict(c) for k, c in counts.items()}},
+        text,
+        record=options.record,
+    )
     print(text)
 
 
