@@ -49,7 +49,7 @@ class GradientCallback(Callback):
         if stage != "fit":
             return
         ours = [c for c in trainer.callbacks if isinstance(c, GradientCallback)]  # type: ignore[attr-defined]
-        ours = [c for c in ours if not c.steps_aside] or ours
+        ours = [c for c in ours if not c.steps_aside] or ours[-1:]  # the last was made for this Trainer
         if ours[0] is not self:
             self._session = ours[0]._session if self in ours else None
             return
@@ -57,7 +57,7 @@ class GradientCallback(Callback):
         for callback in ours:
             plan.contributor = type(callback).__name__
             callback._contribute(plan)
-        self._session = Session(plan, trainer, driver=self)
+        self._session = Session(plan, driver=self)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Builds the pipelines, now that the optimizers exist, and gives them back what a checkpoint held."""
