@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.one:
         print(json.dumps(one(options.names[0])))
         return 0
-    machine_before = machine.describe()
+    machine_before = machine.describe() | {"command": "make clients"}
     rows = {}
     for name in options.names or MODELS:
         rows[name] = in_a_process(name)

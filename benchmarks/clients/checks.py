@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Run:
         norms: of all gradients before each step, from torch's own function.
         error: what ended it.
         callback: ours, as the package used it: some copy what they get.
+        module: what was trained.
+        spoiled: tensors of the bad batch that NaN was written into.
     """
 
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -37,6 +39,7 @@ class Run:
     error: BaseException | None = None
     callback: GradientCallback | None = None
     module: Any = None
+    spoiled: int = 0
 
 
 class Shared(Callback):
@@ -74,11 +77,15 @@ class Tap(Shared):
 class Spoiler(Shared):
     """Makes one row of every floating-point tensor of one batch NaN."""
 
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.fit_loop.epoch_loop._batches_that_stepped == BAD_BATCH:
             for tensor in tensors_in(batch):
                 if tensor.is_floating_point() and tensor.numel():
                     (tensor[0] if tensor.ndim else tensor).fill_(float("nan"))
+                    self.run.spoiled += 1
 
 
 def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
@@ -91,6 +98,8 @@ def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
     elif depth and isinstance(value, list | tuple):
         for item in value:
             yield from tensors_in(item, depth - 1)
+    elif depth and is_dataclass(value):
+        yield from tensors_in([getattr(value, one.name) for one in fields(value)], depth - 1)
     elif depth and hasattr(value, "to_dict"):  # a graph
         yield from tensors_in(value.to_dict(), depth - 1)
     elif depth and hasattr(value, "__dict__"):
@@ -100,7 +109,7 @@ def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
 def train(model: Train, callback: GradientCallback | None = None, spoil: bool = False, **options: Any) -> Run:
     """Trains a model once, always from the same seed."""
     run = Run()
-    callbacks: list[Callback] = [*([Spoiler()] if spoil else []), Tap(run), *([callback] if callback else [])]
+    callbacks: list[Callback] = [*([Spoiler(run)] if spoil else []), Tap(run), *([callback] if callback else [])]
     pl.seed_everything(1, verbose=False)
     try:
         model(callbacks, options)
@@ -116,13 +125,14 @@ def check(model: Train, folder: Path) -> dict[str, str]:
         return {"plain": failed(plain.error)}
     passed = GradientNormMonitor(log_every_n_steps=1)
     watched = train(model, passed)
+    findings = watched.callback.findings if watched.callback else []
+    repeatable = same_bits(plain, train(model))
     row = {
-        "plain": f"{len(plain.norms)} steps",
+        "plain": f"{len(plain.norms)} steps" + ("" if repeatable == "same bits" else ", not repeatable"),
         "watched": failed(watched.error) if watched.error else same_bits(plain, watched),
         "norms": norms(watched),
-        "findings": ", ".join(sorted({f.rule for f in watched.callback.findings})) or "none"
-        if watched.callback
-        else "",
+        "findings": ", ".join(sorted({finding.rule for finding in findings})) or "none",
+        "said": " ".join(finding.message for finding in findings),
         "records": where_records_are(passed, watched),
         "pickle": attempt(lambda: pickle.dumps(watched.callback)),
     }
@@ -184,6 +194,8 @@ def what_came_of_nan(run: Run) -> str:
     skipped = run.callback.records[-1].skipped_total if run.callback and run.callback.records else 0
     if skipped:
         return f"skipped {skipped}, {ends_finite(run).split(',')[0]}"
+    if not run.spoiled:
+        return "no floating-point tensor was found in the batch"
     return f"no gradient was NaN, {ends_finite(run).split(',')[0]}"
 
 
