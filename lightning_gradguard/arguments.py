@@ -152,6 +152,17 @@ def check_interval(value: int | None, name: str) -> int | None:
     return value
 
 
+def check_switch(value: bool, name: str) -> bool:
+    """Returns a switch as it is.
+
+    Raises:
+        TypeError: if it is neither ``True`` nor ``False``.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def check_choice(value: str, choices: Sequence[str], name: str) -> None:
     """Accepts one of a few words.
 

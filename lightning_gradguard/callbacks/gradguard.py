@@ -31,6 +31,8 @@ class GradGuard(GradientCallback):
             ``GradGuard(on_nonfinite=None)``.
         sinks: as for :class:`GradientNormMonitor`.
         probe_every_n_steps: as for :class:`GradientNormMonitor`.
+        probe_eagerly: as for :class:`GradientNormMonitor`.
+        prog_bar: as for :class:`GradientNormMonitor`.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -51,6 +53,8 @@ class GradGuard(GradientCallback):
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
+        probe_eagerly: bool = False,
+        prog_bar: bool = False,
     ) -> None:
         self._parts: list[GradientCallback] = [
             GradientNormMonitor(
@@ -58,6 +62,8 @@ class GradGuard(GradientCallback):
                 log_every_n_steps=log_every_n_steps,
                 sinks=sinks,
                 probe_every_n_steps=probe_every_n_steps,
+                probe_eagerly=probe_eagerly,
+                prog_bar=prog_bar,
             )
         ]
         if clip is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.seen import Seen
-from lightning_gradguard.callbacks.sinks import sink_for
+from lightning_gradguard.callbacks.sinks import LoggerSink, sink_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
     is_deepspeed,
@@ -57,6 +57,8 @@ class Plan:
     roles: dict[str, str] = field(default_factory=dict)
     rules: Sequence[Rule] = ()
     probe_every_n_steps: int | None = None
+    probe_eagerly: bool = False
+    prog_bar: bool = False
     sinks: list[Sink] = field(default_factory=list)
     log_every_n_steps: int | None = None
     group_by: GroupBy = "layer"
@@ -93,7 +95,9 @@ class Session:
         if plan.clip is not None and trainer.gradient_clip_val:
             raise MisconfigurationException(
                 f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {plan.roles['tame']} would both clip: "
-                f"remove gradient_clip_val from the Trainer, or the policy from {plan.roles['tame']}."
+                f"remove gradient_clip_val from the Trainer, or the policy from {plan.roles['tame']}. If you did not "
+                "set it, the library that makes the Trainer did (GluonTS sets 10.0): pass gradient_clip_val=None among "
+                "the arguments that it hands on to the Trainer, or set trainer.gradient_clip_val = None before fit."
             )
         self.plan = plan
         self.driver = driver
@@ -105,6 +109,7 @@ class Session:
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
         self.views = Views([self.memory])
+        self._rows: list[LoggerSink] = []
         self._told_of_skip = False
         self._watching = Part(
             "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
@@ -127,9 +132,12 @@ class Session:
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         outer = outer_module(trainer, module)
-        self.views = Views([self.memory, *self._further_views(trainer)])
+        further = self._further_views(trainer)
+        self.views = Views([self.memory, *further])
+        self._rows = [view for view in further if isinstance(view, LoggerSink)]
         if self.plan.probe_every_n_steps is not None:
-            self.instruments = self._probing.run(Instruments, module, self.plan.probe_every_n_steps)
+            every, eagerly = self.plan.probe_every_n_steps, self.plan.probe_eagerly
+            self.instruments = self._probing.run(Instruments, module, every, eagerly=eagerly)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         policies = policies_by_optimizer(self.plan.clip, optimizers)
@@ -168,12 +176,14 @@ class Session:
         views: list[Sink] = [*self.plan.sinks]
         for logger in trainer.loggers:
             part = Part(f"the view in {type(logger).__name__}", "it gets no records")
-            if (view := part.run(sink_for, logger)) is not None:
+            if (view := part.run(sink_for, logger, lambda: trainer.current_epoch)) is not None:
                 views.append(view)
         return views
 
     def before_batch(self, trainer: pl.Trainer, batch: Any, index: int) -> None:
         """Attaches the probes of a sampled step, and remembers the batch, where incidents are saved."""
+        for rows in self._rows:
+            rows.flush()
         if self.instruments is not None:
             self._probing.run(self.instruments.before_forward, trainer.fit_loop.epoch_loop._batches_that_stepped)
         if self.survival is not None:
@@ -193,6 +203,11 @@ class Session:
             self._passing_on.run(log_engine_norm, trainer)
         for pipeline in self.pipelines:
             pipeline.after_step()
+        if self.instruments is not None:  # a step without a backward pass has them still attached
+            self._probing.run(self.instruments.after_forward)
+        comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        for rows in self._rows:
+            rows.wait_for_row() if comes else rows.flush()
 
     def before_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
@@ -225,7 +240,7 @@ class Session:
         name = "grad_norm_total" if len(self.pipelines) == 1 else f"grad_norm_total/opt{pipeline.optimizer_index}"
         # Into the dict itself: the property would gather anew all that the user has logged, at every step.
         trainer._logger_connector._callback_metrics[name] = pipeline.total_norm
-        if record is not None:
+        if record is not None and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm
 
     def print_summary(self, trainer: pl.Trainer) -> None:

@@ -103,7 +103,7 @@ class Probe(SampledProbe):
             self._watched = [
                 (clean_name(name), part)
                 for name, part in self.module.named_modules()
-                if _is_watched(part) and part not in hidden
+                if is_watched(part) and part not in hidden
             ]
         for name, module in self._watched:
             self.part.attach(module, self._hook(name), name)
@@ -202,7 +202,8 @@ class Probe(SampledProbe):
         return 1 if output.dim() == 3 and conv else output.dim() - 1
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Whether a probe looks at what a module gives: it owns parameters, or is an activation."""
     if any(True for _ in module.parameters(recurse=False)):
         return True
     return isinstance(module, (nn.Tanh, nn.Sigmoid, *_CAN_DIE))

@@ -144,6 +144,8 @@ PARTS = {
         "the watching of gradients",
         "the set of probes",
         "the view in ",
+        "the share of rows in ",
+        "the rows in ",
         "the total norm in the Trainer's metrics",
         "the look back at the end",
     ),
