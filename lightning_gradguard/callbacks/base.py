@@ -121,7 +121,7 @@ class GradientCallback(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the views."""
         if (session := self._driven) is not None:
-            session.run(session.end, trainer)
+            session.run(session.end)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the summary where the Trainer shows its progress, below the progress bar."""
@@ -131,12 +131,12 @@ class GradientCallback(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Ends the views, whatever happened."""
         if (session := self._driven) is not None:
-            session.fail(trainer)
+            session.run(session.fail, trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves Trainer and module as they were."""
         if (session := self._driven) is not None and stage == "fit":
-            session.leave()
+            session.run(session.leave)
 
     @property
     def _driven(self) -> Session | None:

@@ -34,6 +34,9 @@ class GradientNormMonitor(GradientCallback):
         probe_eagerly: whether a compiled model runs eagerly on sampled steps, so that what it holds is seen. Its
             weights then differ in their last bits from those of an unwatched run; without it they do not.
         prog_bar: whether the progress bar shows the total norm, as in ``self.log(..., prog_bar=True)``.
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -53,6 +56,7 @@ class GradientNormMonitor(GradientCallback):
         probe_every_n_steps: int | None = 50,
         probe_eagerly: bool = False,
         prog_bar: bool = False,
+        joint: bool = False,
     ) -> None:
         check_choice(group_by, get_args(GroupBy), "group_by")
         if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
@@ -66,9 +70,11 @@ class GradientNormMonitor(GradientCallback):
         self.log_every_n_steps = check_interval(log_every_n_steps, "log_every_n_steps")
         self.sinks = check_all(sinks, Sink, "sinks") or ()
         self.group_by = group_by
+        self.joint = joint
         self.norm_type = float(norm_type)
 
     def _contribute(self, plan: Plan) -> None:
+        plan.joint = plan.joint or self.joint
         plan.take("see")
         plan.rules = default_rules() if self.rules is None else self.rules
         plan.probe_every_n_steps = self.probe_every_n_steps if plan.rules else None

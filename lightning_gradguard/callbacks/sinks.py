@@ -45,30 +45,44 @@ class LoggerSink(Sink):
 
     def wait_for_row(self) -> None:
         """Joins the next row that Lightning logs of the step; it is about to."""
-        if self._values and self._stand_in is None:
-            self._stand_in = self._joining.run(StandIn, self.logger, "log_metrics", self._log_together)
+        self._joining.run(self._join)
 
     def flush(self) -> None:
         """Logs what waits as a row of its own."""
         if self._stand_in is not None:
             self._stand_in.leave()
-        values, self._values, self._stand_in = self._values, {}, None
-        if values:
-            self._own_rows.run(self.logger.log_metrics, metrics=values, step=self._step)
+            self._stand_in = None
+        if self._values:
+            self._own_rows.run(self._log_own_row)
 
     def close(self) -> None:
         """Logs what waits."""
         self.flush()
 
+    def _join(self) -> None:
+        if self._values and self._stand_in is None:
+            self._stand_in = StandIn(self.logger, "log_metrics", self._log_together)
+
+    def _log_own_row(self) -> None:
+        values, self._values = self._values, {}
+        self.logger.log_metrics(values, self._step)
+
     def _log_together(self, log_metrics: Callable[..., Any], *args: Any, **row: Any) -> Any:
         """Logs the user's row with ours in it; any other row as it is."""
-        is_lightnings = not args and set(row) == {"metrics", "step"} and "epoch" in row["metrics"]
-        if not is_lightnings or row["step"] != self._step or self._stand_in is None:
+        together = None if args else self._joining.run(self._with_ours, **row)
+        if together is None:
             return log_metrics(*args, **row)
-        self._stand_in.leave()
-        values, self._values, self._stand_in = {**self._values, **row["metrics"]}, {}, None
-        logged = self._joining.run(log_metrics, metrics=values, step=self._step)
+        logged = self._joining.run(log_metrics, **together)
         return log_metrics(**row) if self._joining.gone else logged
+
+    def _with_ours(self, **row: Any) -> dict[str, Any] | None:
+        """The row that Lightning logs of the step, which has its epoch in it, and ours; ``None`` for any other row."""
+        if set(row) != {"metrics", "step"} or row["step"] != self._step or "epoch" not in row["metrics"]:
+            return None
+        assert self._stand_in is not None
+        self._stand_in.leave()
+        values, self._values, self._stand_in = self._values, {}, None
+        return {**row, "metrics": {**values, **row["metrics"]}}
 
 
 def sink_for(logger: Any, epoch: Callable[[], int]) -> Sink:

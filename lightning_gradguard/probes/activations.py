@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.harmless.part import Part
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.measurement.norms import accumulator
 from lightning_gradguard.probes.compiled import modules_in_compiled_code
 from lightning_gradguard.probes.plain import plain_values
@@ -101,8 +101,8 @@ class Probe(SampledProbe):
         if not self._watched:
             hidden = set() if self.eagerly else modules_in_compiled_code(self.module)
             self._watched = [
-                (clean_name(name), part)
-                for name, part in self.module.named_modules()
+                (name, part)
+                for part, name in module_names(self.module).items()
                 if is_watched(part) and part not in hidden
             ]
         for name, module in self._watched:

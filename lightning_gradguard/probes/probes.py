@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_gradguard.harmless.part import Part, tell
-from lightning_gradguard.measurement.layout import Layout, clean_name
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.probes.activations import Probe, is_watched
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.recurrence import TemporalProbe
@@ -59,7 +60,7 @@ class Instruments:
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
         self._watched: list[_Watched] = []  # one for each optimizer
-        self._kinds = {clean_name(name): type(part).__name__ for name, part in module.named_modules()}
+        self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
         self._losses: dict[int, tuple[Tensor, int]] = {}  # by layout: their sum, and steps
 

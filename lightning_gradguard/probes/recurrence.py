@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.harmless.part import Part
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.probes.compiled import modules_in_compiled_code
 from lightning_gradguard.probes.over_time import norms_over_time
 from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
@@ -57,8 +57,8 @@ class TemporalProbe(SampledProbe):
         self.max_sequences = max_sequences
         hidden = set() if eagerly else modules_in_compiled_code(module)
         self._recurrent = [
-            (clean_name(name), part)
-            for name, part in module.named_modules()
+            (name, part)
+            for part, name in module_names(module).items()
             if isinstance(part, nn.RNNBase) and part not in hidden
         ]
         self.part = Part("the probe of gradients over time", "rules that look at them stay silent")
