@@ -17,8 +17,10 @@ class GradientNormMonitor(GradientCallback):
     """Shows the gradient norm of every layer, of every optimizer, in the Trainer's loggers.
 
     Every optimizer step is measured, ``norm = ||g||``, after accumulation and all-reduce and without the loss scale;
-    what is written on a logged step also folds the steps since the last one, so that no spike is missed. Watching
-    changes nothing: weights are the same, bit for bit, as without. The total norm of the last step is in
+    what is written on a logged step also has the largest total norm since the last one
+    (``grad_norm_total/largest``), and the *Gradient flow* tab the largest of each layer, so that a spike between two
+    logged steps shows. Watching changes nothing: weights are the same, bit for bit, as without. The total norm of the
+    last step is in
     ``trainer.callback_metrics["grad_norm_total"]``, for ``EarlyStopping`` and ``ModelCheckpoint``.
 
     Args:

@@ -21,6 +21,7 @@ from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import LoggerSink, sink_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
+    changed_afterwards,
     is_deepspeed,
     log_engine_norm,
     log_interval,
@@ -122,6 +123,7 @@ class Session:
         self._told_of_skip = False
         self.unseen: UnseenSteps | None = None
         self._outer: nn.Module | None = None
+        self._handed_on = True
         self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
         self._watching = Part(
             "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
@@ -153,6 +155,14 @@ class Session:
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
+        ours = [c for c in trainer.callbacks if getattr(c, "_session", None) is self]  # type: ignore[attr-defined]
+        after_us = changed_afterwards(trainer, module, ours)
+        self._handed_on = not after_us
+        if self.plan.clip is not None and after_us:
+            rank_zero_warn(
+                f"{self.plan.roles['tame']} clips before {' and '.join(after_us)}, which may change gradients once "
+                "more: records do not claim to know what the optimizer gets (post_clip is left out)."
+            )
         each: list[list[Optimizer]] = [list(optimizers)] if self.plan.joint else [[one] for one in optimizers]
         policies = policies_by_optimizer(self.plan.clip, each)
         self.pipelines = [self._make_pipeline(i, o, policies[i], len(each)) for i, o in enumerate(each) if o]
@@ -186,6 +196,7 @@ class Session:
             per_layer="see" in self.plan.roles,
             optimizer_index=index,
             num_optimizers=num_optimizers,
+            handed_on=self._handed_on,
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
