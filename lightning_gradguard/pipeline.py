@@ -22,6 +22,7 @@ from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
+from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
@@ -218,7 +219,7 @@ class GradientPipeline:
         if not self.layout.has_gradients():
             return None
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
-        measurement = measure(self.layout)
+        measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.measurement.norms import accumulator
+from lightning_gradguard.measurement.tensors import accumulator
 from lightning_gradguard.probes.compiled import modules_in_compiled_code
 from lightning_gradguard.probes.plain import plain_values
 from lightning_gradguard.probes.sampled import SampledProbe, is_sampled

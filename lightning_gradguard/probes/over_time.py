@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradguard.measurement.norms import accumulator
 from lightning_gradguard.measurement.sharding import is_distributed
+from lightning_gradguard.measurement.tensors import accumulator
 from lightning_gradguard.probes.plain import plain_values
 
 _KINDS: tuple[type[nn.RNNBase], ...] = (nn.RNN, nn.LSTM, nn.GRU)

@@ -98,12 +98,12 @@ class UpdateMeter:
 
     def _values(self) -> list[Tensor]:
         """What is compared of each parameter, as views of it."""
-        if self.layout.sharding is not None:
-            return self.layout.values()
+        if not self.layout.sharding.whole:
+            return list(self.layout.values())
         return [part_of(parameter) for parameter in self.layout.params]
 
     def _scale_of(self, values: Sequence[Tensor]) -> Tensor | None:
-        if self.layout.sharding is not None:
+        if not self.layout.sharding.whole:
             return None
         pairs = enumerate(zip(self.layout.params, values, strict=True))
         parts = {i: math.sqrt(whole.numel() / part.numel()) for i, (whole, part) in pairs if part is not whole}

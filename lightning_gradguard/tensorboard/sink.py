@@ -14,8 +14,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from lightning_gradguard.record import LastWeights, StepRecord
 from lightning_gradguard.sinks import Sink
 from lightning_gradguard.tensorboard.diagnosis import DiagnosisText
-from lightning_gradguard.tensorboard.events import EventLog
-from lightning_gradguard.tensorboard.flow import VERSION, flow_matrix, flow_metadata, layout_hash
+from lightning_gradguard.tensorboard.events import EVENTS_VERSION, EventLog
+from lightning_gradguard.tensorboard.flow import flow_matrix, flow_metadata, layout_hash
 from lightning_gradguard.tensorboard.protos import matrix_value, plugin_metadata, string_value
 from lightning_gradguard.tensorboard.scalars import as_float32, scalar_values
 from lightning_gradguard.tensorboard.writer import BoardWriter, WriterLike
@@ -99,13 +99,13 @@ class TensorBoardSink(Sink):
             self._board.current().flush()
 
     def _flow_value(self, record: StepRecord, name: str) -> Summary.Value:
-        tag = f"{self._tag_prefix}gradguard/{name}{_suffix(record)}/{layout_hash(record.layers)}"
+        tag = f"{self._tag_prefix}gradguard/{name}{_suffix(record)}/{layout_hash(record)}"
         metadata = None if tag in self._described else plugin_metadata(flow_metadata(record))
         self._described.add(tag)
         return matrix_value(tag, flow_matrix(record), metadata)
 
     def _events_value(self, record: StepRecord, events: EventLog) -> Summary.Value:
-        content = json.dumps({"version": VERSION, "kind": "events", "optimizer": record.optimizer}).encode()
+        content = json.dumps({"version": EVENTS_VERSION, "kind": "events", "optimizer": record.optimizer}).encode()
         tag = f"{self._tag_prefix}gradguard/events{_suffix(record)}"
         return string_value(tag, events.to_json(), plugin_metadata(content))
 

@@ -50,7 +50,7 @@ class TestAnyOrder:
     def test_measures_once_per_optimizer_step(self, make_trainer, order, monkeypatch):
         calls = []
         real = lightning_gradguard.pipeline.measure
-        monkeypatch.setattr(lightning_gradguard.pipeline, "measure", lambda layout: calls.append(1) or real(layout))
+        monkeypatch.setattr(lightning_gradguard.pipeline, "measure", lambda *given: calls.append(1) or real(*given))
         self.fitted(make_trainer, order)
         assert len(calls) == 8
 
