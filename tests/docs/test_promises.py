@@ -75,6 +75,8 @@ KEPT = {
     "A step within 1.5 times the limit": ("the_papers_statistics_lock_in_after_a_rise_and_ours_do_not",),
     "BundleError: if the bundle": ("a_bundle_that_is_not_sound_gets_a_clear_error_and_runs_nothing",),
     "A tensor that is wild as a whole": ("a_tensor_that_is_wild_as_a_whole_comes_down_to_about_its_usual_norm",),
+    "Returns the units of every parameter": ("a_policy_gives_the_numbers_of_its_twin",),
+    "Takes every hook off": ("the_hooks_leave_no_graph_behind",),
     "Warns if every parameter is excluded": ("a_knob_that_is_wrong_or_turns_nothing_is_refused",),
     "After one that clamps elements": ("a_policy_sees_units_and_elements_as_the_ones_before_leave_them",),
     "Whether there is a gradient anywhere": ("a_step_without_any_gradient_is_no_step",),
