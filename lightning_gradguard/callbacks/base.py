@@ -63,7 +63,7 @@ class GradientCallback(Callback):
                 "own, made anew or by copy.deepcopy before the first fit."
             )
         ours = [c for c in trainer.callbacks if isinstance(c, GradientCallback)]  # type: ignore[attr-defined]
-        ours = [c for c in ours if not c.steps_aside] or ours
+        ours = [c for c in ours if not c.steps_aside] or ours[-1:]  # the last was made for this Trainer
         if ours[0] is not self:
             self._join(ours[0]._session if self in ours else None)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
@@ -81,6 +81,20 @@ class Plan:
             )
         self.roles[role] = self.contributor
 
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The roles taken that change a gradient; what only watches is none of them."""
+        return tuple(role for role in ("tame", "survive") if role in self.roles)
+
+    def without(self, roles: Sequence[str]) -> Plan:
+        """Returns a plan that leaves these acting roles out."""
+        return replace(
+            self,
+            roles={role: who for role, who in self.roles.items() if role not in roles},
+            clip=None if "tame" in roles else self.clip,
+            guard=None if "survive" in roles else self.guard,
+        )
+
 
 class Session:
     """Runs the pipelines of one fit.
@@ -89,17 +103,9 @@ class Session:
         plan: what to do.
         trainer: whose fit it is.
         driver: the callback that forwards the Trainer's hooks.
-
-    Raises:
-        MisconfigurationException: if the Trainer clips as well.
     """
 
     def __init__(self, plan: Plan, trainer: pl.Trainer, driver: Callback) -> None:
-        if plan.clip is not None and trainer.gradient_clip_val:
-            raise MisconfigurationException(
-                f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {plan.roles['tame']} would both clip: "
-                f"remove gradient_clip_val from the Trainer, or the policy from {plan.roles['tame']}."
-            )
         self.plan = plan
         self.driver = driver
         self.memory = MemorySink(max_records=1000)
