@@ -64,8 +64,9 @@ def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequenc
         who = plan.roles["tame"]
         raise MisconfigurationException(
             f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {who} would both clip: remove "
-            "gradient_clip_val from the Trainer (if a library makes the Trainer for you, set gradient_clip_val=None "
-            f"among the arguments that it hands on), or the policy from {who}."
+            f"gradient_clip_val from the Trainer, or the policy from {who}. If you did not set it, the library that "
+            "makes the Trainer did (GluonTS sets 10.0): pass gradient_clip_val=None among the arguments that it hands "
+            "on to the Trainer, or set trainer.gradient_clip_val = None before fit."
         )
     if is_deepspeed(trainer) and plan.acting:
         names = " and ".join(sorted({plan.roles[role] for role in plan.acting}))
