@@ -9,6 +9,7 @@ KEPT = {
     "See, tame and survive": ("records_come_at_the_interval_and_fold_the_steps_between", "with_a_nan_batch"),
     "And without Lightning, in a plain loop": ("the_plain_loop_runs_where_lightning_cannot_be_imported",),
     "`LIGHTNING_GRADGUARD=1 python train.py` watches": ("when_it_is_set_a_trainer_that_lists_nothing_is_watched",),
+    "`LIGHTNING_GRADGUARD='{": ("what_acts_steps_aside_where_it_cannot_be_kept_and_says_so_once",),
     "What a policy remembers is in the checkpoint": ("resume_is_bit_exact",),
     "Watching changes nothing: a watched run": ("watching_changes_no_bit",),
     "Watching changes nothing: weights are": ("watching_changes_no_bit",),
