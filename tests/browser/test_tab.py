@@ -391,6 +391,14 @@ def test_the_list_of_runs_is_one_question(tab):
     assert [name.split("/gradguard/")[1] for name in asked if "/static/" not in name] == ["runs?"]
 
 
+def test_a_table_has_no_value_that_was_not_measured(tab, downloads):
+    tab.open(run="sampled", stat="update")
+    tab.find("#save-csv").click()
+    lines = wait_for_file(downloads, "gradient-flow-sampled-update*.csv").read_text().splitlines()
+    stem = next(line.split(",") for line in lines if line.startswith("net.stem"))
+    assert [value == "not measured" for value in stem[1:7]] == [False, True, True, True, True, False]
+
+
 def test_a_thousand_layers_are_drawn_at_once(tab):
     tab.load("&p.gradguard.run=large")
     assert tab.data("rows") == "1000"
