@@ -5,6 +5,7 @@ python docs/support_table.py
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.clients.__main__ import page as page_of_clients  # noqa: E402
 from tests.modes.capabilities import CAPABILITIES  # noqa: E402
 from tests.modes.distributed_checks import COLLECTIVES, POLICIES  # noqa: E402
 from tests.modes.modes import MODES, Mode  # noqa: E402
@@ -92,10 +94,15 @@ def collectives(results: Results) -> str:
     return table(["", "DDP", *(MODES[mode].title for mode in modes)], rows)
 
 
+def clients() -> str:
+    """What `make clients` recorded of the models of published packages."""
+    return page_of_clients(json.loads((ROOT / "benchmarks" / "results" / "clients.json").read_text(encoding="utf-8")))
+
+
 def main() -> int:
     """Runs the tests and writes the page; the status is 1 if one of them fails, and then nothing is written."""
     results = Results()
-    files = [str(ROOT / "tests" / "everywhere" / name) for name in ("test_support.py", "test_distributed.py")]
+    files = [str(ROOT / "tests" / "modes" / name) for name in ("test_support.py", "test_distributed.py")]
     pytest.main(["-q", "--rootdir", str(ROOT), *files], plugins=[results])
     wanted = [test for mode in MODES for capability in CAPABILITIES if (test := name_of_test(mode, capability))]
     failed = [name for name in (*wanted, *results.outcomes) if results.outcomes.get(name) != "passed"]
@@ -131,7 +138,10 @@ their largest elements, or the norms of their units. A logged step has a few mor
 process, so nothing needs to be exchanged; models with float buffers (batch normalization) exchange one number for them.
 
 {collectives(results)}
-""",
+
+## Models of published packages
+
+{clients()}""",
         encoding="utf-8",
     )
     print(f"wrote {PAGE.relative_to(ROOT)}")
