@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo cases gallery test lower-bounds clients check clean
+.PHONY: help setup demo cases gallery docs test lower-bounds clients check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
@@ -15,6 +15,7 @@ help:
 	@echo "make cases   every case study over five seeds, recorded (under an hour on two cores)"
 	@echo "make gallery examples/README.md from the recorded results"
 	@echo "make clients trains models of published packages, watched and not (sets up .venv-clients; gigabytes, an hour)"
+	@echo "make docs    the site, in site/: pages, gallery, reference (a minute at most)"
 	@echo "make check   format, lint and type check only"
 	@echo "make clean   remove $(VENV) and what runs left behind"
 
@@ -26,17 +27,21 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing torch first: a later, freer choice would bring gigabytes of CUDA packages"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	@echo "==> installing lightning-gradguard with what its examples and tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,examples]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs,examples]"
 	@touch $@
 
 demo: $(STAMP)
 	@$(BIN)/python -m lightning_gradguard demo
 
 cases: $(STAMP)
-	@$(BIN)/python examples/cases.py
+	@$(BIN)/python examples/cases.py --record examples/results
 
 gallery: $(STAMP)
 	@$(BIN)/python examples/gallery.py
+
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "==> site/index.html; to read it with its search: $(BIN)/python -m http.server --directory site"
 
 test: $(STAMP) browser
 	@echo "==> ruff, mypy"
@@ -61,7 +66,7 @@ $(CLIENTS)/installed: benchmarks/clients/requirements.txt constraints.txt
 	@touch $@
 
 clients: $(CLIENTS)/installed
-	@nice -n 10 $(CLIENTS)/bin/python -m benchmarks.clients
+	@nice -n 10 $(CLIENTS)/bin/python -m benchmarks.clients --record
 
 check: $(STAMP)
 	@$(BIN)/ruff format .
@@ -81,4 +86,4 @@ browser:
 	fi
 
 clean:
-	rm -rf $(VENV) .venv-lower .venv-clients runs .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-lower .venv-clients runs site .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -15,8 +15,10 @@ from lightning_gradguard import GradientPipeline, NormClip
 from lightning_gradguard.measurement.layout import Layout
 
 
-def test_the_script_for_gpus_runs_where_there_is_none(capsys):
-    gpu.main(["--device", "cpu", "--models", "tiny", "--repeats", "2", "--name", ""])
+def test_the_script_for_gpus_runs_where_there_is_none(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    gpu.main(["--device", "cpu", "--models", "tiny", "--repeats", "2"])
+    assert (tmp_path / "runs" / "benchmarks" / "gpu.md").exists()
     assert "everything on, every step clipped" in capsys.readouterr().out
 
 

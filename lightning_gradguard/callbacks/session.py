@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
 import rich
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import sink_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
@@ -29,14 +32,18 @@ from lightning_gradguard.callbacks.trainer import (
 from lightning_gradguard.callbacks.unseen_steps import UnseenSteps
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
-from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.layout import GroupBy
+from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import StepRecord
 from lightning_gradguard.report.console import summary
-from lightning_gradguard.sinks import MemorySink, Sink
+from lightning_gradguard.sinks import MemorySink, Sink, Views
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PolicyMap = Mapping[int | str, ClipPolicy | None]
 
 
@@ -94,25 +101,38 @@ class Session:
 
     Args:
         plan: what to do.
+        trainer: whose fit it is.
         driver: the callback that forwards the Trainer's hooks.
     """
 
-    def __init__(self, plan: Plan, driver: Callback) -> None:
+    def __init__(self, plan: Plan, trainer: pl.Trainer, driver: Callback) -> None:
         self.plan = plan
         self.driver = driver
         self.memory = MemorySink(max_records=1000)
+        self.diagnoses: list[Diagnosis] = []
+        self.seen = Seen(self.memory.records, self.diagnoses)
+        self._trainer = weakref.ref(trainer)
         self.pipelines: list[GradientPipeline] = []
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
+        self.views = Views([self.memory])
         self._told_of_skip = False
         self.unseen: UnseenSteps | None = None
         self._outer: nn.Module | None = None
         self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
+        self._watching = Part(
+            "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
+        )
+        self._probing = Part(
+            "the set of probes", "rules that need more than gradients stay silent", remove=self._detach_probes
+        )
+        self._passing_on = Part("the total norm in the Trainer's metrics", "grad_norm_total is not there any more")
+        self._ending = Part("the look back at the end", "the run's summary is not shown")
 
-    @property
-    def findings(self) -> list[Finding]:
-        """What the rules found, optimizer by optimizer."""
-        return [f for p in self.pipelines if p.diagnosis for f in p.diagnosis.findings]
+    def is_in_use_beside(self, trainer: pl.Trainer) -> bool:
+        """Whether its fit is still running, and is not one of this Trainer's."""
+        own = self._trainer()
+        return own is not None and own is not trainer and own.state.status == TrainerStatus.RUNNING
 
     def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Builds one pipeline for each optimizer; does nothing the second time."""
@@ -121,11 +141,9 @@ class Session:
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         outer = outer_module(trainer, module)
-        self.sinks: list[Sink] = [self.memory]
-        if trainer.is_global_zero:
-            self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
+        self.views = Views([self.memory, *self._further_views(trainer)])
         if self.plan.probe_every_n_steps is not None:
-            self.instruments = Instruments(module, self.plan.probe_every_n_steps)
+            self.instruments = self._probing.run(Instruments, module, self.plan.probe_every_n_steps)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
@@ -150,13 +168,13 @@ class Session:
         self, index: int, optimizers: list[Optimizer], clip: Policies | None, num_optimizers: int
     ) -> GradientPipeline:
         assert self._outer is not None
-        return GradientPipeline(
+        pipeline = GradientPipeline(
             self._outer,
             optimizers,
             clip=clip,
             on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
             rules=self.plan.rules,
-            sinks=self.sinks,
+            sinks=[self.views],
             group_by=self.plan.group_by,
             norm_type=self.plan.norm_type,
             per_layer="see" in self.plan.roles,
@@ -166,6 +184,9 @@ class Session:
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
         )
+        if pipeline.diagnosis is not None:
+            self.diagnoses.append(pipeline.diagnosis)
+        return pipeline
 
     def _pipeline_of(self, trainer: pl.Trainer, optimizer: Optimizer) -> GradientPipeline | None:
         """The pipeline of the optimizer that is about to step; one that was made anew takes over from the one before.
@@ -209,20 +230,41 @@ class Session:
     def _groups(self) -> list[str]:
         return [name for pipeline in self.pipelines for name in pipeline.layout.group_names]
 
-    def before_forward(self, trainer: pl.Trainer) -> None:
-        """Attaches the probes of a sampled step."""
-        if self.instruments is not None:
-            self.instruments.before_forward(trainer.fit_loop.epoch_loop._batches_that_stepped)
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
+        if self.plan.clip is None and self.plan.guard is None:
+            return self._watching.run(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
-    def after_forward(self, loss: Tensor) -> None:
-        """Removes them."""
+    def _further_views(self, trainer: pl.Trainer) -> list[Sink]:
+        if not trainer.is_global_zero:
+            return []
+        views: list[Sink] = [*self.plan.sinks]
+        for logger in trainer.loggers:
+            part = Part(f"the view in {type(logger).__name__}", "it gets no records")
+            if (view := part.run(sink_for, logger)) is not None:
+                views.append(view)
+        return views
+
+    def before_batch(self, trainer: pl.Trainer, batch: Any, index: int) -> None:
+        """Attaches the probes of a sampled step, and remembers the batch, where incidents are saved."""
         if self.instruments is not None:
-            self.instruments.after_forward(loss)
+            self._probing.run(self.instruments.before_forward, trainer.fit_loop.epoch_loop._batches_that_stepped)
+        if self.survival is not None:
+            self.survival.before_batch(batch, index)
+
+    def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
+        """Removes them, and takes note of the loss."""
+        loss = true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
+        if self.instruments is not None:
+            self._probing.run(self.instruments.after_forward, loss)
+        if self.survival is not None:
+            self.survival.before_backward(loss)
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
         if is_deepspeed(trainer):
-            log_engine_norm(trainer)
+            self._passing_on.run(log_engine_norm, trainer)
         for pipeline in self.pipelines:
             pipeline.after_step()
 
@@ -250,7 +292,7 @@ class Session:
         )
         if self.survival is not None:
             self.survival.after_step()
-        self._publish(trainer, pipeline, record)
+        self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
         if record is not None and record.verdict in ("skipped", "rolled_back"):
@@ -272,7 +314,7 @@ class Session:
             return False
         return beside or last is None or step - last >= every or is_last_step(trainer)
 
-    def _publish(self, trainer: pl.Trainer, pipeline: GradientPipeline, record: StepRecord | None) -> None:
+    def _pass_on(self, trainer: pl.Trainer, pipeline: GradientPipeline, record: StepRecord | None) -> None:
         """Puts the total norm and the count of dropped steps where callbacks monitor metrics.
 
         The norm is that of the last step which was let through: a NaN would end ``EarlyStopping`` for a step that the
@@ -294,28 +336,62 @@ class Session:
         if record is not None and pipeline.moved:
             trainer.progress_bar_metrics[name] = record.total_norm
 
-    def print_summary(self) -> None:
-        """Prints layers, their norms and what was found, if layers were watched."""
-        if any(record.layers for record in self.memory.records):
-            rich.print(summary(self.memory.records, self.findings))
+    def print_summary(self, trainer: pl.Trainer) -> None:
+        """Prints layers, norms and findings where the Trainer shows its progress, if layers were watched."""
+        if trainer.is_global_zero and trainer.progress_bar_callback is not None:
+            self._ending.run(self._print_summary)
 
-    def close(self) -> None:
-        """Ends every view."""
-        if self.unseen is not None:
-            self.unseen.stop()
+    def _print_summary(self) -> None:
+        if any(record.layers for record in self.memory.records):
+            rich.print(summary(self.memory.records, self.seen.findings))
+
+    def end(self) -> None:
+        """Says what never came, and makes a last record of what was folded since the one before."""
+        self._ending.run(self._end)
+
+    def _end(self) -> None:
         if waiting := self._waiting_groups():
             warn_of_waiting(waiting, self._groups(), at_the_end=True)
         for pipeline in self.pipelines:
             pipeline.flush()
-        for sink in self.sinks if self.pipelines else []:
-            sink.close()
+
+    def fail(self, trainer: pl.Trainer) -> None:
+        """Leaves Trainer, module and optimizers as they were found, in the middle of a step perhaps."""
+        self.let_go()
+        for pipeline in self.pipelines:
+            pipeline.judge.end_step()
+        if self.survival is not None:
+            self.survival.fail(trainer)
+
+    def leave(self) -> None:
+        """Leaves Trainer and module as they were found, at the end of the fit."""
+        self.let_go()
+        if self.survival is not None:
+            self.survival.leave()
+
+    def let_go(self) -> None:
+        """Takes the hooks off the model, and ends every view, whatever happened."""
+        self._detach_probes()
+        if self.unseen is not None:
+            self.unseen.stop()
+        self.views.close()
+
+    def _detach_probes(self) -> None:
+        if self.instruments is not None:
+            self.instruments.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each pipeline, by optimizer index."""
+        return self.run(self._states) or {}
+
+    def _states(self) -> dict[str, Any]:
         return {str(p.optimizer_index): p.state_dict() for p in self.pipelines}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives each pipeline its state back."""
+        self.run(self._load, state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         for pipeline in self.pipelines:
             own = state.get(str(pipeline.optimizer_index))
             if own is None:

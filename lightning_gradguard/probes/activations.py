@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.measurement.sharding import is_distributed, local_values
+from lightning_gradguard.measurement.sharding import is_distributed, local
+from lightning_gradguard.probes.compiled import modules_in_compiled_code
+from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 from lightning_gradguard.record import ActivationStats
 
 # An output beyond these is on the flat part of the curve: the derivative is below 0.04 (tanh) and 0.02 (sigmoid).
@@ -24,13 +26,6 @@ _CAN_DIE = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU)
 _DEAD_ABOVE = -1e-2  # GELU and SiLU tend to zero from below
 _MAX_CALLS = 8  # of one module in one forward pass; a cell in a loop over time would fill the record
 _WINDOW = 64  # sampled batches after which the memory of dead units is renewed, so that a revived one is seen
-
-
-def is_sampled(step: int, every_n_steps: int) -> bool:
-    """Whether a step is sampled: 0, 1, 2, 4, 8 … below the interval, for that is where runs break, then regularly."""
-    if step < every_n_steps:
-        return step & (step - 1) == 0
-    return step % every_n_steps == 0
 
 
 @dataclass
@@ -45,7 +40,7 @@ class _Seen:
     num_batches: int = 1
 
 
-class Probe:
+class Probe(SampledProbe):
     """Looks at the outputs of layers and activation functions on sampled steps.
 
     On a sampled step forward hooks are attached before the forward pass and removed after it; on every other step
@@ -53,12 +48,12 @@ class Probe:
     drawn. Nothing crosses to the host before :meth:`take`.
 
     Watched are modules that own parameters, and activation modules; an activation applied as a function
-    (``F.relu``) is not seen. A ``torch.compile``-d module runs eagerly on sampled steps, since compiled code does not
-    see hooks that come later.
+    (``F.relu``) is not seen, and neither is what runs inside of compiled code, unless it is made to run eagerly.
 
     Args:
         module: the model.
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well.
+        eagerly: whether to look into compiled code, which whoever runs the step then runs eagerly.
 
     Attributes:
         order: name of each module that ran, mapped to its place in the forward pass; empty before the first sample.
@@ -78,13 +73,14 @@ class Probe:
         ['Linear', 'ReLU']
     """
 
-    def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:
+    def __init__(self, module: nn.Module, every_n_steps: int = 50, *, eagerly: bool = False) -> None:
         check_count(every_n_steps, "every_n_steps")
         self.module = module
+        self.eagerly = eagerly
         self.every_n_steps = every_n_steps
         self.order: dict[str, int] = {}
-        self._watched: list[tuple[nn.Module, Callable[..., None]]] = []
-        self._handles: list[RemovableHandle] = []
+        self._watched: list[tuple[str, nn.Module]] = []
+        self.part = Part("the probe of activations", "rules that look at activations stay silent")
         self._calls: dict[str, int] = {}
         self._seen: dict[str, _Seen] = {}
         self._first: dict[str, _Seen] | None = None  # the first sample: how the run began is not to be lost
@@ -93,22 +89,23 @@ class Probe:
         self._lowest: dict[str, Tensor] = {}
         self._batches: dict[str, int] = {}
         self._previous: nn.Module | None = None
-        self._compiled = any(_is_compiled(part) for part in module.modules())
 
     def start(self, step: int) -> bool:
         """Attaches the hooks if the step is sampled; call it before the forward pass."""
-        if not is_sampled(step, self.every_n_steps) or self._handles:
-            return bool(self._handles)
+        if not is_sampled(step, self.every_n_steps) or self.part.is_attached:
+            return self.part.is_attached
         if self._seen and not self._told and self._first is None:
             self._first = self._seen
         self._seen, self._calls = {}, {}
         if not self._watched:
+            hidden = set() if self.eagerly else modules_in_compiled_code(self.module)
             self._watched = [
-                (part, self._hook(name)) for part, name in module_names(self.module).items() if _is_watched(part)
+                (name, part)
+                for part, name in module_names(self.module).items()
+                if _is_watched(part) and part not in hidden
             ]
-        self._handles = [part.register_forward_hook(hook) for part, hook in self._watched]
-        if self._compiled:
-            torch.compiler.set_stance("force_eager")
+        for name, module in self._watched:
+            self.part.attach(module, self._hook(name), name)
         return True
 
     def look_for_modules(self) -> None:
@@ -117,13 +114,8 @@ class Probe:
 
     def stop(self) -> None:
         """Removes the hooks; call it after the forward pass."""
-        if not self._handles:
-            return
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._previous = [], None
-        if self._compiled:
-            torch.compiler.set_stance("default")
+        self.part.detach()
+        self._previous = None
 
     @torch.no_grad()
     def take(self) -> tuple[ActivationStats, ...] | None:
@@ -132,7 +124,7 @@ class Probe:
         The first call tells of the first sample instead, however many there were by then: what initialization does
         shows nowhere else.
         """
-        if not self._seen or self._handles:
+        if not self._seen or self.part.is_attached:
             return None
         seen = list((self._first or self._seen).values())
         self._first, self._seen, self._told = None, {}, True
@@ -178,7 +170,7 @@ class Probe:
         else:
             values["low"], values["high"] = torch.aminmax(floats)
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            values["input_rms"] = local_values(args[0]).float().square().mean().sqrt()
+            values["input_rms"] = local(args[0]).float().square().mean().sqrt()
         if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
         elif isinstance(module, nn.Sigmoid):
@@ -207,10 +199,6 @@ class Probe:
             return 1
         conv = isinstance(self._previous, nn.Conv1d | nn.ConvTranspose1d | nn.BatchNorm1d)
         return 1 if output.dim() == 3 and conv else output.dim() - 1
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _is_watched(module: nn.Module) -> bool:

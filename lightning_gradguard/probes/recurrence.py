@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.probes.activations import is_sampled
+from lightning_gradguard.probes.compiled import modules_in_compiled_code
+from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 
 
-class TemporalProbe:
+class TemporalProbe(SampledProbe):
     """Measures ||d h_T / d x_t|| over t for ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``, on sampled steps.
 
     Weights of a recurrent module are shared over time, so that their gradient cannot show that the past is
@@ -28,6 +29,7 @@ class TemporalProbe:
         module: the model; without a recurrent module in it the probe does nothing.
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well.
         max_sequences: how many sequences of a batch to look at, >= 1. Four show the decay as well as a whole batch.
+        eagerly: whether to look into compiled code, which whoever runs the step then runs eagerly.
 
     Raises:
         TypeError, ValueError: if an argument is no int of at least 1.
@@ -43,27 +45,33 @@ class TemporalProbe:
         [7]
     """
 
-    def __init__(self, module: nn.Module, every_n_steps: int = 50, max_sequences: int = 4) -> None:
+    def __init__(
+        self, module: nn.Module, every_n_steps: int = 50, max_sequences: int = 4, *, eagerly: bool = False
+    ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("max_sequences", max_sequences)):
             check_count(value, name)
         self.module = module
         self.every_n_steps = every_n_steps
         self.max_sequences = max_sequences
-        self._recurrent = [(n, m) for m, n in module_names(module).items() if isinstance(m, nn.RNNBase)]
-        self._handles: list[RemovableHandle] = []
+        hidden = set() if eagerly else modules_in_compiled_code(module)
+        self._recurrent = [
+            (name, part)
+            for part, name in module_names(module).items()
+            if isinstance(part, nn.RNNBase) and part not in hidden
+        ]
+        self.part = Part("the probe of gradients over time", "rules that look at them stay silent")
         self._seen: dict[str, Tensor] = {}
 
     def start(self, step: int) -> bool:
         """Attaches hooks if the step is sampled and there is a recurrent module; call it before the forward pass."""
-        if self._recurrent and not self._handles and is_sampled(step, self.every_n_steps):
-            self._handles = [m.register_forward_hook(self._hook(n), with_kwargs=True) for n, m in self._recurrent]
-        return bool(self._handles)
+        if not self.part.is_attached and is_sampled(step, self.every_n_steps):
+            for name, module in self._recurrent:
+                self.part.attach(module, self._hook(name), name, with_kwargs=True)
+        return self.part.is_attached
 
     def stop(self) -> None:
         """Removes the hooks; call it after the forward pass."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self.part.detach()
 
     def take(self) -> dict[str, tuple[float, ...]] | None:
         """The norms over time of the first sample not yet told, by module name; ``None`` without a new one."""

@@ -14,7 +14,7 @@ from lightning_gradguard.record import LastWeights, StepRecord
 from lightning_gradguard.sinks import read_jsonl
 from lightning_gradguard.tensorboard.event_files import stores_of_event_files
 from lightning_gradguard.tensorboard.events import EventLog
-from lightning_gradguard.tensorboard.flow import flow_matrix, fold
+from lightning_gradguard.tensorboard.flow import flow_matrix, fold, layout_of
 from lightning_gradguard.tensorboard.store import Column, Flow, flow_of, merge_events
 
 # As many as a wide screen has room for; more are folded, the worst of each.
@@ -89,8 +89,8 @@ class _Collector:
     """The records of one optimizer on their way to a picture."""
 
     def __init__(self) -> None:
-        self.layouts: dict[tuple[str, ...], StepRecord] = {}
-        self._columns: list[tuple[tuple[str, ...], Column]] = []
+        self.layouts: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._columns: list[tuple[dict[str, Any], Column]] = []
         self._log = EventLog()
         self._weights = LastWeights()
 
@@ -98,16 +98,12 @@ class _Collector:
         self._log.observe(record)
         if not record.layers:
             return
-        self.layouts[record.layers] = record
+        layout = self.layouts.setdefault((record.layers, record.depth), layout_of(record))
         time = float(len(self._columns))  # records have no clock; their order is what counts
-        self._columns.append((record.layers, Column(record.step, time, flow_matrix(self._weights.fill(record)))))
+        self._columns.append((layout, Column(record.step, time, flow_matrix(self._weights.fill(record)))))
 
     def flow(self) -> Flow:
-        metas = [
-            {"layers": layers, "shapes": record.layer_shapes, "clip_ratio": record.clip_ratio}
-            for layers, record in self.layouts.items()
-        ]
-        return flow_of(metas, self._columns)
+        return flow_of(list(self.layouts.values()), self._columns)
 
     def events(self) -> dict[str, Any]:
         return merge_events([self._log.content()])

@@ -73,13 +73,13 @@ def test_gradients_stand_at_the_steps_of_the_users_own_metrics(make_trainer, boa
     accumulator = read(board)
     steps = [event.step for event in accumulator.Scalars("grad_norm_total/pre_clip")]
     assert [event.step for event in accumulator.Scalars("train_loss")] == [2, 5]
-    assert steps == [2, 5, 7]  # and the last one, so that the end of a run is seen
+    assert steps == [0, 2, 5, 7]  # and the first and the last one, so that beginning and end of a run are seen
 
 
 def test_an_interval_of_its_own_is_kept(make_trainer, board):
     trainer = make_trainer(callbacks=[GradGuard(log_every_n_steps=4)], logger=board, log_every_n_steps=1)
     trainer.fit(Regression(), batches())
-    assert [event.step for event in read(board).Scalars("grad_norm/net.0")] == [3, 7]
+    assert [event.step for event in read(board).Scalars("grad_norm/net.0")] == [0, 3, 7]
 
 
 def test_two_optimizers_have_tags_of_their_own_at_the_same_steps(make_trainer, board):
@@ -95,8 +95,8 @@ def test_two_optimizers_have_tags_of_their_own_at_the_same_steps(make_trainer, b
 def test_a_bad_step_shows_between_logged_steps(make_trainer, board):
     make_trainer(callbacks=[GradGuard()], logger=board, log_every_n_steps=5).fit(Regression({2: math.nan}), batches())
     totals = read(board).Scalars("grad_norm_total/pre_clip")
-    assert [event.step for event in totals] == [2, 4, 7]
-    assert math.isnan(totals[0].value)
+    assert [event.step for event in totals] == [0, 2, 4, 7]
+    assert math.isnan(totals[1].value)
 
 
 def test_clipping_alone_logs_totals_and_no_layers(make_trainer, board):
