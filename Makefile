@@ -14,8 +14,8 @@ help:
 	@echo "make test    lint, type check and test (sets up $(VENV) first)"
 	@echo "make cases   every case study over five seeds, recorded (under an hour on two cores)"
 	@echo "make gallery examples/README.md from the recorded results"
-	@echo "make clients trains models of published packages, watched and not (sets up .venv-clients; gigabytes, an hour)"
 	@echo "make docs    the site, in site/: pages, gallery, reference (a minute at most)"
+	@echo "make clients trains models of published packages, watched and not (sets up .venv-clients; gigabytes, an hour)"
 	@echo "make check   format, lint and type check only"
 	@echo "make clean   remove $(VENV) and what runs left behind"
 

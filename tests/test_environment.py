@@ -103,7 +103,7 @@ def test_options_come_as_json_or_from_a_file(kind: str, environment: Any, tmp_pa
     callback = from_the_entry_point(trainer)
     clip = callback._session.plan.clip
     assert isinstance(clip, ZClip) and clip.z == 3.0
-    assert len(callback.records) == (6 if kind == "yaml" else 3)
+    assert len(callback.records) == (6 if kind == "yaml" else 4)
 
 
 WRONG = {

@@ -131,12 +131,12 @@ class GradientCallback(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Ends the views, whatever happened."""
         if (session := self._driven) is not None:
-            session.fail(trainer)
+            session.run(session.fail, trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves Trainer and module as they were."""
         if (session := self._driven) is not None and stage == "fit":
-            session.leave()
+            session.run(session.leave)
 
     @property
     def _driven(self) -> Session | None:
