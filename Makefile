@@ -66,7 +66,7 @@ $(CLIENTS)/installed: benchmarks/clients/requirements.txt constraints.txt
 	@touch $@
 
 clients: $(CLIENTS)/installed
-	@nice -n 10 $(CLIENTS)/bin/python -m benchmarks.clients
+	@nice -n 10 $(CLIENTS)/bin/python -m benchmarks.clients --record
 
 check: $(STAMP)
 	@$(BIN)/ruff format .

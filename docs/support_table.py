@@ -6,6 +6,7 @@ python docs/support_table.py --out docs/support.md
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.clients.__main__ import page as page_of_clients  # noqa: E402
 from tests.modes.capabilities import CAPABILITIES  # noqa: E402
 from tests.modes.distributed_checks import COLLECTIVES, POLICIES  # noqa: E402
 from tests.modes.modes import MODES, Mode  # noqa: E402
@@ -91,6 +93,11 @@ def collectives(results: Results) -> str:
     return table(["", "DDP", *(MODES[mode].title for mode in modes)], rows)
 
 
+def clients() -> str:
+    """What `make clients` recorded of the models of published packages."""
+    return page_of_clients(json.loads((ROOT / "benchmarks" / "results" / "clients.json").read_text(encoding="utf-8")))
+
+
 def main() -> int:
     """Runs the tests and writes the page; the status is 1 if one of them fails, and then nothing is written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,7 +141,10 @@ their largest elements, or the norms of their units. A logged step has a few mor
 process, so nothing needs to be exchanged; models with float buffers (batch normalization) exchange one number for them.
 
 {collectives(results)}
-""",
+
+## Models of published packages
+
+{clients()}""",
         encoding="utf-8",
     )
     print(f"wrote {page}")

@@ -149,7 +149,9 @@ class GradientCallback(Callback):
             seen = Seen(list(self._session.seen.records), list(self._session.diagnoses))
         else:
             seen = self._seen = self._seen or Seen()
-        return {**self.__dict__, "_session": None, "_seen": seen}
+        # Lightning hangs the module's own log and log_dict on every callback, and with them the whole module.
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        return {**kept, "_session": None, "_seen": seen}
 
     def state_dict(self) -> dict[str, Any]:
         """What the next steps depend on, for each optimizer, by its index."""
