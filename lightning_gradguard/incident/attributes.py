@@ -12,7 +12,7 @@ from lightning_gradguard.incident.trace import is_finite
 from lightning_gradguard.measurement.layout import clean_name
 
 _NUMBERS = frozenset({bool, int, float, complex, type(None)})
-_KEPT_BEFORE_A_BATCH = frozenset({bool, int, float, Tensor, tuple})
+_KEPT_BEFORE_A_BATCH = frozenset({Tensor, tuple})
 _MOST_ENTRIES = 1000
 _MOST_BYTES = 2**24  # what is larger is data, not state
 
@@ -48,14 +48,18 @@ class AttributeWatch:
         self._at_start = {name: _marks(part) for name, part in module.named_modules()}
 
     def before_batch(self) -> None:
-        """Keeps references to the outermost module's own numbers and tensors: a step may put others in their place."""
+        """Keeps references to the outermost module's own tensors: a step may put others in their place.
+
+        Not its numbers: hooks that come between this call and the step count and anneal with them.
+        """
         kept = _KEPT_BEFORE_A_BATCH
         self._before = {name: value for name, value in self._module.__dict__.items() if type(value) in kept}
 
     def now(self) -> Attributes:
-        """By module: its plain attributes before the batch, and the names of those that have changed in the run.
+        """By module: its plain attributes, and the names of those that have changed in the run.
 
-        Of the parts of the module, what the step wrote last; tensors that it made non-finite are left out.
+        Tensors of the outermost module are those from before the batch; all else is as the step left it, but for
+        tensors of its parts that are not finite now.
         """
         found: Attributes = {}
         for name, part in self._module.named_modules():

@@ -58,6 +58,8 @@ def parts_of(value: Any) -> list[Part] | None:
     if isinstance(value, list | tuple | deque):
         found = [Part(f"[{index}]", index, item) for index, item in enumerate(value)]
         return found if type(value) in (list, tuple) else found + _attributes(value)
+    if is_array(value) and value.dtype.kind == "O" and value.ndim:
+        return [Part(f".flat[{index}]", index, item) for index, item in enumerate(value.flat)]
     if isinstance(value, (Tensor, nn.Module, *_WHOLE)) or is_array(value):
         return None
     return _attributes(value) or None
@@ -83,6 +85,8 @@ def blank(value: Any) -> Any:
     Raises:
         TypeError: for classes that only C code can make.
     """
+    if is_array(value):
+        return value.copy()
     made = blank_of(type(value))
     if isinstance(value, defaultdict):
         made.default_factory = value.default_factory
@@ -97,7 +101,9 @@ def blank_of(cls: type) -> Any:
 
 def put(container: Any, part: Part) -> None:
     """Puts a part into a container or object, without running code of its class."""
-    if part.suffix.startswith("."):
+    if is_array(container):
+        container.flat[part.key] = part.item
+    elif part.suffix.startswith("."):
         if part.key in slots_of(type(container)):
             object.__setattr__(container, part.key, part.item)
         else:

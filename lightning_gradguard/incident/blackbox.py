@@ -31,7 +31,7 @@ RunStep = Callable[[nn.Module, Any, int], Tensor | None]
 class BlackBox:
     """Remembers the batches of the running step with the state of the generators before each; saves them on demand.
 
-    On a quiet step it costs some 20 µs: references to the batch and to the module's own numbers, and one copy of the
+    On a quiet step it costs some 20 µs: references to the batch and to the module's own tensors, and one copy of the
     generators' state.
 
     Args:
