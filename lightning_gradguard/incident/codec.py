@@ -97,6 +97,8 @@ class _Encoder:
 
     def _new_tensor(self, value: Tensor, path: str) -> Any:
         tensor = value.detach()
+        if value.device.type == "meta":
+            return self._describe(value, path, "a tensor without numbers")
         if type(value) in (Tensor, torch.nn.Parameter):
             return tensor.to_dense() if tensor.layout == torch._mkldnn else _own(tensor)  # type: ignore[attr-defined]
         if value.layout == torch.jagged:

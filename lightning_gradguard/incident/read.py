@@ -44,6 +44,10 @@ def _are_gradients(value: Any) -> bool:
     )
 
 
+def _is_exception(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and isinstance(value.get("type"), str))
+
+
 def _is_dtype(name: Any) -> bool:
     found = getattr(torch, str(name).removeprefix("torch."), None)
     return isinstance(found, torch.dtype) and found.is_floating_point
@@ -76,6 +80,7 @@ _REPORT: dict[str, Callable[[Any], bool]] = {
     "bad_buffers": _are_words,
     "module": lambda v: isinstance(v, str),
     "batch_on_cpu": _are_words,
+    "exception": _is_exception,
 }
 _CONFIG: dict[str, Callable[[Any], bool]] = {
     "accumulate_grad_batches": _is_positive,
@@ -197,7 +202,10 @@ def _check_archive(path: Path, size: int) -> None:
 
 def _check_memory(path: Path, content: dict[str, Any]) -> None:
     """Tensors may be larger than their file, being views that repeat one number; a replay copies them whole."""
-    needed = sum(piece.nbytes for _, tensor in named_tensors(content) for piece in pieces(tensor))
+    found = [piece for _, tensor in named_tensors(content) for piece in pieces(tensor)]
+    if any(piece.device.type == "meta" for piece in found):
+        raise BundleError(f"{path} holds a tensor without numbers")
+    needed = sum(piece.nbytes for piece in found)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
     if needed > have:
         raise BundleError(f"{path} would take {needed:,} bytes of memory, and this machine has {have:,}")

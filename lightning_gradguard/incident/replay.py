@@ -13,7 +13,7 @@ from torch import nn
 from lightning_gradguard.incident.bundle import MicroBatch, digest_gradient
 from lightning_gradguard.incident.locate import Localisation, Step
 from lightning_gradguard.incident.read import read_bundle
-from lightning_gradguard.incident.runner import Outcome, StepRunner, as_it_was
+from lightning_gradguard.incident.runner import Outcome, StepFailed, StepRunner, as_it_was
 from lightning_gradguard.incident.samples import SampleReport, find_samples
 
 
@@ -35,6 +35,7 @@ class ReplayReport:
         localisation: where it began.
         anomaly: the trace of autograd's own anomaly detection, if it was asked for.
         samples: which samples did it, if that was asked for.
+        error: what the step raised, for an incident that was an exception: reproduced if it is of the same class.
     """
 
     step: int
@@ -47,6 +48,7 @@ class ReplayReport:
     localisation: Localisation | None
     anomaly: str | None = None
     samples: SampleReport | None = None
+    error: str | None = None
 
     def __str__(self) -> str:
         verdict = "reproduced" if self.reproduced else "NOT reproduced"
@@ -58,6 +60,8 @@ class ReplayReport:
             f"  non-finite then: {_names(self.expected)}",
             f"  non-finite now:  {_names(self.found)}",
         ]
+        if self.error is not None:
+            lines.append(f"  {self.error}")
         if self.localisation is not None:
             lines.append(f"  where: {self.localisation}")
             lines += [f"  near the limit before it: {e.describe()}" for e in self.localisation.near_limit]
@@ -103,6 +107,9 @@ def replay(
     checked = read_bundle(bundle)
     with as_it_was(checked):
         runner = StepRunner(checked, module, step)
+        raised = checked.report.get("exception")
+        if raised is not None:
+            return _replay_exception(runner, raised)
         batches, outcome = _first_that_goes_bad(runner)
         report = _compare(runner, outcome)
         return ReplayReport(
@@ -114,6 +121,26 @@ def replay(
             anomaly=runner.anomaly(batches) if anomaly else None,
             samples=find_samples(runner, batches) if samples else None,
         )
+
+
+def _replay_exception(runner: StepRunner, raised: dict[str, str]) -> ReplayReport:
+    """Of a step that ended in an exception: whether it does so again, and where what it complained about began."""
+    error, losses = None, ()
+    try:
+        losses = runner.run(runner.batches).losses
+    except StepFailed as problem:
+        error = problem
+    return ReplayReport(
+        step=runner.bundle.report["step"],
+        optimizer=runner.bundle.report["optimizer"],
+        reproduced=error is not None and type(error.__cause__).__name__ == raised["type"],
+        exact=None,
+        expected=(),
+        found=(),
+        loss=losses,
+        localisation=runner.localise(runner.batches),
+        error=str(error) if error is not None else f"the step did not raise {raised['type']} again",
+    )
 
 
 def _first_that_goes_bad(runner: StepRunner) -> tuple[Sequence[MicroBatch], Outcome]:

@@ -25,8 +25,7 @@ _MOST_PROCESSES = 8
 
 def holds_parts(outer: nn.Module) -> bool:
     """Whether this process holds parts of the parameters only."""
-    is_flat = any(getattr(part, "_handle", None) is not None for part in outer.modules())
-    return is_flat or any(is_distributed(parameter) for parameter in outer.parameters())
+    return _is_flat(outer) or any(is_distributed(parameter) for parameter in outer.parameters())
 
 
 def save(
@@ -72,15 +71,31 @@ def whole_parameters(outer: nn.Module) -> dict[str, Tensor]:
 
     A collective: one tensor after the other is gathered, so that no device holds the whole model.
     """
+    if _is_flat(outer):
+        return _summoned(outer)
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = get_model_state_dict(outer, options=options)
     names = {clean_name(name) for name, _ in outer.named_parameters()}
-    has_flat = any(name.endswith("_flat_param") for name in names)
-    buffers = {clean_name(name) for name, _ in outer.named_buffers()}
-    kept = {clean_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    return {name: value for name, value in kept.items() if name in names or (has_flat and name not in buffers)}
+    found = {clean_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in found.items() if name in names}
+
+
+def _summoned(outer: nn.Module) -> dict[str, Tensor]:
+    """Likewise of FSDP's first kind, by its own means: asked for its state on CPUs, it frees what it has just given."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    on_cpu = all(parameter.device.type == "cpu" for parameter in outer.parameters())
+    moving = {"rank0_only": not on_cpu, "offload_to_cpu": not on_cpu}
+    with FullyShardedDataParallel.summon_full_params(outer, writeback=False, **moving):
+        if dist.get_rank() != 0:
+            return {}
+        return {clean_name(name): p.detach().cpu().clone() for name, p in outer.named_parameters()}
+
+
+def _is_flat(outer: nn.Module) -> bool:
+    return any(getattr(part, "_handle", None) is not None for part in outer.modules())
 
 
 def _gather_batches(batches: Sequence[MicroBatch], saw_it: bool, rank: int) -> tuple[MicroBatch, ...]:
@@ -94,22 +109,27 @@ def _gather_batches(batches: Sequence[MicroBatch], saw_it: bool, rank: int) -> t
     dist.gather_object(mine, gathered if rank == 0 else None, dst=0)
     if rank != 0:
         return tuple(batches)
-    distinct = {hashlib.sha256(packed).digest(): packed for packed in reversed(gathered) if packed is not None}
-    order = [
-        packed for packed in gathered if packed is not None and distinct[hashlib.sha256(packed).digest()] is packed
-    ]
-    return tuple(micro for packed in order for micro in _unpacked(packed, gathered.index(packed)))
+    found: dict[bytes, list[MicroBatch]] = {}  # several processes of a model have the same batch
+    for process, packed in enumerate(gathered):
+        if packed is not None:
+            found.setdefault(packed[0], _unpacked(packed[1], process))
+    return tuple(micro for micros in found.values() for micro in micros) or tuple(batches)
 
 
-def _packed(batches: Sequence[MicroBatch]) -> bytes | None:
-    """Batches as the bytes of a bundle's file; ``None`` if that cannot be: then the other processes go on without."""
+def _packed(batches: Sequence[MicroBatch]) -> tuple[bytes, bytes] | None:
+    """A digest of batches, and their bytes as of a bundle's file; ``None`` if that cannot be: others may have them."""
     try:
         content = [[encode(micro.batch), micro.index, encode(micro.rng)] for micro in batches]
-        buffer = io.BytesIO()
-        torch.save(map_tensors(content, lambda path, tensor: tensor.cpu()), buffer)
-        return buffer.getvalue()
+        content = map_tensors(content, lambda path, tensor: tensor.cpu())
+        return hashlib.sha256(_saved([batch for batch, _, _ in content])).digest(), _saved(content)
     except Exception:  # a batch may hold anything
         return None
+
+
+def _saved(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def _unpacked(packed: bytes, process: int) -> list[MicroBatch]:

@@ -28,7 +28,8 @@ ODD: list[Any] = [
 ]  # fmt: skip
 ODD_TENSORS: list[Any] = [
     torch.zeros(0), torch.zeros(3, 3, dtype=torch.int64), torch.eye(2).to_sparse(), torch.zeros(2, device="meta"),
-    torch.nested.nested_tensor([torch.zeros(1)], layout=torch.jagged), torch.zeros(1).expand(2**50), torch.zeros((), dtype=torch.complex64),
+    torch.nested.nested_tensor([torch.zeros(1)], layout=torch.jagged), torch.zeros(1).expand(2**50),
+    torch.zeros((), dtype=torch.complex64),
     {"__gradguard__": "object", "number": 0, "type": "builtins:dict", "bases": [], "sequence": [1], "state": {}},
     {"__gradguard__": "object", "number": 0, "type": "builtins:int", "bases": [], "state": {"real": 1}, "view": []},
     {"__gradguard__": "array", "items": {"dtype": "O", "shape": [1], "scalar": False, "bytes": None}},
