@@ -125,7 +125,8 @@ def replay(
 
 def _replay_exception(runner: StepRunner, raised: dict[str, str]) -> ReplayReport:
     """Of a step that ended in an exception: whether it does so again, and where what it complained about began."""
-    error, losses = None, ()
+    error: StepFailed | None = None
+    losses: tuple[float, ...] = ()
     try:
         losses = runner.run(runner.batches).losses
     except StepFailed as problem:

@@ -22,6 +22,8 @@ def step(module: nn.Module, batch: Tensor) -> Tensor:
 def test_an_exception_that_the_step_raised_is_saved_and_replayed(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid())
+    with torch.no_grad():
+        net[0].weight.abs_()
     box = BlackBox(IncidentFolder(tmp_path), net, run=lambda module, batch, index: step(module, batch))
     batch = torch.full((2, 3), -1e30)
     box.before_batch(batch, 7)
