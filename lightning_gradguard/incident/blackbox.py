@@ -134,8 +134,7 @@ class BlackBox:
             scaler: the live loss scaler, if there is one.
             error: the exception that the step raised, where that is the incident.
 
-        Returns:
-            Where it went, where it began, and the command to replay it; ``None`` if nothing was saved.
+        Returns where it went, where it began, and the command to replay it; ``None`` if nothing was saved.
         """
         params = list(self.module.parameters()) if layout is None else list(layout.params)
         if not self._batches or any_process(self.folder.is_full, params):

@@ -154,15 +154,8 @@ class IncidentFolder:
         """Writes one bundle and tells where; ``None`` if the folder is full or the disk would not take it.
 
         Files are flushed to the disk under another name first; the folder appears whole. Nothing that goes wrong
-        here stops the run: it is a warning.
-
-        Args:
-            incident: what is known of the step.
-            module: the model.
-            optimizer: the one that was about to step.
-            scaler_state: of the loss scaler.
-            parameters: whole ones by name, where the module holds parts only.
-            lacks: why there are no weights to be saved.
+        here stops the run: it is a warning. Where the module holds parts of its weights only, ``parameters`` are the
+        whole ones, or ``lacks`` says why there are none.
         """
         temporary: Path | None = None
         try:

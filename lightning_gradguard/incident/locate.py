@@ -106,29 +106,36 @@ def localise(
         >>> found.phase
         'forward'
     """
+    with untouched(module, rng=rng, buffers=buffers):
+        return _watch(module, step, batch, loss_scale, context or nullcontext())
+
+
+def _watch(
+    module: nn.Module, step: Step, batch: Any, loss_scale: float | None, context: AbstractContextManager[Any]
+) -> Localisation:
+    """Runs the step once, with whatever it leaves behind."""
     loss: Tensor | None = None
     error = None
     gradients: dict[str, Tensor] = {}
     bad_gradients: Mapping[str, Any] = {}
-    with untouched(module, rng=rng, buffers=buffers):
-        recorder = Recorder(module, batch)  # once the buffers are what they were
-        finite_before = {name for name, buffer in module.named_buffers() if is_finite(buffer)}
-        try:
-            with torch.enable_grad(), torch.compiler.set_stance("force_eager"), recorder:
-                with context or nullcontext():
-                    loss = step(module, batch)
-                gradients = _gradients(module, loss if loss is None or loss_scale is None else loss * loss_scale)
-            bad_gradients = {name: grad for name, grad in gradients.items() if not is_finite(grad)}
-        except Exception as problem:
-            error = f"running the step again raised {type(problem).__name__}: {problem}"
-        bad_buffers = tuple(n for n, b in module.named_buffers() if n in finite_before and not is_finite(b))
-        targets = [] if loss is None else [loss]
-        answer = recorder.origin_of(targets) or recorder.origin_of(bad_gradients.values())
-        if answer is None and error is None and (spoiled := _spoiled_by_unscaling(gradients, loss_scale)):
-            held = TensorRange((), "float32", float(loss_scale or 0.0), float(loss_scale or 0.0), 0, 0)
-            answer, bad_gradients = (Origin("loss scale", "", None, held, False), None), dict.fromkeys(spoiled)
-        if answer is None and (error is not None or bad_buffers):
-            answer = recorder.earliest()
+    recorder = Recorder(module, batch)  # once the buffers are what they were
+    finite_before = {name for name, buffer in module.named_buffers() if is_finite(buffer)}
+    try:
+        with torch.enable_grad(), torch.compiler.set_stance("force_eager"), recorder:
+            with context:
+                loss = step(module, batch)
+            gradients = _gradients(module, loss if loss is None or loss_scale is None else loss * loss_scale)
+        bad_gradients = {name: grad for name, grad in gradients.items() if not is_finite(grad)}
+    except Exception as problem:
+        error = f"running the step again raised {type(problem).__name__}: {problem}"
+    bad_buffers = tuple(n for n, b in module.named_buffers() if n in finite_before and not is_finite(b))
+    targets = [] if loss is None else [loss]
+    answer = recorder.origin_of(targets) or recorder.origin_of(bad_gradients.values())
+    if answer is None and error is None and (spoiled := _spoiled_by_unscaling(gradients, loss_scale)):
+        held = TensorRange((), "float32", float(loss_scale or 0.0), float(loss_scale or 0.0), 0, 0)
+        answer, bad_gradients = (Origin("loss scale", "", None, held, False), None), dict.fromkeys(spoiled)
+    if answer is None and (error is not None or bad_buffers):
+        answer = recorder.earliest()
     return conclude(recorder, answer, loss, tuple(bad_gradients), bad_buffers, error)
 
 

@@ -108,19 +108,20 @@ def replay(
     with as_it_was(checked):
         runner = StepRunner(checked, module, step)
         raised = checked.report.get("exception")
-        if raised is not None:
-            return _replay_exception(runner, raised)
-        batches, outcome = _first_that_goes_bad(runner)
-        report = _compare(runner, outcome)
-        return ReplayReport(
-            **report,
-            step=checked.report["step"],
-            optimizer=checked.report["optimizer"],
-            loss=outcome.losses,
-            localisation=runner.localise(batches),
-            anomaly=runner.anomaly(batches) if anomaly else None,
-            samples=find_samples(runner, batches) if samples else None,
-        )
+        return _replay(runner, anomaly, samples) if raised is None else _replay_exception(runner, raised)
+
+
+def _replay(runner: StepRunner, anomaly: bool, samples: bool) -> ReplayReport:
+    batches, outcome = _first_that_goes_bad(runner)
+    return ReplayReport(
+        **_compare(runner, outcome),
+        step=runner.bundle.report["step"],
+        optimizer=runner.bundle.report["optimizer"],
+        loss=outcome.losses,
+        localisation=runner.localise(batches),
+        anomaly=runner.anomaly(batches) if anomaly else None,
+        samples=find_samples(runner, batches) if samples else None,
+    )
 
 
 def _replay_exception(runner: StepRunner, raised: dict[str, str]) -> ReplayReport:

@@ -174,9 +174,8 @@ class _Search:
     def _largest_shares(self, whole: dict[str, Tensor]) -> SampleReport:
         """Those to which most of the gradient goes back, by halving the set with the largest share again and again.
 
-        c(S) = g(S) - (1 - |S| / n) g(none): what the samples of S contribute to the gradient g, with all others
-        replaced by a filler; the share is <c, g> / <g, g>. Shares add up to 1 for a loss that is a mean or a sum over
-        samples.
+        c(S) = g(S) - (1 - |S| / n) g(none): what S contributes to the gradient g, others being replaced by a filler;
+        the share is <c, g> / <g, g>. Shares add up to 1 for a loss that is a mean or a sum over samples.
         """
         square = _dot(whole, whole)
         if not square:
