@@ -48,7 +48,7 @@ def cell(mode: Mode, capability: str) -> str:
         return "refused"
     if capability in mode.not_run:
         return "not run"
-    return "report" if capability == "incident" and mode.sharded else "yes"
+    return "yes"
 
 
 def name_of_test(mode: str, capability: str) -> str | None:
@@ -120,7 +120,6 @@ Written by `python docs/support_table.py --out docs/support.md` from {len(result
 and more, on {date.today()}: {machine}, torch {torch.__version__}, lightning {lightning.__version__}, CPU with gloo.
 
 - **yes**: a real training in this mode is compared with a plain float32 loop in one process.
-- **report**: the incident's report is written; parameters are shards, so a replay is refused with that reason.
 - **refused**: an error when fit starts, before a weight has moved, says why and what to do instead.
 - **not run**: no test. DeepSpeed is not installed here: its refusals are tested by its strategy's own flags, and of its
   gradients only the engine's global norm is logged. CUDA, NCCL, XLA and TransformerEngine were not run either;

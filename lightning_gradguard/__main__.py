@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
 
         return report(rest)
     if command == "replay":
-        from lightning_gradguard.incident.replay import main as replay
+        from lightning_gradguard.incident.command import main as replay
 
         return replay(rest)
     if command == "demo":

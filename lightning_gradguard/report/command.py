@@ -32,12 +32,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("logdir", type=Path, help="folder of TensorBoard event files or JSONL files; or a JSONL file")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
     options = parser.parse_args(argv)
+    left_out: list[str] = []
     try:
-        pictures = read_pictures(options.logdir)
+        pictures = read_pictures(options.logdir, left_out)
         write_whole(options.out, build_page(pictures, f"Gradients of {options.logdir.resolve().name}"))
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
+    for reason in left_out:
+        print(f"report: left out: {reason}", file=sys.stderr)
     console = Console()
     print_summary(pictures, console)
     console.print(f"Wrote [bold]{escape(str(options.out))}[/bold] ({options.out.stat().st_size / 1e6:.1f} MB)")

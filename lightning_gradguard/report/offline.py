@@ -38,19 +38,33 @@ class Picture:
     events: dict[str, Any]
 
 
-def read_pictures(path: Path) -> list[Picture]:
+def read_pictures(path: Path, left_out: list[str] | None = None) -> list[Picture]:
     """Every run in a log folder, or in one JSONL file, by name.
+
+    Args:
+        path: the folder or file.
+        left_out: gets a line for each file and run in a folder that cannot be read; the others are, all the same.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if nothing in it has gradients; or for a broken line of a JSONL file, with its number.
+        ValueError: if nothing in it has gradients, with what could not be read; or for a broken line of the one JSONL
+            file, with its number.
     """
+    left_out = [] if left_out is None else left_out
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    pictures = [*_from_jsonl(path)] if path.is_file() else [*_from_events(path), *_from_folder_of_jsonl(path)]
+    pictures = (
+        [*_from_jsonl(path)]
+        if path.is_file()
+        else [
+            *_from_events(path, left_out),
+            *_from_folder_of_jsonl(path, left_out),
+        ]
+    )
     if not pictures:
         raise ValueError(
             f"{path} has no gradients: no event file or .jsonl file in it was written by lightning_gradguard"
+            + "".join(f"; {reason}" for reason in left_out)
         )
     return sorted(pictures, key=lambda picture: (picture.run, picture.optimizer))
 
@@ -65,14 +79,22 @@ def thin(flow: Flow, limit: int = MAX_COLUMNS) -> Flow:
     return replace(flow, steps=flow.steps[last], wall_times=flow.wall_times[last], matrices=matrices)
 
 
-def _from_events(folder: Path) -> Iterator[Picture]:
-    for store, run, optimizer in stores_of_event_files(folder):
-        yield Picture(run, optimizer, thin(store.flow(run, optimizer)), store.events(run, optimizer))
+def _from_events(folder: Path, left_out: list[str]) -> Iterator[Picture]:
+    for store, run, optimizer in stores_of_event_files(folder, left_out):
+        try:
+            yield Picture(run, optimizer, thin(store.flow(run, optimizer)), store.events(run, optimizer))
+        except ValueError as error:
+            left_out.append(str(error))
 
 
-def _from_folder_of_jsonl(folder: Path) -> Iterator[Picture]:
+def _from_folder_of_jsonl(folder: Path, left_out: list[str]) -> Iterator[Picture]:
     for path in sorted(folder.rglob("*.jsonl")):
-        for picture in _from_jsonl(path):
+        try:
+            pictures = list(_from_jsonl(path))
+        except (ValueError, OSError) as error:
+            left_out.append(str(error))
+            continue
+        for picture in pictures:
             yield replace(picture, run=str(path.relative_to(folder).with_suffix("")))
 
 

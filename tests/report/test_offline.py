@@ -1,5 +1,9 @@
 import numpy as np
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from lightning_gradguard.report.offline import MAX_COLUMNS, read_pictures, thin
 from lightning_gradguard.sinks import JsonlSink
@@ -77,3 +81,68 @@ def test_a_broken_line_is_named(tmp_path):
         file.write("{}\n")
     with pytest.raises(ValueError, match=r"run.jsonl, line 3"):
         read_pictures(tmp_path)
+    with pytest.raises(ValueError, match=r"run.jsonl, line 3"):
+        read_pictures(tmp_path / "run.jsonl")
+
+
+def not_json(path):
+    path.write_text("not a record\n")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+
+
+def unlink(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def foreign(content):
+    """An event file of the plugin's name with metadata that we do not write."""
+
+    def write(path):
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="gradguard", content=content))
+        metadata.data_class = DATA_CLASS_TENSOR
+        tensor = make_tensor_proto(np.zeros((2, 2), np.float32))
+        value = Summary.Value(tag="gradguard/x", metadata=metadata, tensor=tensor)
+        path.unlink()
+        writer = EventFileWriter(str(path.parent))
+        writer.add_event(Event(step=1, wall_time=1.0, summary=Summary(value=[value])))
+        writer.close()
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (flip, "is damaged at byte"),
+        (lambda path: path.write_bytes(b"\0" * 100), "is damaged at byte 0"),
+        (unlink, "cannot be read: No such file"),
+        (foreign(b"not json"), "run 'bad': what was written with its tensors is not ours"),
+        (foreign(b'{"kind": "flow", "optimizer": 0}'), "no layers are given"),
+        (foreign(b'{"kind": "flow", "optimizer": 0, "layers": ["a", "b", "c"]}'), "run 'bad' cannot be read"),
+    ],
+    ids=["flipped", "zeros", "dangling", "foreign", "no layers", "other shape"],
+)
+def test_an_event_file_that_cannot_be_read_costs_its_run_alone_and_is_named(tmp_path, spoil, reason):
+    write_run(tmp_path / "good", vanishing_run())
+    write_run(tmp_path / "bad", busy_run())
+    spoil(next((tmp_path / "bad").iterdir()))
+    left_out = []
+    assert "good" in [picture.run for picture in read_pictures(tmp_path, left_out)]
+    assert len(left_out) == 1
+    assert reason in left_out[0]
+    assert "bad" in left_out[0]
+
+
+def test_a_file_of_lines_that_cannot_be_read_costs_its_run_alone_and_is_named(tmp_path):
+    write_jsonl(tmp_path / "good.jsonl", vanishing_run())
+    not_json(tmp_path / "bad.jsonl")
+    left_out = []
+    assert [picture.run for picture in read_pictures(tmp_path, left_out)] == ["good"]
+    assert len(left_out) == 1
+    assert "bad.jsonl, line 1" in left_out[0]
