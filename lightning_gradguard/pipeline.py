@@ -26,7 +26,7 @@ from lightning_gradguard.measurement.measurement import Measurement, measure, me
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import build_record
-from lightning_gradguard.recording.since_last import Counters, Window
+from lightning_gradguard.recording.since_last import Counters, Totals, Window
 from lightning_gradguard.sinks import Sink
 
 
@@ -140,6 +140,13 @@ class GradientPipeline:
     def last_incident(self) -> str | None:
         """What was saved of the last bad step, in words; ``None`` if nothing was."""
         return None if self.gate is None else self.gate.last_incident
+
+    def totals(self) -> Totals:
+        """What was done up to now, over all steps of the run: a host sync on a device."""
+        self.window.fold()
+        clipped = None if self.clipper is None else int(self.counters.clipped + self.window.num_clipped)
+        nonfinite = int(self.counters.nonfinite + self.window.num_nonfinite)
+        return Totals(self.counters.steps, clipped, nonfinite, self.counters.skipped)
 
     @torch.no_grad()
     def before_step(

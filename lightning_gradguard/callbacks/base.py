@@ -111,16 +111,17 @@ class GradientCallback(Callback):
         self._close()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints the summary where the Trainer shows its progress, below the progress bar."""
-        session = self._driven
-        if session is not None and trainer.is_global_zero and trainer.progress_bar_callback is not None:
-            session.print_summary()
+        """Sums the run up, below the progress bar."""
+        if (session := self._driven) is not None:
+            session.tell_the_end(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Ends the views, whatever happened."""
+        """Ends the views, whatever happened, and sums the run up."""
         if (session := self._driven) is not None and session.survival is not None:
             session.survival.fail()
         self._close()
+        if session is not None:
+            session.tell_the_end(trainer, exception)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves Trainer and module as they were."""

@@ -31,6 +31,7 @@ class GradientNormMonitor(GradientCallback):
             logged steps; totals, clipping and the fold over steps stay l2.
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the
             rules; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
+        verbose: whether each new finding, and a summary when the run ends, is said through Lightning's logging.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -48,6 +49,7 @@ class GradientNormMonitor(GradientCallback):
         group_by: GroupBy = "layer",
         norm_type: float = 2.0,
         probe_every_n_steps: int | None = 50,
+        verbose: bool = True,
     ) -> None:
         check_choice(group_by, get_args(GroupBy), "group_by")
         if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
@@ -60,6 +62,7 @@ class GradientNormMonitor(GradientCallback):
         self.sinks = check_all(sinks, Sink, "sinks") or ()
         self.group_by = group_by
         self.norm_type = float(norm_type)
+        self.verbose = verbose
 
     def _contribute(self, plan: Plan) -> None:
         plan.take("see")
@@ -68,3 +71,4 @@ class GradientNormMonitor(GradientCallback):
         plan.sinks = [*self.sinks]
         plan.log_every_n_steps = self.log_every_n_steps
         plan.group_by, plan.norm_type = self.group_by, self.norm_type
+        plan.verbose = self.verbose

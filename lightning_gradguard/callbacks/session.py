@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning.pytorch as pl
-import rich
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradguard.callbacks.console import how_it_ended, say, what_next, width
 from lightning_gradguard.callbacks.sinks import sink_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
@@ -30,7 +30,8 @@ from lightning_gradguard.measurement.layout import GroupBy
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import Finding
-from lightning_gradguard.report.console import summary
+from lightning_gradguard.report.live import ConsoleSink
+from lightning_gradguard.report.summary import Summary
 from lightning_gradguard.sinks import MemorySink, Sink
 
 PolicyMap = Mapping[int | str, ClipPolicy | None]
@@ -55,6 +56,7 @@ class Plan:
     norm_type: float = 2.0
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
+    verbose: bool = True
 
     def take(self, role: str) -> None:
         """Takes a role for the callback that is writing now.
@@ -93,6 +95,7 @@ class Session:
         self.pipelines: list[GradientPipeline] = []
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
+        self.console: ConsoleSink | None = None
         self._told_of_skip = False
 
     @property
@@ -110,6 +113,9 @@ class Session:
         self.sinks: list[Sink] = [self.memory]
         if trainer.is_global_zero:
             self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
+            if self.plan.verbose and not trainer.barebones:
+                self.console = ConsoleSink(say, width())
+                self.sinks.append(self.console)
         if self.plan.probe_every_n_steps is not None:
             self.instruments = Instruments(module, self.plan.probe_every_n_steps)
         if self.plan.guard is not None and optimizers:
@@ -184,15 +190,44 @@ class Session:
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
 
-    def print_summary(self) -> None:
-        """Prints layers, their norms and what was found, if layers were watched."""
-        if any(record.layers for record in self.memory.records):
-            rich.print(summary(self.memory.records, self.findings))
+    def tell_the_end(self, trainer: pl.Trainer, exception: BaseException | None = None) -> None:
+        """Says how the run went, however it ended: steps, findings, what was saved, and what to type next."""
+        if self.console is None:
+            return
+        stopped = any(pipeline.should_stop for pipeline in self.pipelines)
+        cleared = {f.rule for p in self.pipelines if p.diagnosis for f in p.diagnosis.cleared}
+        incidents = self.survival.incidents if self.survival else None
+        try:
+            self.console.end(
+                [self._summary(summary) for summary in self.console.summaries()],
+                how=how_it_ended(trainer, exception, stopped=stopped),
+                cleared=cleared - {finding.rule for finding in self.findings},
+                after=what_next(None, None, incidents.folder.saved if incidents else []),
+            )
+        except Exception as problem:  # a device that failed fails here again: the user is to see the first failure
+            say("info", f"GradGuard cannot sum this run up: {type(problem).__name__}: {problem}")
+
+    def _summary(self, summary: Summary) -> Summary:
+        """With the steps since the last record, and with findings as they stand now."""
+        pipeline = self.pipelines[summary.optimizer]
+        totals = pipeline.totals()
+        found = [*pipeline.diagnosis.findings, *pipeline.diagnosis.cleared] if pipeline.diagnosis else []
+        rules = {finding.rule for finding in found}
+        others = [finding for finding in summary.findings if finding.rule not in rules]
+        return replace(
+            summary,
+            steps=totals.steps,
+            clipped=totals.clipped,
+            nonfinite=max(summary.nonfinite, totals.nonfinite),
+            skipped=totals.skipped,
+            findings=(*found, *others),
+        )
 
     def close(self) -> None:
-        """Ends every view."""
+        """Ends every view, but for the console: it has the last word."""
         for sink in self.sinks if self.pipelines else []:
-            sink.close()
+            if sink is not self.console:
+                sink.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each pipeline, by optimizer index."""

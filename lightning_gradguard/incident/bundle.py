@@ -100,6 +100,9 @@ class IncidentFolder:
         max_bytes: how much they may take together. Parameters, buffers and the state of Adam take 12 bytes a
             parameter. What would not fit is left out, the state first, and the report says so.
 
+    Attributes:
+        saved: the bundles that were written by this object.
+
     Raises:
         ValueError: if a limit is below 1.
     """
@@ -111,6 +114,7 @@ class IncidentFolder:
         self.path = Path(path)
         self.max_incidents = max_incidents
         self.max_bytes = max_bytes
+        self.saved: list[Path] = []
 
     @property
     def is_full(self) -> bool:
@@ -139,6 +143,7 @@ class IncidentFolder:
             self._write(temporary, final, incident, module, optimizer, scaler_state)
             temporary.rename(final)
             _sync_folder(self.path)
+            self.saved.append(final)
             return final
         except Exception as problem:  # a full disk is an OSError, or torch.save's RuntimeError; batches hold anything
             if temporary is not None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_gradguard.report.offline import Picture
+from lightning_gradguard.report.picture import Picture
 from lightning_gradguard.tensorboard.assets import read_assets
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NOT_MEASURED
 from lightning_gradguard.tensorboard.frame import encode_frame
