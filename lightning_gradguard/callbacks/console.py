@@ -50,17 +50,25 @@ def what_next(records: Path | None, board: Path | None, bundles: list[Path]) -> 
     """The lines that tell where things are: what was saved, and what to type to see more of it.
 
     Args:
-        records: the file of records, if one is written.
+        records: what to report on, if records are written: a file, or the folder of a run.
         board: the log folder of TensorBoard, if there is one.
         bundles: the incidents that were saved.
     """
     lines = []
     if bundles:
         more = f" and {len(bundles) - 1} more" if len(bundles) > 1 else ""
-        lines.append(f"Saved: {bundles[0]}{more}")
-        lines.append(f"  gradguard replay {shlex.quote(str(bundles[0]))} --module my.module:factory")
+        lines.append(f"Saved: {short(bundles[0])}{more}")
+        lines.append(f"Replay: gradguard replay {shlex.quote(short(bundles[0]))} --module my.module:factory")
     if records is not None:
-        lines.append(f"Report: gradguard report {shlex.quote(str(records.parent))}")
+        lines.append(f"Report: gradguard report {shlex.quote(short(records))}")
     if board is not None:
-        lines.append(f"Picture: tensorboard --logdir {shlex.quote(str(board))}")
+        lines.append(f"Picture: tensorboard --logdir {shlex.quote(short(board))}")
     return lines
+
+
+def short(path: Path) -> str:
+    """A path as one would type it: from the working folder, if it lies in it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

@@ -32,6 +32,7 @@ class GradGuard(GradientCallback):
         sinks: as for :class:`GradientNormMonitor`.
         probe_every_n_steps: as for :class:`GradientNormMonitor`.
         verbose: as for :class:`GradientNormMonitor`.
+        keep_records: as for :class:`GradientNormMonitor`.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -53,6 +54,7 @@ class GradGuard(GradientCallback):
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
         verbose: bool = True,
+        keep_records: bool = True,
     ) -> None:
         self._parts: list[GradientCallback] = [
             GradientNormMonitor(
@@ -61,6 +63,7 @@ class GradGuard(GradientCallback):
                 sinks=sinks,
                 probe_every_n_steps=probe_every_n_steps,
                 verbose=verbose,
+                keep_records=keep_records,
             )
         ]
         if clip is not None:

@@ -10,7 +10,7 @@ from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.diagnose import Rule, default_rules
 from lightning_gradguard.measurement.layout import GroupBy
-from lightning_gradguard.sinks import Sink
+from lightning_gradguard.sinks import JsonlSink, Sink
 
 
 class GradientNormMonitor(GradientCallback):
@@ -32,6 +32,8 @@ class GradientNormMonitor(GradientCallback):
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the
             rules; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
         verbose: whether each new finding, and a summary when the run ends, is said through Lightning's logging.
+        keep_records: whether records are written to ``gradguard.jsonl`` in the run's log folder, at most 4 MB, for
+            ``gradguard report``. Not without a logger, nor beside a ``JsonlSink`` among ``sinks``.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -50,6 +52,7 @@ class GradientNormMonitor(GradientCallback):
         norm_type: float = 2.0,
         probe_every_n_steps: int | None = 50,
         verbose: bool = True,
+        keep_records: bool = True,
     ) -> None:
         check_choice(group_by, get_args(GroupBy), "group_by")
         if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
@@ -63,6 +66,7 @@ class GradientNormMonitor(GradientCallback):
         self.group_by = group_by
         self.norm_type = float(norm_type)
         self.verbose = verbose
+        self.keep_records = keep_records
 
     def _contribute(self, plan: Plan) -> None:
         plan.take("see")
@@ -72,3 +76,4 @@ class GradientNormMonitor(GradientCallback):
         plan.log_every_n_steps = self.log_every_n_steps
         plan.group_by, plan.norm_type = self.group_by, self.norm_type
         plan.verbose = self.verbose
+        plan.keep_records = self.keep_records and not any(isinstance(sink, JsonlSink) for sink in self.sinks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.console import how_it_ended, say, what_next, width
-from lightning_gradguard.callbacks.sinks import sink_for
+from lightning_gradguard.callbacks.folders import board_folder, run_folder
+from lightning_gradguard.callbacks.sinks import sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
     is_deepspeed,
@@ -31,8 +33,10 @@ from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import Finding
 from lightning_gradguard.report.live import ConsoleSink
+from lightning_gradguard.report.offline import RECORDS_NAME
+from lightning_gradguard.report.records_file import RecordsFile
 from lightning_gradguard.report.summary import Summary
-from lightning_gradguard.sinks import MemorySink, Sink
+from lightning_gradguard.sinks import JsonlSink, MemorySink, Sink
 
 PolicyMap = Mapping[int | str, ClipPolicy | None]
 
@@ -57,6 +61,7 @@ class Plan:
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
     verbose: bool = True
+    keep_records: bool = True
 
     def take(self, role: str) -> None:
         """Takes a role for the callback that is writing now.
@@ -112,7 +117,10 @@ class Session:
         outer = outer_module(trainer, module)
         self.sinks: list[Sink] = [self.memory]
         if trainer.is_global_zero:
-            self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
+            self.sinks += [*self.plan.sinks, *(sink for logger in trainer.loggers for sink in sinks_for(logger))]
+            folder = run_folder(trainer)
+            if self.plan.keep_records and folder is not None:
+                self.sinks.append(RecordsFile(folder / RECORDS_NAME))
             if self.plan.verbose and not trainer.barebones:
                 self.console = ConsoleSink(say, width())
                 self.sinks.append(self.console)
@@ -202,10 +210,21 @@ class Session:
                 [self._summary(summary) for summary in self.console.summaries()],
                 how=how_it_ended(trainer, exception, stopped=stopped),
                 cleared=cleared - {finding.rule for finding in self.findings},
-                after=what_next(None, None, incidents.folder.saved if incidents else []),
+                after=what_next(
+                    self._records_path(), board_folder(trainer), incidents.folder.saved if incidents else []
+                ),
             )
         except Exception as problem:  # a device that failed fails here again: the user is to see the first failure
             say("info", f"GradGuard cannot sum this run up: {type(problem).__name__}: {problem}")
+
+    def _records_path(self) -> Path | None:
+        """What ``gradguard report`` takes: the folder that holds our own file, or a file of the user's."""
+        for sink in self.sinks:
+            if isinstance(sink, RecordsFile):
+                return sink.path.parent
+            if isinstance(sink, JsonlSink):
+                return sink.path
+        return None
 
     def _summary(self, summary: Summary) -> Summary:
         """With the steps since the last record, and with findings as they stand now."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from lightning_gradguard.callbacks.findings import MlflowFindings, WandbFindings
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.sinks import Sink
 from lightning_gradguard.tensorboard.scalars import scalar_values
@@ -27,9 +28,17 @@ class LoggerSink(Sink):
         self.logger.log_metrics(scalar_values(record), step=record.step)
 
 
-def sink_for(logger: Any) -> Sink:
-    """The sink that suits a logger: all that TensorBoard can show where it is TensorBoard's, scalars elsewhere."""
+def sinks_for(logger: Any) -> list[Sink]:
+    """The sinks that suit a logger: all that TensorBoard can show where it is TensorBoard's, scalars elsewhere.
+
+    Weights & Biases and MLflow get the findings, too, as words.
+    """
     # By name, since lightning.pytorch and pytorch_lightning have a class each.
-    if any(cls.__name__ == "TensorBoardLogger" for cls in type(logger).__mro__):
-        return TensorBoardSink(lambda: logger.experiment, prefix=logger._prefix)
-    return LoggerSink(logger)
+    kinds = {cls.__name__ for cls in type(logger).__mro__}
+    if "TensorBoardLogger" in kinds:
+        return [TensorBoardSink(lambda: logger.experiment, prefix=logger._prefix)]
+    if "WandbLogger" in kinds:
+        return [LoggerSink(logger), WandbFindings(logger)]
+    if "MLFlowLogger" in kinds:
+        return [LoggerSink(logger), MlflowFindings(logger)]
+    return [LoggerSink(logger)]

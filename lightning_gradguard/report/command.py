@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lightning_gradguard.report.console import show_run, show_table
+from lightning_gradguard.report.files import write_whole
 from lightning_gradguard.report.offline import read_pictures
 from lightning_gradguard.report.page import build_page
 from lightning_gradguard.report.summary import Summary, summarize
@@ -48,17 +48,3 @@ def print_runs(summaries: Sequence[Summary], console: Console) -> None:
     for summary in summaries:
         if summary.findings:
             console.print(show_run(summary, title=f"{summary.name}:"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file under another name in the same folder, then renames it: no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

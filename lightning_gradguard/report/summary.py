@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class Summary:
     @property
     def gravest(self) -> Finding | None:
         """The first of the gravest findings."""
-        return max(self.findings, key=lambda finding: SEVERITIES.index(finding.severity), default=None)
+        return gravest(self.findings)
 
     @property
     def verdict(self) -> str:
@@ -104,6 +104,11 @@ def summarize(picture: Picture) -> Summary:
         findings=tuple(_finding(values) for values in picture.events["findings"]),
         profile=_profile(picture),
     )
+
+
+def gravest(findings: Sequence[Finding]) -> Finding | None:
+    """The first of the gravest findings; ``None`` if there is none."""
+    return max(findings, key=lambda finding: SEVERITIES.index(finding.severity), default=None)
 
 
 def share(count: int, total: int, what: str) -> str:

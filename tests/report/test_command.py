@@ -6,7 +6,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from lightning_gradguard.report.command import main, print_runs, write_whole
+from lightning_gradguard.report.command import main, print_runs
 from lightning_gradguard.report.offline import read_pictures
 from lightning_gradguard.report.summary import summarize
 from lightning_gradguard.sinks import JsonlSink
@@ -74,15 +74,6 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(folder, tmp_path, capsy
     (tmp_path / "file").write_text("")
     assert main([str(folder), "--out", str(tmp_path / "file" / "report.html")]) == 2
     assert "report: " in capsys.readouterr().err
-
-
-def test_an_interrupted_write_leaves_the_old_page(tmp_path):
-    page = tmp_path / "report.html"
-    page.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(page, "new \ud800")
-    assert page.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_the_command_runs_without_importing_torch_or_lightning(folder, tmp_path):
