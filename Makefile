@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/python -m lightning_gradguard demo
+	@$(BIN)/python examples/demo.py
 
 cases: $(STAMP)
 	@$(BIN)/python examples/cases.py

@@ -231,6 +231,8 @@ class Session:
         pipeline = self.pipelines[summary.optimizer]
         totals = pipeline.totals()
         found = [*pipeline.diagnosis.findings, *pipeline.diagnosis.cleared] if pipeline.diagnosis else []
+        first_said = {finding.rule: finding.step for finding in summary.findings}
+        found = [replace(finding, step=first_said.get(finding.rule, finding.step)) for finding in found]
         rules = {finding.rule for finding in found}
         others = [finding for finding in summary.findings if finding.rule not in rules]
         return replace(

@@ -60,8 +60,7 @@ def show_run(summary: Summary, *, title: str, short: bool = False, cleared: Coll
     """
     first = Text(title, "bold").append(f" {summary.counts}", "not bold")
     if not summary.findings:
-        verdict = f"{summary.verdict[0].upper()}{summary.verdict[1:]}."
-        return first.append(". ", "not bold").append(verdict, "red" if summary.nonfinite else "green")
+        return first.append("." if summary.nonfinite else ". Nothing to report.", "not bold")
     first.append(f", {plural(len(summary.findings), 'finding')}:", "not bold")
     told = summary.findings[: _SHORT if short else None]
     parts = [show_finding(finding, short=short, cleared=finding.rule in cleared) for finding in told]

@@ -14,10 +14,9 @@ _HEAD = ("run", "steps", "norm", "largest", "clipped", "bad", "spikes", "loss", 
 
 def runs_markdown(summaries: Sequence[Summary], unreadable: Sequence[Unreadable], title: str) -> str:
     """A summary fit for a pull request: one sentence, a table of the runs, and the findings folded away below it."""
-    sick = [summary for summary in summaries if summary.findings]
     parts = [f"## {title}", _sentence(summaries, unreadable), _table(summaries)]
     parts += (f"✖ `{run.run}` cannot be read: {_cell(run.reason)}" for run in unreadable)
-    for summary in sick:
+    for summary in (summary for summary in summaries if summary.findings):
         told = "\n\n".join(finding_markdown(finding) for finding in summary.findings)
         what = f"<code>{_html(summary.name)}</code>: {plural(len(summary.findings), 'finding')}"
         parts.append(f"<details><summary>{what}</summary>\n\n{told}\n\n</details>")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from lightning_gradguard.record import Finding, Severity
 from lightning_gradguard.report.picture import Picture
+from lightning_gradguard.tensorboard.events import finite
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
 
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")  # least grave first
@@ -69,14 +70,20 @@ class Summary:
             return f"{self.gravest.severity}: {self.gravest.rule}{more}"
         return f"{plural(self.nonfinite, 'step')} not finite" if self.nonfinite else "nothing to report"
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it as values that strict JSON can carry; the verdict among them."""
+        values = {**asdict(self), "profile": [list(entry) for entry in self.profile], "verdict": self.verdict}
+        return dict(finite(values))
+
     @property
     def counts(self) -> str:
         """Steps, and what happened to them, in words."""
         parts = [] if self.clipped is None else [share(self.clipped, self.steps, "clipped")]
-        if self.skipped is not None:
-            parts.append(share(self.skipped, self.steps, "skipped"))
-        if self.nonfinite and self.nonfinite != self.skipped:
-            parts.append(share(self.nonfinite, self.steps, "not finite"))
+        if self.nonfinite and self.nonfinite == self.skipped:
+            parts.append(share(self.nonfinite, self.steps, "not finite and skipped"))
+        else:
+            parts += [share(self.skipped, self.steps, "skipped")] if self.skipped is not None else []
+            parts += [share(self.nonfinite, self.steps, "not finite")] if self.nonfinite else []
         parts.append(plural(self.spikes, "spike"))
         return ", ".join([plural(self.steps, "step"), *parts])
 

@@ -77,7 +77,7 @@ def test_what_was_clipped_and_skipped_is_counted_with_its_share(make_record):
     records = [make_record(i, num_steps=10, num_clipped=5, min_coefficient=0.5) for i in range(3)]
     records.append(make_record(3, verdict="skipped", cause="nan", num_nonfinite=1, skipped_total=1, num_steps=10))
     text = shown(records, width=120)
-    assert text == "run: 40 steps, 15 clipped (38 %), 1 skipped (2.5 %), no spike. 1 step not finite."
+    assert text == "run: 40 steps, 15 clipped (38 %), 1 not finite and skipped (2.5 %), no spike."
 
 
 def test_layers_come_in_the_order_of_the_forward_pass(make_record):
