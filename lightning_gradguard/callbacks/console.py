@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -46,7 +47,7 @@ def how_it_ended(trainer: pl.Trainer, exception: BaseException | None, *, stoppe
     return "stopped early" if trainer.should_stop else "done"
 
 
-def what_next(records: Path | None, board: Path | None, bundles: list[Path]) -> list[str]:
+def what_next(records: Path | None, board: Path | None, bundles: Sequence[Path]) -> list[str]:
     """The lines that tell where things are: what was saved, and what to type to see more of it.
 
     Args:

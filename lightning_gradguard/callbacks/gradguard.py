@@ -31,6 +31,9 @@ class GradGuard(GradientCallback):
             ``GradGuard(on_nonfinite=None)``.
         sinks: as for :class:`GradientNormMonitor`.
         probe_every_n_steps: as for :class:`GradientNormMonitor`.
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
         verbose: as for :class:`GradientNormMonitor`.
         keep_records: as for :class:`GradientNormMonitor`.
 
@@ -53,6 +56,7 @@ class GradGuard(GradientCallback):
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
+        joint: bool = False,
         verbose: bool = True,
         keep_records: bool = True,
     ) -> None:
@@ -62,6 +66,7 @@ class GradGuard(GradientCallback):
                 log_every_n_steps=log_every_n_steps,
                 sinks=sinks,
                 probe_every_n_steps=probe_every_n_steps,
+                joint=joint,
                 verbose=verbose,
                 keep_records=keep_records,
             )

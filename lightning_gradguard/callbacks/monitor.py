@@ -31,6 +31,9 @@ class GradientNormMonitor(GradientCallback):
             logged steps; totals, clipping and the fold over steps stay l2.
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the
             rules; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
         verbose: whether each new finding, and a summary when the run ends, is said through Lightning's logging.
         keep_records: whether records are written to ``gradguard.jsonl`` in the run's log folder, at most 4 MB, for
             ``gradguard report``. Not without a logger, nor beside a ``JsonlSink`` among ``sinks``.
@@ -51,6 +54,7 @@ class GradientNormMonitor(GradientCallback):
         group_by: GroupBy = "layer",
         norm_type: float = 2.0,
         probe_every_n_steps: int | None = 50,
+        joint: bool = False,
         verbose: bool = True,
         keep_records: bool = True,
     ) -> None:
@@ -64,11 +68,13 @@ class GradientNormMonitor(GradientCallback):
         self.log_every_n_steps = check_interval(log_every_n_steps, "log_every_n_steps")
         self.sinks = check_all(sinks, Sink, "sinks") or ()
         self.group_by = group_by
+        self.joint = joint
         self.norm_type = float(norm_type)
         self.verbose = verbose
         self.keep_records = keep_records
 
     def _contribute(self, plan: Plan) -> None:
+        plan.joint = plan.joint or self.joint
         plan.take("see")
         plan.rules = default_rules() if self.rules is None else self.rules
         plan.probe_every_n_steps = self.probe_every_n_steps if plan.rules else None

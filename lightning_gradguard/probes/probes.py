@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradguard.measurement.layout import Layout, clean_name
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.probes.activations import Probe
 from lightning_gradguard.probes.recurrence import TemporalProbe
 from lightning_gradguard.probes.structure import Structure
@@ -46,7 +47,7 @@ class Instruments:
         self.probe = Probe(module, every_n_steps)
         self.temporal = TemporalProbe(module, every_n_steps)
         self._watched: list[_Watched] = []  # one for each optimizer
-        self._kinds = {clean_name(name): type(part).__name__ for name, part in module.named_modules()}
+        self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
         self._losses: dict[int, tuple[Tensor, int]] = {}  # by layout: their sum, and steps
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.probes.activations import is_sampled
 
 
@@ -49,7 +49,7 @@ class TemporalProbe:
         self.module = module
         self.every_n_steps = every_n_steps
         self.max_sequences = max_sequences
-        self._recurrent = [(clean_name(n), m) for n, m in module.named_modules() if isinstance(m, nn.RNNBase)]
+        self._recurrent = [(n, m) for m, n in module_names(module).items() if isinstance(m, nn.RNNBase)]
         self._handles: list[RemovableHandle] = []
         self._seen: dict[str, Tensor] = {}
 
