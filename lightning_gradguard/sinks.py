@@ -7,11 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.record import StepRecord
 
 
 class Sink(ABC):
     """A view of a run: takes records, one after the other, and nothing else."""
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     @abstractmethod
     def write(self, record: StepRecord) -> None:

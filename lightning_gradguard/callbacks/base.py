@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.callbacks.session import Plan, Session
 from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.report.run import Run
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 
 class GradientCallback(Callback):
@@ -42,6 +48,25 @@ class GradientCallback(Callback):
     def findings(self) -> list[Finding]:
         """What the diagnosis found in this fit."""
         return self._session.findings if self._session else []
+
+    @property
+    def run(self) -> Run:
+        """The latest records with what can be done with them, as :func:`~lightning_gradguard.read_run` gives them."""
+        return Run(self.records, name=type(self).__name__)
+
+    def plot(self, optimizer: int = 0) -> Figure:
+        """Draws this fit, see :meth:`lightning_gradguard.Run.plot`; needs matplotlib."""
+        return self.run.plot(optimizer)
+
+    def to_frame(self, by: Literal["layer", "step"] = "layer") -> pandas.DataFrame:
+        """The records of this fit as a table, see :meth:`lightning_gradguard.Run.to_frame`; needs pandas."""
+        return self.run.to_frame(by)
+
+    def _repr_html_(self) -> str:
+        return self.run._repr_html_()
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Joins our callbacks on this Trainer into one session."""

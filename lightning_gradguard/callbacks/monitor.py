@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from lightning_gradguard.arguments import check_all, check_choice, check_interval
+from lightning_gradguard.arguments import check_all, check_choice, check_interval, warn_without_effect
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.diagnose import Rule, default_rules
@@ -64,6 +64,8 @@ class GradientNormMonitor(GradientCallback):
         if not norm_type > 0:
             raise ValueError(f"norm_type must be positive or infinite, got {norm_type}")
         self.rules = check_all(rules, Rule, "rules")
+        if rules is not None and not rules:
+            warn_without_effect("GradientNormMonitor", "rules=[]", {"probe_every_n_steps": (probe_every_n_steps, 50)})
         self.probe_every_n_steps = check_interval(probe_every_n_steps, "probe_every_n_steps")
         self.log_every_n_steps = check_interval(log_every_n_steps, "log_every_n_steps")
         self.sinks = check_all(sinks, Sink, "sinks") or ()

@@ -39,7 +39,7 @@ def _of_layers(record: StepRecord) -> Iterator[dict[str, Any]]:
         record.layers,
         record.depth or nothing,
         record.layer_norms,
-        record.max_layer_norms,
+        record.max_layer_norms or nothing,
         record.weight_norms or nothing,
         record.update_ratios or nothing,
         strict=True,

@@ -53,6 +53,9 @@ class ConsoleSink(Sink):
         self._said: set[tuple[int, str, Severity]] = set()
         self._ended = False
 
+    def __repr__(self) -> str:
+        return f"ConsoleSink(width={self.width})"
+
     def write(self, record: StepRecord) -> None:
         """Takes note of one record, and says what was found at it."""
         self._memory.write(record)

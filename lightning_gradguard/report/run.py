@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.report.frame import rows_by
 from lightning_gradguard.report.html import run_html
-from lightning_gradguard.report.offline import RECORDS_NAME, run_name, stored_records
+from lightning_gradguard.report.offline import RECORDS_NAME, run_name
 from lightning_gradguard.report.picture import pictures_of
+from lightning_gradguard.report.stored import stored_records
 from lightning_gradguard.report.summary import Summary, summarize
 from lightning_gradguard.sinks import read_jsonl
 
@@ -81,8 +83,6 @@ class Run:
         Raises:
             ValueError: if ``by`` is neither.
         """
-        from lightning_gradguard.report.frame import rows_by
-
         import pandas
 
         return pandas.DataFrame(rows_by(by, self.records))

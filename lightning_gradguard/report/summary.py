@@ -108,7 +108,7 @@ def summarize(picture: Picture) -> Summary:
         skipped=picture.skipped,
         spikes=counts.get("spike", 0),
         loss=picture.loss,
-        findings=tuple(_finding(values) for values in picture.events["findings"]),
+        findings=tuple(finding_of(values) for values in picture.events["findings"]),
         profile=_profile(picture),
     )
 
@@ -140,7 +140,8 @@ def plural(count: int, what: str) -> str:
     return f"{count:,} {what}s" if count > 1 else f"1 {what}" if count else f"no {what}"
 
 
-def _finding(values: Mapping[str, Any]) -> Finding:
+def finding_of(values: Mapping[str, Any]) -> Finding:
+    """The finding that an event log holds, at the step at which it was first raised."""
     return Finding(
         rule=values["rule"],
         severity=values["severity"],
