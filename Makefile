@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo cases gallery test lower-bounds check clean
+.PHONY: help setup demo cases gallery test lower-bounds huggingface check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
@@ -49,6 +49,10 @@ lower-bounds: $(STAMP)
 	@echo "==> the core rows again, with lightning and torchmetrics at their lower bounds"
 	@sh tests/lower_bounds.sh
 
+huggingface: $(STAMP)
+	@echo "==> the transformers callback, against transformers and accelerate in an environment of their own"
+	@sh tests/huggingface.sh
+
 check: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check .
@@ -67,4 +71,4 @@ browser:
 	fi
 
 clean:
-	rm -rf $(VENV) .venv-lower runs .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-lower .venv-huggingface runs .pytest_cache .mypy_cache .ruff_cache .coverage

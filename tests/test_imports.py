@@ -19,13 +19,14 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("recording",),
     ("pipeline",),
     ("callbacks",),
-    ("__init__", "__main__", "demo", "environment"),
+    ("__init__", "__main__", "demo", "environment", "huggingface"),
 )
 # What reads records and nothing else of ours: rules, and every view.
 READERS = ("diagnose", "report", "tensorboard")
 READ = ("arguments", "record", "sinks", "spikes", "diagnose", "report", "tensorboard")
 # What only one part may import: everything else works where it is not installed.
 ONLY = {"lightning": ("callbacks", "demo"), "pytorch_lightning": ("callbacks",), "tensorboard": ("tensorboard",)}
+ONLY |= {"transformers": ("huggingface",), "matplotlib": ("report",), "pandas": ("report",)}
 
 
 def part_of(path: Path) -> str:
