@@ -1,10 +1,11 @@
 """Writes support.md from the tests: runs every cell of the support matrix and puts down what came out.
 
-python docs/support_table.py
+python docs/support_table.py --out docs/support.md
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,8 +23,6 @@ sys.path.insert(0, str(ROOT))
 from tests.modes.capabilities import CAPABILITIES  # noqa: E402
 from tests.modes.distributed_checks import COLLECTIVES, POLICIES  # noqa: E402
 from tests.modes.modes import MODES, Mode  # noqa: E402
-
-PAGE = ROOT / "docs" / "support.md"
 
 
 class Results:
@@ -94,8 +93,12 @@ def collectives(results: Results) -> str:
 
 def main() -> int:
     """Runs the tests and writes the page; the status is 1 if one of them fails, and then nothing is written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/support.md"), help="the page (default: %(default)s)")
+    page = parser.parse_args().out
+    page.parent.mkdir(parents=True, exist_ok=True)
     results = Results()
-    files = [str(ROOT / "tests" / "everywhere" / name) for name in ("test_support.py", "test_distributed.py")]
+    files = [str(ROOT / "tests" / "modes" / name) for name in ("test_support.py", "test_distributed.py")]
     pytest.main(["-q", "--rootdir", str(ROOT), *files], plugins=[results])
     wanted = [test for mode in MODES for capability in CAPABILITIES if (test := name_of_test(mode, capability))]
     failed = [name for name in (*wanted, *results.outcomes) if results.outcomes.get(name) != "passed"]
@@ -103,11 +106,11 @@ def main() -> int:
         print(f"not written, since these did not pass: {', '.join(failed)}", file=sys.stderr)
         return 1
     machine = f"{platform.system()}, Python {platform.python_version()}"
-    PAGE.write_text(
+    page.write_text(
         f"""# Where it works
 
-Written by `python docs/support_table.py` from {len(results.outcomes)} tests, one for each cell and more, on
-{date.today()}: {machine}, torch {torch.__version__}, lightning {lightning.__version__}, CPU with gloo.
+Written by `python docs/support_table.py --out docs/support.md` from {len(results.outcomes)} tests, one for each cell
+and more, on {date.today()}: {machine}, torch {torch.__version__}, lightning {lightning.__version__}, CPU with gloo.
 
 - **yes**: a real training in this mode is compared with a plain float32 loop in one process.
 - **report**: the incident's report is written; parameters are shards, so a replay is refused with that reason.
@@ -134,7 +137,7 @@ process, so nothing needs to be exchanged; models with float buffers (batch norm
 """,
         encoding="utf-8",
     )
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    print(f"wrote {page}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,15 +18,17 @@ from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
+from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record
 from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
-from lightning_gradguard.sinks import Sink
+from lightning_gradguard.sinks import Sink, Views
 
 
 class GradientPipeline:
@@ -115,7 +116,7 @@ class GradientPipeline:
             self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules) if rules else None
-        self.sinks = list(sinks)
+        self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
         self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None)
         self.instruments = instruments
@@ -123,6 +124,13 @@ class GradientPipeline:
         self.last_recorded: int | None = None
         self.counters = Counters()
         self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
+        self._measuring = Part(
+            f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
+        )
+        self._recording = Part(f"the record of optimizer {optimizer_index}", "its steps are not recorded any more")
+        self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
+        self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
+        self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
         self._clip = clip
         self._group_by = group_by
         self._build()
@@ -172,7 +180,6 @@ class GradientPipeline:
         nonfinite = int(self.counters.nonfinite + self.since_last.num_nonfinite)
         return Totals(self.counters.steps, clipped, nonfinite, self.counters.skipped)
 
-    @torch.no_grad()
     def before_step(
         self,
         *,
@@ -199,17 +206,32 @@ class GradientPipeline:
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
+        options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
+        if isinstance(self.judge, Unguarded) and self.clipper is None:
+            return self._measuring.run(self._step, **options)
+        return self._step(**options)
+
+    @torch.no_grad()
+    def _step(
+        self,
+        *,
+        step: int | None,
+        log: bool | None,
+        scaler: GradScaler | None,
+        loss: Tensor | float | None,
+        stepping: torch.optim.Optimizer | None,
+    ) -> StepRecord | None:
         if not self.layout.fits(self.optimizers.groups):
             self.follow(self.optimizers)
         if not self.layout.has_gradients():
             return None
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
-        measurement = measure(self.layout)
+        measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
-        self.since_last.count(measurement.present)
+        self._recording.run(self.since_last.count, measurement.present)
 
         record = self._record_late_steps(wait=log)
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
@@ -220,7 +242,7 @@ class GradientPipeline:
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
-        self.since_last.add(judgement.decision.measurement, judgement.signals, clips)
+        self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last = step, measurement.norms, measurement.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         if log or self.judge.spike is not None:
@@ -230,7 +252,7 @@ class GradientPipeline:
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
-            self.instruments.before_step(self.layout, step)
+            self._probing.run(self.instruments.before_step, self.layout, step)
         return record
 
     def after_step(self) -> None:
@@ -241,12 +263,12 @@ class GradientPipeline:
         if self.judge.on_device is not None:
             self.judge.end_step()
         if self.instruments is not None:
-            self.instruments.after_step(self.layout)
+            self._probing.run(self.instruments.after_step, self.layout)
 
     def _decide(self, measurement: Measurement) -> Decision:
         return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
 
-    def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord:
+    def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""
         self.counters.skipped += 1
         record = self._record(step, dropped.measurement, dropped, scaler=scaler)
@@ -263,27 +285,34 @@ class GradientPipeline:
 
     def _record(
         self, step: int, measurement: Measurement, judgement: Judgement, *, scaler: GradScaler | None = None
+    ) -> StepRecord | None:
+        """The record of a step, shown to the rules and the views; ``None`` where it cannot be made."""
+        record = self._recording.run(self._build_record, step, measurement, judgement, scaler)
+        if record is None:
+            return None
+        if self.diagnosis is not None:
+            record = replace(record, findings=self._diagnosing.run(self.diagnosis.observe, record) or ())
+        if (found := self.judge.take_spike(record)) is not None:
+            record = replace(record, findings=(*record.findings, found))
+        self._showing.run(self.views.write, record)
+        return record
+
+    def _build_record(
+        self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None
     ) -> StepRecord:
-        self.since_last.fold()
-        self.counters.add(self.since_last)
+        self._count()
         self.last_recorded, self._last = step, None
         record = build_record(
             measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
         )
         self.since_last.reset()
-        if self.instruments is not None:
-            record = self.instruments.enrich(record, self.layout)
-        if self.diagnosis is not None:
-            record = replace(record, findings=self.diagnosis.observe(record))
-        if (found := self.judge.take_spike(record)) is not None:
-            record = replace(record, findings=(*record.findings, found))
-        for sink in list(self.sinks):
-            try:
-                sink.write(record)
-            except OSError as error:  # a full disk costs the record, never the run
-                self.sinks.remove(sink)
-                warnings.warn(f"{type(sink).__name__} cannot write, and gets no more records: {error}", stacklevel=3)
-        return record
+        if self.instruments is None:
+            return record
+        return self._probing.run(self.instruments.enrich, record, self.layout) or record
+
+    def _count(self) -> None:
+        self.since_last.fold()
+        self.counters.add(self.since_last)
 
     def follow(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizers) -> None:
         """Goes on with another optimizer in the place of the one it had, or with changed parameters.
@@ -296,10 +325,14 @@ class GradientPipeline:
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
         self.judge.follow(self.optimizers)
-        if not self.since_last.load_state_dict(since.state_dict()):
-            self.counters.add(since)
+        self._recording.run(self._take_over, since)
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
+
+    def _take_over(self, since: SinceLast) -> None:
+        """Goes on with the fold over the layout before, where layers are the same; else keeps its counts."""
+        if not self.since_last.load_state_dict(since.state_dict()):
+            self.counters.add(since)
 
     def flush(self) -> StepRecord | None:
         """Makes a record of the steps since the last one, if there are any: at the end of a run.
@@ -319,8 +352,7 @@ class GradientPipeline:
         if waiting := self.waiting_groups:
             warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
         self.flush()
-        for sink in self.sinks:
-            sink.close()
+        self.views.close()
 
     def __enter__(self) -> GradientPipeline:
         """Itself."""
@@ -335,15 +367,19 @@ class GradientPipeline:
         self._record_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),
-            "window": self.since_last.state_dict(),
+            "window": self._recording.run(self.since_last.state_dict) or {},
             "guard": self.judge.state_dict(),
             "clip": self.clipper.state_dict() if self.clipper else {},
+            "last_recorded": -1 if self.last_recorded is None else self.last_recorded,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
+        last = state.get("last_recorded", -1)
+        self.last_recorded = None if last < 0 else last
         self.counters.load_state_dict(state["counters"])
-        self.since_last.load_state_dict(state["window"])
+        if state["window"]:
+            self._recording.run(self.since_last.load_state_dict, state["window"])
         self.judge.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])

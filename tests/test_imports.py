@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "lightning_gradguard"
 
 # A part imports only parts below it, and siblings of its own folder.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("arguments", "record"),
+    ("arguments", "harmless", "record"),
     ("measurement", "sinks", "spikes"),
     ("clip", "diagnose", "incident", "probes", "tensorboard"),
     ("guard", "report"),
@@ -23,7 +23,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
 )
 # What reads records and nothing else of ours: rules, and every view.
 READERS = ("diagnose", "report", "tensorboard")
-READ = ("arguments", "record", "sinks", "spikes", "diagnose", "report", "tensorboard")
+READ = ("harmless", "arguments", "record", "sinks", "spikes", "diagnose", "report", "tensorboard")
 # What only one part may import: everything else works where it is not installed.
 ONLY = {"lightning": ("callbacks", "demo"), "pytorch_lightning": ("callbacks",), "tensorboard": ("tensorboard",)}
 ONLY |= {"transformers": ("huggingface",), "matplotlib": ("report",), "pandas": ("report",)}

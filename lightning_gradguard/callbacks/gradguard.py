@@ -41,6 +41,8 @@ class GradGuard(GradientCallback):
         sinks: further views of the records, such as ``JsonlSink("run/gradients.jsonl")``.
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the rules,
             >= 1; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
+        probe_eagerly: whether a compiled model runs uncompiled on sampled steps, so that its modules can be probed.
+        prog_bar: whether the total norm stands in the progress bar.
         joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
             matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
             all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
@@ -67,6 +69,8 @@ class GradGuard(GradientCallback):
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
+        probe_eagerly: bool = False,
+        prog_bar: bool = False,
         joint: bool = False,
         verbose: bool = True,
         keep_records: bool = True,
@@ -86,6 +90,8 @@ class GradGuard(GradientCallback):
         self.patience = patience
         self.sinks = sinks
         self.probe_every_n_steps = probe_every_n_steps
+        self.probe_eagerly = probe_eagerly
+        self.prog_bar = prog_bar
         self.joint = joint
         self.verbose = verbose
         self.keep_records = keep_records
@@ -95,6 +101,8 @@ class GradGuard(GradientCallback):
                 log_every_n_steps=log_every_n_steps,
                 sinks=sinks,
                 probe_every_n_steps=probe_every_n_steps,
+                probe_eagerly=probe_eagerly,
+                prog_bar=prog_bar,
                 joint=joint,
                 verbose=verbose,
                 keep_records=keep_records,

@@ -60,9 +60,16 @@ def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequenc
     Raises:
         MisconfigurationException: says what, why, and what to do instead.
     """
-    asked = [role for role in ("tame", "survive") if role in plan.roles]
-    if is_deepspeed(trainer) and asked:
-        names = " and ".join(sorted({plan.roles[role] for role in asked}))
+    if plan.clip is not None and trainer.gradient_clip_val:
+        who = plan.roles["tame"]
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {who} would both clip: remove "
+            f"gradient_clip_val from the Trainer, or the policy from {who}. If you did not set it, the library that "
+            "makes the Trainer did (GluonTS sets 10.0): pass gradient_clip_val=None among the arguments that it hands "
+            "on to the Trainer, or set trainer.gradient_clip_val = None before fit."
+        )
+    if is_deepspeed(trainer) and plan.acting:
+        names = " and ".join(sorted({plan.roles[role] for role in plan.acting}))
         raise MisconfigurationException(
             f"{names}: under DeepSpeed the engine holds the gradients, in its own flat buffers, and steps by itself; "
             "nothing outside it can clip or skip. Set gradient_clip_val on the Trainer, which DeepSpeed carries out, "

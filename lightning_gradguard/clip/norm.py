@@ -33,8 +33,14 @@ class NormClip(ClipPolicy):
         ValueError: if it is NaN, zero or negative.
 
     Example:
-        >>> NormClip(max_norm=1.0).max_norm
-        1.0
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=NormClip(max_norm=1.0))
+        >>> net.weight.grad = torch.tensor([[3.0, 4.0]])
+        >>> pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.6000, 0.8000]])
 
     Reference: Pascanu et al. 2013, arXiv:1211.5063.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lightning_gradguard.arguments import show_arguments
+from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.record import Finding, LastWeights, StepRecord
 
 
@@ -97,6 +98,7 @@ class Diagnosis:
         if unknown:
             raise ValueError(f"cannot silence {unknown}: the rules are {ids}")
         self._rules = [rule for rule in rules if rule.id not in silence]
+        self._parts = {rule.id: _part_of(rule) for rule in rules}
         self._asked: dict[int, list[tuple[Rule, _Standing]]] = {}  # by optimizer
         self._weights = LastWeights()
 
@@ -110,20 +112,23 @@ class Diagnosis:
         if record.optimizer not in self._asked:
             copies = [rule if rule.scope == "run" else copy.deepcopy(rule) for rule in self._rules]
             self._asked[record.optimizer] = [(rule, _Standing()) for rule in copies]
+        raised = [
+            self._parts[rule.id].run(self._ask, rule, standing, record)
+            for rule, standing in self._asked[record.optimizer]
+        ]
+        return tuple(finding for finding in raised if finding is not None)
+
+    def _ask(self, rule: Rule, standing: _Standing, record: StepRecord) -> Finding | None:
+        """What one rule newly raises at this record."""
         broken = record.verdict in _BROKEN
-        raised = []
-        for rule, standing in self._asked[record.optimizer]:
-            asked = all(getattr(record, name) is not None for name in rule.needs)
-            finding = rule.observe(record) if asked else None
-            if broken:
-                finding = finding or standing.suspected  # a run that breaks confirms what was seen just before
-            if finding is None and (broken or not asked):
-                continue
-            patience = 1 if broken else rule.patience
-            if _update(standing, finding, patience, record.step):
-                assert standing.finding is not None
-                raised.append(standing.finding)
-        return tuple(raised)
+        asked = all(getattr(record, name) is not None for name in rule.needs)
+        finding = rule.observe(record) if asked else None
+        if broken:
+            finding = finding or standing.suspected  # a run that breaks confirms what was seen just before
+        if finding is None and (broken or not asked):
+            return None
+        patience = 1 if broken else rule.patience
+        return standing.finding if _update(standing, finding, patience, record.step) else None
 
     @property
     def findings(self) -> list[Finding]:
@@ -143,6 +148,10 @@ class Diagnosis:
             for _, standing in of_one_rule
             if standing.reported and standing.finding is not None
         ]
+
+
+def _part_of(rule: Rule) -> Part:
+    return Part(f"the rule {rule.id!r}", "it is not asked any more", foreign=not is_ours(rule))
 
 
 def _update(standing: _Standing, finding: Finding | None, patience: int, step: int) -> bool:

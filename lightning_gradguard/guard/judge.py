@@ -22,7 +22,7 @@ from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, measure_exactly
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import any_process
+from lightning_gradguard.measurement.sharding import any_process, num_processes
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
 Decide = Callable[[Measurement], Decision]
@@ -307,7 +307,8 @@ class Judge:
     def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
         self.last_incident = None
         if self._incidents is not None:
-            self.last_incident = self._incidents.save(
+            self.last_incident = self._incidents.part.run(
+                self._incidents.save,
                 step=step,
                 optimizer=self._optimizers.plain[0],
                 optimizer_index=self._index,
@@ -336,8 +337,8 @@ class Judge:
 
 def mean_over_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their means, by one all-reduce; unchanged where there is one process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if num_processes() == 1:
         return dict(values)
-    together = torch.stack(list(values.values())) / dist.get_world_size()
+    together = torch.stack(list(values.values())) / num_processes()
     dist.all_reduce(together)
     return dict(zip(values, together.unbind(), strict=True))

@@ -140,8 +140,7 @@ class GradGuardCallback(TrainerCallback):
         self.trainer.accelerator.__dict__.pop("clip_grad_norm_", None)
         if self.pipeline is not None:
             self.pipeline.flush()
-            for sink in self.pipeline.sinks:
-                sink.close()
+            self.pipeline.views.close()
 
     def _make_sinks(self, args: Any, state: Any) -> list[Sink]:
         sinks: list[Sink] = [self._memory]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.harmless.rng import RngWatch
 from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch
 from lightning_gradguard.incident.locate import Localisation, localise, place_from_gradients
-from lightning_gradguard.incident.rng import RngWatch
 from lightning_gradguard.incident.trace import named_tensors
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.sharding import any_process
@@ -39,6 +40,9 @@ class BlackBox:
         rank: of this process among ``world_size``; those that saw the fault in their own batch write a bundle each.
         world_size: how many processes train together.
 
+    Attributes:
+        part: the guard under which its methods are to be called: what cannot be saved does not end the run.
+
     Example:
         >>> box = BlackBox(IncidentFolder("incidents"), nn.Linear(2, 1), run=lambda m, batch, index: m(batch).mean())
         >>> box.before_batch(torch.zeros(4, 2), 0)
@@ -55,6 +59,7 @@ class BlackBox:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        self.part = Part("the recorder of incidents", "bad steps are not saved any more")
         self.folder = folder
         self.module = module
         self.run = run

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_gradguard.harmless.rng import RngState
 from lightning_gradguard.incident.codec import encode
 from lightning_gradguard.incident.locate import Localisation
 from lightning_gradguard.incident.markdown import to_markdown
-from lightning_gradguard.incident.rng import RngState
 from lightning_gradguard.incident.trace import named_tensors
 from lightning_gradguard.measurement.layout import clean_name
 

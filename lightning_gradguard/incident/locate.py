@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.harmless.rng import RngState
 from lightning_gradguard.incident.rerun import untouched
-from lightning_gradguard.incident.rng import RngState
 from lightning_gradguard.incident.trace import Extreme, OperatorCall, Origin
 from lightning_gradguard.incident.watcher import Recorder
 from lightning_gradguard.measurement.layout import clean_name

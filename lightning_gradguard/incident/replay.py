@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.harmless.rng import capture_rng, restore_rng
 from lightning_gradguard.incident.bundle import BundleError, MicroBatch, digest_gradient
 from lightning_gradguard.incident.codec import map_tensors
 from lightning_gradguard.incident.fake_trainer import Reached, call_training_step, is_manual, loss_of, without_trainer
 from lightning_gradguard.incident.locate import Localisation, Step, localise
 from lightning_gradguard.incident.read import Bundle, load_state, read_bundle
-from lightning_gradguard.incident.rng import capture_rng, restore_rng
 from lightning_gradguard.measurement.layout import clean_name
 
 REPRODUCED, NOT_REPRODUCED, UNUSABLE = 0, 1, 2

@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_gradguard.harmless.part import Part, tell
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.probes.activations import Probe
+from lightning_gradguard.probes.activations import Probe, is_watched
+from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.recurrence import TemporalProbe
+from lightning_gradguard.probes.sampled import SampledProbe
 from lightning_gradguard.probes.structure import Structure
 from lightning_gradguard.probes.updates import UpdateMeter
 from lightning_gradguard.record import StepRecord
@@ -36,16 +39,26 @@ class Instruments:
         module: the model.
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well. 50 makes
             the mean cost of probing small against a training step.
+        eagerly: whether compiled code runs eagerly on sampled steps, so that the probes see inside of it. Its weights
+            then differ from those of an unwatched run in their last bits; without it they do not, and activations and
+            gradients over time of compiled modules are not seen, which is said once.
 
     Raises:
         TypeError, ValueError: if ``every_n_steps`` is no int of at least 1.
     """
 
-    def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:
+    def __init__(self, module: nn.Module, every_n_steps: int = 50, *, eagerly: bool = False) -> None:
         self.module = module
         self.every_n_steps = every_n_steps
-        self.probe = Probe(module, every_n_steps)
-        self.temporal = TemporalProbe(module, every_n_steps)
+        self.probe = Probe(module, every_n_steps, eagerly=eagerly)
+        self.temporal = TemporalProbe(module, every_n_steps, eagerly=eagerly)
+        compiled = modules_in_compiled_code(module)
+        self._eagerly = Eagerly() if eagerly and compiled else None
+        self._num_unseen = 0 if eagerly else sum(map(is_watched, compiled))
+        self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
+        self._updates = Part("the measurement of updates", "rules that look at them stay silent")
+        self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
+        self._loss = Part("the look at the loss", "records hold none")
         self._watched: list[_Watched] = []  # one for each optimizer
         self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
@@ -53,39 +66,75 @@ class Instruments:
 
     def before_forward(self, step: int) -> None:
         """Attaches the hooks of a sampled step."""
-        self.probe.start(step)
-        self.temporal.start(step)
+        for probe in self._probes:
+            probe.part.run(probe.start, step)
+        if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
+            self._eagerly.start()
 
     def after_forward(self, loss: Tensor | None = None) -> None:
         """Removes them, and adds the loss that is about to be back-propagated; no host sync."""
-        self.probe.stop()
-        self.temporal.stop()
+        if self._num_unseen:
+            tell(
+                f"{self._num_unseen} modules run inside of compiled code, which stays compiled: their activations and "
+                "gradients over time are not seen. probe_eagerly=True runs sampled steps eagerly and sees them; the "
+                "weights then differ in their last bits from those of a run that is not watched."
+            )
+            self._num_unseen = 0
+        for probe in self._probes:
+            probe.part.run(probe.stop)
+        if self._eagerly is not None:
+            self._eagerly.stop()
         if loss is not None:
-            value = loss.detach().float()
-            self._pending = value if self._pending is None else self._pending + value
+            self._loss.run(self._add_loss, loss)
+
+    def detach(self) -> None:
+        """Takes every hook off, whatever happened in between."""
+        for probe in self._probes:
+            probe.part.detach()
+        if self._eagerly is not None:
+            self._eagerly.stop()
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
-        self._of(layout).meter.before_step(step)
-        self._claim_loss(layout)
+        self._updates.run(self._copy_parameters, layout, step)
+        self._loss.run(self._claim_loss, layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
-        self._of(layout).meter.after_step()
+        self._updates.run(self._compare_parameters, layout)
 
     def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
-        self._claim_loss(layout)
-        total, steps = self._losses.pop(id(layout), (None, 0))
         facts: dict[str, Any] = {
-            "loss": None if total is None else float(total) / steps,  # host sync: a logged step
-            "activations": self.probe.take(),
-            "temporal_norms": self.temporal.take(),
-            "update_ratios": self._of(layout).meter.take(),
+            "loss": self._loss.run(self._mean_loss, layout),
+            "activations": self.probe.part.run(self.probe.take),
+            "temporal_norms": self.temporal.part.run(self.temporal.take),
+            "update_ratios": self._updates.run(self._take_updates, layout),
         }
         if record.layers:
-            facts |= self._of(layout).structure.facts(self.probe.order)
+            facts |= self._structure.run(self._facts_of_structure, layout) or {}
         return replace(record, **facts)
+
+    def _copy_parameters(self, layout: Layout, step: int) -> None:
+        self._of(layout).meter.before_step(step)
+
+    def _compare_parameters(self, layout: Layout) -> None:
+        self._of(layout).meter.after_step()
+
+    def _take_updates(self, layout: Layout) -> tuple[float | None, ...] | None:
+        return self._of(layout).meter.take()
+
+    def _facts_of_structure(self, layout: Layout) -> dict[str, Any]:
+        return self._of(layout).structure.facts(self.probe.order)
+
+    def _add_loss(self, loss: Tensor) -> None:
+        value = loss.detach().float()
+        self._pending = value if self._pending is None else self._pending + value
+
+    def _mean_loss(self, layout: Layout) -> float | None:
+        self._claim_loss(layout)
+        total, steps = self._losses.pop(id(layout), (None, 0))
+        return None if total is None else float(total) / steps  # host sync: a logged step
 
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""

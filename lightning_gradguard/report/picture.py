@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_gradguard.record import LastWeights, StepRecord
 from lightning_gradguard.tensorboard.events import EventLog
-from lightning_gradguard.tensorboard.flow import flow_matrix, fold
+from lightning_gradguard.tensorboard.flow import flow_matrix, fold, layout_of
 from lightning_gradguard.tensorboard.store import Column, Flow, flow_of, merge_events
 
 # As many as a wide screen has room for; more are folded, the worst of each.
@@ -27,7 +27,6 @@ class Picture:
         optimizer: index of the optimizer.
         flow: layers × steps, at most :data:`MAX_COLUMNS` columns.
         events: counts, events and findings.
-        depth: place of each layer in the forward pass, by name, as far as it is known.
         skipped: steps that moved no weight; ``None`` where it is not known.
         loss: the last one, where it is known.
     """
@@ -36,7 +35,6 @@ class Picture:
     optimizer: int
     flow: Flow
     events: dict[str, Any]
-    depth: dict[str, int] = field(default_factory=dict)
     skipped: int | None = None
     loss: float | None = None
 
@@ -68,36 +66,27 @@ class _Collector:
     """The records of one optimizer on their way to a picture."""
 
     def __init__(self) -> None:
-        self._layouts: dict[tuple[str, ...], StepRecord] = {}
-        self._columns: list[tuple[tuple[str, ...], Column]] = []
+        self._layouts: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._columns: list[tuple[dict[str, Any], Column]] = []
         self._log = EventLog()
         self._weights = LastWeights()
-        self._depth: dict[str, int] = {}
         self._skipped = 0
         self._loss: float | None = None
 
     def add(self, record: StepRecord) -> None:
         self._log.observe(record)
-        self._layouts[record.layers] = record
+        layout = self._layouts.setdefault((record.layers, record.depth), layout_of(record))
         time = float(len(self._columns))  # records have no clock; their order is what counts
-        self._columns.append((record.layers, Column(record.step, time, flow_matrix(self._weights.fill(record)))))
-        self._depth.update(
-            (layer, depth) for layer, depth in zip(record.layers, record.depth or (), strict=False) if depth is not None
-        )
+        self._columns.append((layout, Column(record.step, time, flow_matrix(self._weights.fill(record)))))
         self._skipped = record.skipped_total
         self._loss = self._loss if record.loss is None else record.loss
 
     def picture(self, run: str, optimizer: int) -> Picture:
-        metas = [
-            {"layers": layers, "shapes": record.layer_shapes, "clip_ratio": record.clip_ratio}
-            for layers, record in self._layouts.items()
-        ]
         return Picture(
             run=run,
             optimizer=optimizer,
-            flow=thin(flow_of(metas, self._columns)),
+            flow=thin(flow_of(list(self._layouts.values()), self._columns)),
             events=merge_events([self._log.content()]),
-            depth=self._depth,
             skipped=self._skipped,
             loss=self._loss,
         )

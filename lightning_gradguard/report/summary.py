@@ -158,12 +158,8 @@ def finding_of(values: Mapping[str, Any]) -> Finding:
 def _profile(picture: Picture) -> tuple[tuple[str, float | None], ...]:
     norms = picture.flow.matrices[:, HEAD_ROWS:, 0]
     kept = np.where(np.isfinite(norms) & (norms >= 0), norms, np.nan)
-    last, order = -1, []
-    for index, layer in enumerate(picture.flow.layers):  # one that was not seen to run stays behind its neighbor
-        last = picture.depth.get(layer, last)
-        order.append((last, index))
     profile: list[tuple[str, float | None]] = []
-    for _, index in sorted(order):
+    for index, layer in enumerate(picture.flow.layers):
         known = kept[:, index][~np.isnan(kept[:, index])]
-        profile.append((picture.flow.layers[index], float(np.median(known)) if len(known) else None))
+        profile.append((layer, float(np.median(known)) if len(known) else None))
     return tuple(profile)

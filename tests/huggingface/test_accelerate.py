@@ -31,6 +31,6 @@ def test_the_loop_of_the_page_runs_and_keeps_nan_away(capsys: Any) -> None:
     block = PAGE.read_text(encoding="utf-8").split("```python")[2].split("```")[0]
     exec(block.replace("from accelerate import Accelerator\n", ""), names)
     names["pipeline"].flush()
-    names["pipeline"].sinks[0].close()
+    names["pipeline"].views.close()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert "GradGuard: 4 steps" in capsys.readouterr().out and names["pipeline"].counters.skipped == 1

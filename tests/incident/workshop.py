@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_gradguard.harmless.rng import capture_rng
 from lightning_gradguard.incident.bundle import Incident, MicroBatch
 from lightning_gradguard.incident.locate import localise
-from lightning_gradguard.incident.rng import capture_rng
 from lightning_gradguard.measurement.layout import clean_name
 
 

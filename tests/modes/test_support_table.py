@@ -25,7 +25,7 @@ def script() -> Any:
 
 def test_the_page_holds_the_table_of_today(script: Any) -> None:
     page = (DOCS / "support.md").read_text(encoding="utf-8")
-    assert script.support() in page, "run `python docs/support_table.py`"
+    assert script.support() in page, "run `python docs/support_table.py --out docs/support.md`"
 
 
 def test_every_cell_has_a_test_or_says_that_it_has_none(script: Any) -> None:

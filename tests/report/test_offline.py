@@ -53,12 +53,13 @@ def test_long_runs_are_folded_without_losing_a_spike():
 
 
 def make_flow(num_records):
-    from lightning_gradguard.tensorboard.flow import flow_matrix
+    from lightning_gradguard.tensorboard.flow import flow_matrix, layout_of
     from lightning_gradguard.tensorboard.store import Column, flow_of
 
     records = list(large_run(num_layers=3, num_records=num_records))
-    columns = [(r.layers, Column(r.step, float(i), flow_matrix(r))) for i, r in enumerate(records)]
-    return flow_of([{"layers": records[0].layers}], columns)
+    layout = layout_of(records[0])
+    columns = [(layout, Column(r.step, float(i), flow_matrix(r))) for i, r in enumerate(records)]
+    return flow_of([layout], columns)
 
 
 def test_a_folder_without_gradients_is_refused(tmp_path):

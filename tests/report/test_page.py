@@ -43,9 +43,9 @@ def test_the_title_is_text(page):
 def test_the_data_hold_every_measured_statistic(page):
     data = json.loads(re.search(r'id="gradguard-report">(.*?)</script>', page)[1])
     assert [key.split("\n")[2] for key in data["flows"]] == ["norm", "ratio", "update", "coefficient"]
-    assert data["runs"] == [
-        {"name": "busy", "layers": 26, "last_step": 390, "optimizers": [0], "wall_time": pytest.approx(0, abs=1e11)}
-    ]
+    (run,) = data["runs"]
+    assert {"name": "busy", "layers": 26, "last_step": 390, "optimizers": [0], "nonfinite": 1}.items() <= run.items()
+    assert run["finding"] is None
 
 
 def test_a_name_cannot_end_the_script_it_stands_in(tmp_path):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_gradguard.incident import rng
+from lightning_gradguard.harmless import rng
+from lightning_gradguard.harmless.rng import RngWatch, capture_rng, restore_rng
 from lightning_gradguard.incident.codec import decode, encode
-from lightning_gradguard.incident.rng import RngWatch, capture_rng, restore_rng
 
 legacy = np.random.mtrand._rand  # the global generator that np.random.rand and its kin draw from
 

@@ -1,0 +1,37 @@
+"""What every probe of the forward pass is: attached before it on sampled steps, gone after it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from lightning_gradguard.harmless.part import Part
+
+
+class SampledProbe(ABC):
+    """Looks at the forward pass of sampled steps, through hooks that live no longer than it.
+
+    Attributes:
+        part: its guard; hooks are attached through it.
+    """
+
+    part: Part
+
+    @abstractmethod
+    def start(self, step: int) -> bool:
+        """Attaches the hooks if the step is sampled; call it before the forward pass. Tells whether it did."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Removes the hooks; call it after the forward pass."""
+
+    @abstractmethod
+    def take(self) -> Any:
+        """What was seen since the last call, for the record; ``None`` without a new sample."""
+
+
+def is_sampled(step: int, every_n_steps: int) -> bool:
+    """Whether a step is sampled: 0, 1, 2, 4, 8 … below the interval, for that is where runs break, then regularly."""
+    if step < every_n_steps:
+        return step & (step - 1) == 0
+    return step % every_n_steps == 0
