@@ -24,6 +24,7 @@ from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
+from lightning_gradguard.measurement.sharding import trains_together
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record
@@ -113,7 +114,9 @@ class GradientPipeline:
             check_droppable(self.optimizers)
             plain = self.optimizers.plain
             recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
-            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
+            self.judge = Judge(
+                guard, recovery, self.optimizers, optimizer_index, incidents, together=trains_together(module)
+            )
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules) if rules else None
         self.views = Views(sinks)
@@ -189,7 +192,8 @@ class GradientPipeline:
             log: whether a step that goes well makes a record; every ``log_every_n_steps`` if not given.
             scaler: the live ``GradScaler``, if there is one. Gradients are unscaled through it, once, and an overflow
                 is left to it: go on with ``scaler.step(optimizer)`` as always.
-            loss: of the step, without the loss scale; only a guard with ``spikes`` looks at it.
+            loss: of the step, without the loss scale. A guard drops a step whose loss is NaN; not looked at where
+                several processes share the parameters and ``module`` does not say so: give it the wrapper of DDP.
             stepping: of several optimizers that are taken as one the one that steps now, where a loop unscales each
                 just before its step, as Lightning does; ``None`` where all of them step after this call.
 
@@ -231,14 +235,15 @@ class GradientPipeline:
         if isinstance(judgement, Dropped):
             if live_scaler is not None and stepping is not None:
                 self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
-            self.since_last.num_nonfinite += bool(judgement.damage.nan)
+            self.since_last.num_nonfinite += judgement.damage.nonfinite
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
         self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last = step, measurement.norms, measurement.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        if log or self.judge.spike is not None:
+        self.since_last.num_nonfinite += judgement.damage is not None
+        if log or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler)
         if judgement.clipped:
             clips.apply_()

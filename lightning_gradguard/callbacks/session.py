@@ -289,7 +289,8 @@ class Session:
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
-        if record is not None and record.verdict in ("skipped", "rolled_back"):
+        let_through = record is not None and record.verdict == "nonfinite" and self.survival is not None
+        if record is not None and (let_through or record.verdict in ("skipped", "rolled_back")):
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
 

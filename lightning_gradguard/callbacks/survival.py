@@ -40,6 +40,7 @@ class GuardOptions:
     snapshot_every_n_steps: int = 100
     hold_lr_on_skip: bool = False
     spikes: SpikeRule | None = None
+    drop_nan_loss: bool = True
     loss_scale_floor: float = 1.0
     on_device: bool | None = None
 
@@ -52,6 +53,7 @@ class GuardOptions:
             self.patience,
             loss_scale_floor=self.loss_scale_floor,
             spikes=self.spikes,
+            drop_nan_loss=self.drop_nan_loss,
             on_device=False if self.hold_lr_on_skip else self.on_device,
         )
 
@@ -81,6 +83,7 @@ class Survival:
             self.incidents = recording.run(make_blackbox, options, trainer, module)
         self._module = module
         self._loss: Tensor | None = None
+        self._loss_is_old = False
         self._failing = False
         self._stand_ins: list[StandIn] = []
         self._guard_checkpoints(trainer)
@@ -93,14 +96,14 @@ class Survival:
             self.incidents.part.run(self.incidents.before_batch, batch, index)
 
     def before_backward(self, loss: Tensor) -> None:
-        """Adds up the loss of the step, in real units, where spikes are looked for."""
-        if self.options.spikes is not None and self.options.spikes.watch_loss:
-            self._loss = loss if self._loss is None else self._loss + loss
+        """Adds up the loss of the step, in real units; the first one after a step begins anew."""
+        self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
+        self._loss_is_old = False
 
     def take_loss(self) -> Tensor | None:
-        """The loss since the last optimizer step."""
-        loss, self._loss = self._loss, None
-        return loss
+        """The loss since the last optimizer step; optimizers that step one after another share it."""
+        self._loss_is_old = True
+        return self._loss
 
     def after_step(self) -> None:
         """The next batch belongs to another step."""
@@ -231,15 +234,18 @@ def _step_dtype(trainer: pl.Trainer) -> torch.dtype:
 
 def announce(record: StepRecord, pipeline: GradientPipeline, *, first: bool) -> None:
     """Tells the user of a bad step: the first one, and each that was saved."""
-    done = "rolled back" if record.verdict == "rolled_back" else "skipped"
+    done = {"rolled_back": "rolled back", "nonfinite": "let through"}.get(record.verdict, "skipped")
     what = f"gradients of {', '.join(record.nonfinite_layers[:5])} hold {record.cause}"
     if record.cause == "buffer":
         what = "the forward pass made buffers non-finite"
+    elif record.cause == "loss":
+        what = "the loss is NaN although every gradient is finite"
     elif record.cause == "spike":
         what = record.findings[-1].message
     saved = f" {pipeline.last_incident}" if pipeline.last_incident else ""
     if first:
-        more = " Further ones are counted in gradguard/skipped_steps and not announced."
+        counted = "nonfinite_total of the records" if done == "let through" else "gradguard/skipped_steps"
+        more = f" Further ones are counted in {counted} and not announced."
         rank_zero_warn(f"step {record.step} was {done}: {what}.{more}{saved}")
     elif saved:
         warnings.warn(f"step {record.step} was {done}: {what}.{saved}", stacklevel=2)

@@ -9,7 +9,7 @@ import torch
 
 from lightning_gradguard.measurement.measurement import Measurement, count_nonfinite
 
-Cause = Literal["nan", "inf", "buffer", "spike"]
+Cause = Literal["nan", "inf", "buffer", "loss", "spike"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Damage:
         counted: whether these are counts; otherwise 1 stands for *some*.
         num_params: how many parameters had a gradient.
         buffers: names of buffers that the forward pass made non-finite, where the gradients are finite.
+        loss: what the loss was, where it is NaN although gradients and buffers are finite; else ``None``.
         spike: in words, a gradient norm or loss far above the usual, where all is finite.
     """
 
@@ -29,6 +30,7 @@ class Damage:
     inf: dict[str, int]
     num_params: int
     buffers: tuple[str, ...] = ()
+    loss: float | None = None
     spike: str | None = None
     counted: bool = True
 
@@ -42,12 +44,19 @@ class Damage:
         """``"nan"`` if there is one anywhere: it is what spreads."""
         if any(self.nan.values()):
             return "nan"
-        return "inf" if self.inf else "buffer" if self.buffers else "spike"
+        return "inf" if self.inf else "buffer" if self.buffers else "spike" if self.loss is None else "loss"
+
+    @property
+    def nonfinite(self) -> bool:
+        """Whether the step counts among those that were not finite: its gradients, or its loss."""
+        return bool(self.nan) or self.loss is not None
 
     def describe(self) -> str:
         """The damage in words: how many parameters, and the first of them with their counts."""
         if self.spike is not None:
             return self.spike
+        if self.loss is not None:
+            return f"the loss is {self.loss} although every gradient is finite"
         if self.buffers:
             return f"the forward pass made buffers non-finite: {', '.join(map(repr, self.buffers[:5]))}"
         shown = [f"'{name}' ({self._what(name)})" for name in self.names[:5]]

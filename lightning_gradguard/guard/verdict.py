@@ -29,11 +29,13 @@ class Passed:
         decision: that holds for it.
         signals: ``[total norm, smallest coefficient]`` of the step, on the device.
         clipped: whether its gradients have to be written to; where that is not known on the host, ``True``.
+        damage: what is wrong with it, where the guard was told to let that through.
     """
 
     decision: Decision
     signals: Tensor
     clipped: bool
+    damage: Damage | None = None
 
 
 @dataclass(frozen=True, eq=False)
