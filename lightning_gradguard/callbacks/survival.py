@@ -147,13 +147,19 @@ class Survival:
             return True
         what = f"buffers {', '.join(spoiled[:5])}" if spoiled else "weights"
         if self.recovery.roll_back():
+            if (nowhere := self.recovery.gets_nowhere) is not None and not self._failing:
+                raise NonFiniteGradientError(f"{what} were not finite when a checkpoint was due. It was {nowhere}.")
             rank_zero_warn(f"{what} were not finite when a checkpoint was due: rolled back before it was written")
             return True
         message = f"{what} are not finite after step {trainer.global_step}: no checkpoint was written"
         if not self._failing:
+            overflow = (
+                "The last update overflowed although its gradients were finite: lower the learning rate, clip "
+                "gradients, or use NonFiniteGuard('rollback')."
+            )
+            at_start = self.recovery.broken_at_start
             raise NonFiniteGradientError(
-                f"{message}. The last update overflowed although its gradients were finite: lower the learning rate, "
-                "clip gradients, or use NonFiniteGuard('rollback')."
+                f"{message}. {self.recovery.remedy_of_nonfinite_weights() if at_start else overflow}"
             )
         rank_zero_warn(message)
         return False

@@ -227,7 +227,9 @@ class Judge:
         for parameter in measurement.layout.params:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
         verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
-        error = NonFiniteGradientError(self._last_words(damage, step)) if must_end else None
+        nowhere = self.recovery.gets_nowhere
+        must_end = must_end or nowhere is not None
+        error = NonFiniteGradientError(self._last_words(damage, step, nowhere)) if must_end else None
         return Dropped(measurement, damage, verdict, error)
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
@@ -302,14 +304,16 @@ class Judge:
                 scaler=scaler,
             )
 
-    def _last_words(self, damage: Damage, step: int) -> str:
-        why = "" if self.guard.action == "raise" else f" This was bad step {self.guard.streak} in a row (patience)."
+    def _last_words(self, damage: Damage, step: int, nowhere: str | None = None) -> str:
+        patience = f" This was bad step {self.guard.streak} in a row (patience)."
+        why = f" It was {nowhere}." if nowhere else "" if self.guard.action == "raise" else patience
         what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
-        likely = (
-            " A parameter is not finite, so dropping steps cannot help: use rollback, or go back to a checkpoint."
-            if self.recovery.has_nonfinite_weights()
-            else " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
-        )
+        if self.recovery.has_nonfinite_weights():
+            likely = f" {self.recovery.remedy_of_nonfinite_weights()}"
+        elif damage.loss is not None:
+            likely = " Likely causes: a mean over nothing (every label ignored), division of zero by zero, a bad batch."
+        else:
+            likely = " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
         saved = f" {self.last_incident}" if self.last_incident else ""
         return f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}{saved}"
 
