@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo cases gallery docs test lower-bounds check clean
+.PHONY: help setup demo cases gallery docs test lower-bounds clients check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
@@ -15,6 +15,7 @@ help:
 	@echo "make cases   every case study over five seeds, recorded (under an hour on two cores)"
 	@echo "make gallery examples/README.md from the recorded results"
 	@echo "make docs    the site, in site/: pages, gallery, reference (a minute at most)"
+	@echo "make clients trains models of published packages, watched and not (sets up .venv-clients; gigabytes, an hour)"
 	@echo "make check   format, lint and type check only"
 	@echo "make clean   remove $(VENV) and what runs left behind"
 
@@ -54,6 +55,19 @@ lower-bounds: $(STAMP)
 	@echo "==> the core rows again, with lightning and torchmetrics at their lower bounds"
 	@sh tests/lower_bounds.sh
 
+# Published packages with models of their own, in an environment of their own; torch first, as above.
+CLIENTS := .venv-clients
+
+$(CLIENTS)/installed: benchmarks/clients/requirements.txt constraints.txt
+	@echo "==> setting up $(CLIENTS) (once; two gigabytes)"
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt) -r $<
+	@touch $@
+
+clients: $(CLIENTS)/installed
+	@nice -n 10 $(CLIENTS)/bin/python -m benchmarks.clients
+
 check: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check .
@@ -72,4 +86,4 @@ browser:
 	fi
 
 clean:
-	rm -rf $(VENV) .venv-lower runs site .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-lower .venv-clients runs site .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -174,6 +174,17 @@ def _number(name: str, value: Any, do: str) -> float:
     return float(value)
 
 
+def check_switch(value: bool, name: str) -> bool:
+    """Returns a switch as it is.
+
+    Raises:
+        TypeError: if it is neither ``True`` nor ``False``.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)  # True is an int to Python
 

@@ -57,6 +57,8 @@ class GradientPipeline:
         per_layer: whether records hold layers, or totals only.
         optimizer_index: which optimizer this is, for the record.
         num_optimizers: how many there are.
+        handed_on: whether the gradients are handed to the optimizer as they are when :meth:`before_step` returns; if
+            something clips them after it, records do not claim to know the norm after clipping.
         instruments: probes of activations, updates and time, for the rules that need more than gradients; shared by
             the pipelines of a model. See :class:`~lightning_gradguard.probes.probes.Instruments` for the calls
             around the forward pass.
@@ -100,6 +102,7 @@ class GradientPipeline:
         per_layer: bool = True,
         optimizer_index: int = 0,
         num_optimizers: int = 1,
+        handed_on: bool = True,
         instruments: Instruments | None = None,
         recovery: Recovery | None = None,
         incidents: BlackBox | None = None,
@@ -121,7 +124,9 @@ class GradientPipeline:
         self.diagnosis = Diagnosis(rules) if rules else None
         self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
-        self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None)
+        self.view = View(
+            optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None, handed_on=handed_on
+        )
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
@@ -243,7 +248,7 @@ class GradientPipeline:
         self._last = step, measurement.norms, measurement.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         self.since_last.num_nonfinite += judgement.damage is not None
-        if log or self.judge.spike is not None or judgement.damage is not None:
+        if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler)
         if judgement.clipped:
             clips.apply_()

@@ -63,7 +63,7 @@ class GradientCallback(Callback):
                 "own, made anew or by copy.deepcopy before the first fit."
             )
         ours = [c for c in trainer.callbacks if isinstance(c, GradientCallback)]  # type: ignore[attr-defined]
-        ours = [c for c in ours if not c.steps_aside] or ours
+        ours = [c for c in ours if not c.steps_aside] or ours[-1:]  # the last was made for this Trainer
         if ours[0] is not self:
             self._join(ours[0]._session if self in ours else None)
             return
@@ -131,12 +131,12 @@ class GradientCallback(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Ends the views, whatever happened."""
         if (session := self._driven) is not None:
-            session.fail(trainer)
+            session.run(session.fail, trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves Trainer and module as they were."""
         if (session := self._driven) is not None and stage == "fit":
-            session.leave()
+            session.run(session.leave)
 
     @property
     def _driven(self) -> Session | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.seen import Seen
-from lightning_gradguard.callbacks.sinks import sink_for
+from lightning_gradguard.callbacks.sinks import LoggerSink, sink_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
+    changed_afterwards,
     is_deepspeed,
     log_engine_norm,
     log_interval,
@@ -61,6 +62,8 @@ class Plan:
     roles: dict[str, str] = field(default_factory=dict)
     rules: Sequence[Rule] = ()
     probe_every_n_steps: int | None = None
+    probe_eagerly: bool = False
+    prog_bar: bool = False
     sinks: list[Sink] = field(default_factory=list)
     log_every_n_steps: int | None = None
     group_by: GroupBy = "layer"
@@ -81,6 +84,20 @@ class Plan:
             )
         self.roles[role] = self.contributor
 
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The roles taken that change a gradient; what only watches is none of them."""
+        return tuple(role for role in ("tame", "survive") if role in self.roles)
+
+    def without(self, roles: Sequence[str]) -> Plan:
+        """Returns a plan that leaves these acting roles out."""
+        return replace(
+            self,
+            roles={role: who for role, who in self.roles.items() if role not in roles},
+            clip=None if "tame" in roles else self.clip,
+            guard=None if "survive" in roles else self.guard,
+        )
+
 
 class Session:
     """Runs the pipelines of one fit.
@@ -89,17 +106,9 @@ class Session:
         plan: what to do.
         trainer: whose fit it is.
         driver: the callback that forwards the Trainer's hooks.
-
-    Raises:
-        MisconfigurationException: if the Trainer clips as well.
     """
 
     def __init__(self, plan: Plan, trainer: pl.Trainer, driver: Callback) -> None:
-        if plan.clip is not None and trainer.gradient_clip_val:
-            raise MisconfigurationException(
-                f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {plan.roles['tame']} would both clip: "
-                f"remove gradient_clip_val from the Trainer, or the policy from {plan.roles['tame']}."
-            )
         self.plan = plan
         self.driver = driver
         self.memory = MemorySink(max_records=1000)
@@ -110,9 +119,11 @@ class Session:
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
         self.views = Views([self.memory])
+        self._rows: list[LoggerSink] = []
         self._told_of_skip = False
         self.unseen: UnseenSteps | None = None
         self._outer: nn.Module | None = None
+        self._handed_on = True
         self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
         self._watching = Part(
             "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
@@ -135,12 +146,23 @@ class Session:
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         outer = outer_module(trainer, module)
-        self.views = Views([self.memory, *self._further_views(trainer)])
+        further = self._further_views(trainer)
+        self.views = Views([self.memory, *further])
+        self._rows = [view for view in further if isinstance(view, LoggerSink)]
         if self.plan.probe_every_n_steps is not None:
-            self.instruments = self._probing.run(Instruments, module, self.plan.probe_every_n_steps)
+            every, eagerly = self.plan.probe_every_n_steps, self.plan.probe_eagerly
+            self.instruments = self._probing.run(Instruments, module, every, eagerly=eagerly)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
+        ours = [c for c in trainer.callbacks if getattr(c, "_session", None) is self]  # type: ignore[attr-defined]
+        after_us = changed_afterwards(trainer, module, ours)
+        self._handed_on = not after_us
+        if self.plan.clip is not None and after_us:
+            rank_zero_warn(
+                f"{self.plan.roles['tame']} clips before {' and '.join(after_us)}, which may change gradients once "
+                "more: records do not claim to know what the optimizer gets (post_clip is left out)."
+            )
         each: list[list[Optimizer]] = [list(optimizers)] if self.plan.joint else [[one] for one in optimizers]
         policies = policies_by_optimizer(self.plan.clip, each)
         self.pipelines = [self._make_pipeline(i, o, policies[i], len(each)) for i, o in enumerate(each) if o]
@@ -174,6 +196,7 @@ class Session:
             per_layer="see" in self.plan.roles,
             optimizer_index=index,
             num_optimizers=num_optimizers,
+            handed_on=self._handed_on,
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
@@ -236,12 +259,14 @@ class Session:
         views: list[Sink] = [*self.plan.sinks]
         for logger in trainer.loggers:
             part = Part(f"the view in {type(logger).__name__}", "it gets no records")
-            if (view := part.run(sink_for, logger)) is not None:
+            if (view := part.run(sink_for, logger, lambda: trainer.current_epoch)) is not None:
                 views.append(view)
         return views
 
     def before_batch(self, trainer: pl.Trainer, batch: Any, index: int) -> None:
         """Attaches the probes of a sampled step, and remembers the batch, where incidents are saved."""
+        for rows in self._rows:
+            rows.flush()
         if self.instruments is not None:
             self._probing.run(self.instruments.before_forward, trainer.fit_loop.epoch_loop._batches_that_stepped)
         if self.survival is not None:
@@ -261,6 +286,11 @@ class Session:
             self._passing_on.run(log_engine_norm, trainer)
         for pipeline in self.pipelines:
             pipeline.after_step()
+        if self.instruments is not None:  # a step without a backward pass has them still attached
+            self._probing.run(self.instruments.after_forward)
+        comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        for rows in self._rows:
+            rows.wait_for_row() if comes else rows.flush()
 
     def before_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
@@ -328,7 +358,7 @@ class Session:
             metrics[name] = torch.zeros_like(pipeline.total_norm)  # nothing was applied yet
         if self.survival is not None:
             metrics[f"gradguard/skipped_steps{of_which}"] = torch.tensor(float(pipeline.counters.skipped))
-        if record is not None and pipeline.moved:
+        if record is not None and pipeline.moved and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm
 
     def print_summary(self, trainer: pl.Trainer) -> None:
@@ -366,7 +396,7 @@ class Session:
 
     def let_go(self) -> None:
         """Takes the hooks off the model, and ends every view, whatever happened."""
-        self._detach_probes()
+        self._probing.run(self._detach_probes)
         if self.unseen is not None:
             self.unseen.stop()
         self.views.close()

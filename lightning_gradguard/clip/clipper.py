@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gradguard.clip.agc import AGC
 from lightning_gradguard.clip.apply import after, apply_, is_clipped
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, ask, fresh_state
+from lightning_gradguard.clip.chain import Chain
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import Needs
@@ -193,7 +195,7 @@ class Clipper:
         for part in self.parts:
             part.policy.check(part.layout)
         self.needs = Needs.together([part.needs for part in self.parts])
-        self._ratio = getattr(policies, "ratio", None) if isinstance(policies, ClipPolicy) else None
+        self._ratio = _ratio_of(policies) if isinstance(policies, ClipPolicy) else None
 
     def decide(self, measurement: Measurement) -> Clips:
         """Asks each policy."""
@@ -269,6 +271,14 @@ def check_policies(value: object, name: str) -> None:
             raise ValueError(f"{name}: optimizer indices count from 0, got {key}")
         if policy is not None:
             check_policy(policy, f"{name}[{key!r}]")
+
+
+def _ratio_of(policy: ClipPolicy) -> float | None:
+    """The gradient-to-weight ratio from which a policy clips: AGC's, also within a chain; AdaGC's ratio is another."""
+    if isinstance(policy, AGC):
+        return policy.ratio
+    each = policy.policies if isinstance(policy, Chain) else ()
+    return next((ratio for ratio in map(_ratio_of, each) if ratio is not None), None)
 
 
 def warn_of_waiting(waiting: Sequence[str], present: Sequence[str], *, at_the_end: bool = False) -> None:

@@ -29,6 +29,12 @@ from lightning_gradguard.record import Finding, StepRecord, Verdict
 Decide = Callable[[Measurement], Decision]
 
 
+def _together(decision: Decision) -> Tensor:
+    """Total norm and smallest coefficient of a step, in one vector."""
+    total = decision.measurement.total
+    return Signals(total, decision.clips.smallest_coefficient(total)).together()
+
+
 class Unguarded:
     """Stands in for a :class:`Judge` where nobody guards: every step is let through.
 
@@ -46,13 +52,27 @@ class Unguarded:
         """Nothing to go on with."""
 
     def judge(self, step: int, measurement: Measurement, decide: Decide, **ignored: Any) -> Judgement:
-        """Lets the step through; on the CPU, where looking costs nothing, gradients are not multiplied by one."""
+        """Lets the step through.
+
+        On the CPU, where looking costs nothing, a norm that overflowed is measured again exactly, a step that is not
+        finite is marked, so that it makes a record, and gradients are not multiplied by one.
+        """
         decision = decide(measurement)
-        clips = decision.clips
-        signals = Signals(measurement.total, clips.smallest_coefficient(measurement.total)).together()
-        on_cpu = signals.device.type == "cpu"
-        idle = not clips.answers or (on_cpu and float(signals[1]) == 1.0)
-        return Passed(decision, signals, clipped=not idle)
+        signals = _together(decision)
+        if signals.device.type != "cpu":
+            return Passed(decision, signals, clipped=bool(decision.clips.answers))
+        total, coefficient = signals.tolist()
+        nonfinite = not math.isfinite(total) and inspect(measurement) is not None
+        if not math.isfinite(total) and not nonfinite:  # every element is finite, only the norm overflowed
+            decision = decide(measure_exactly(measurement))
+            signals = _together(decision)
+            coefficient = float(signals[1])
+        return Passed(
+            decision,
+            signals,
+            clipped=coefficient < 1.0 or (nonfinite and bool(decision.clips.answers)),
+            nonfinite=nonfinite,
+        )
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """None, ever."""

@@ -38,6 +38,12 @@ def find_sharding(module: nn.Module, parameters: Params) -> Sharding:
     if num_processes() == 1:
         return Whole()
     pieces, flat = find_pieces(module, parameters)
+    if not flat and any(getattr(parameter, "_fsdp_flattened", False) for parameter in parameters):
+        raise ValueError(
+            f"module: the parameters of this {type(module).__name__} are slices that an FSDP wrapper around it has "
+            "made, and the wrapper alone knows of which tensors: each process would clip by the norm of its own "
+            "slices. Pass the wrapper, FSDP(...), instead of what is in it"
+        )
     return Sharded(pieces, flat) if pieces else Whole()
 
 

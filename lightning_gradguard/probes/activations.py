@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.measurement.sharding import is_distributed, local
+from lightning_gradguard.measurement.tensors import accumulator
 from lightning_gradguard.probes.compiled import modules_in_compiled_code
+from lightning_gradguard.probes.plain import plain_values
 from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 from lightning_gradguard.record import ActivationStats
 
@@ -102,7 +103,7 @@ class Probe(SampledProbe):
             self._watched = [
                 (name, part)
                 for part, name in module_names(self.module).items()
-                if _is_watched(part) and part not in hidden
+                if is_watched(part) and part not in hidden
             ]
         for name, module in self._watched:
             self.part.attach(module, self._hook(name), name)
@@ -130,17 +131,16 @@ class Probe(SampledProbe):
         self._first, self._seen, self._told = None, {}, True
         values = [value for entry in seen for value in entry.values.values()]
         home = values[0].device
-        values = [value if value.device == home else value.to(home, non_blocking=True) for value in values]
+        dtype = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
+        values = [value.to(home, dtype, non_blocking=True) for value in values]
         numbers = iter(torch.stack(values).tolist())  # the one host sync of a sampled step
         return tuple(_stats(entry, {key: next(numbers) for key in entry.values}) for entry in seen)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) and output else output
-            if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() == 0:
+            output = plain_values(output[0] if isinstance(output, tuple) and output else output)
+            if output is None:
                 return
-            if is_distributed(output):  # this process looks at its own units
-                output = cast(Any, output).to_local()
             first = not self._calls
             call = self._calls[name] = self._calls.get(name, 0) + 1
             self.order.setdefault(name, len(self.order))
@@ -149,9 +149,10 @@ class Probe(SampledProbe):
                 entry = _Seen(key, type(module).__name__, output.dtype)
                 self._seen[key] = entry
                 self._look(entry, module, args if first else (), output)
-                if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad:
+                if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad and not output.is_leaf:
                     smallest = torch.finfo(output.dtype).smallest_normal
-                    output.register_hook(_underflow_hook(entry.values, smallest))
+                    hook = self.part.hook(_underflow_hook(entry.values, smallest), f"module {name!r}")
+                    output.register_hook(hook)
             self._previous = module
 
         return hook
@@ -160,7 +161,7 @@ class Probe(SampledProbe):
     def _look(self, entry: _Seen, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         values = entry.values
         output = output.detach()
-        floats = output.float()
+        floats = output.to(accumulator(output.dtype))
         entry.num_elements = floats.numel()
         values["norm"] = torch.linalg.vector_norm(floats)
         if isinstance(module, _CAN_DIE):
@@ -169,8 +170,8 @@ class Probe(SampledProbe):
             values["low"], values["high"] = low.amin(), high.amax()
         else:
             values["low"], values["high"] = torch.aminmax(floats)
-        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            values["input_rms"] = local(args[0]).float().square().mean().sqrt()
+        if args and (inputs := plain_values(args[0])) is not None:
+            values["input_rms"] = inputs.to(accumulator(inputs.dtype)).square().mean().sqrt()
         if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
         elif isinstance(module, nn.Sigmoid):
@@ -180,7 +181,7 @@ class Probe(SampledProbe):
         """Smallest and largest output of each unit."""
         unit = self._unit_dim(output)
         others = [dim for dim in range(output.dim()) if dim != unit]
-        return (output.amin(others), output.amax(others)) if others else (output, output)
+        return (output.amin(others), output.amax(others)) if others else (output.clone(), output.clone())
 
     def _dead(self, key: str, low: Tensor, high: Tensor) -> tuple[Tensor, int]:
         """Share of units that were never active over the sampled batches, and how many those are."""
@@ -201,7 +202,8 @@ class Probe(SampledProbe):
         return 1 if output.dim() == 3 and conv else output.dim() - 1
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Whether a probe looks at what a module gives: it owns parameters, or is an activation."""
     if any(True for _ in module.parameters(recurse=False)):
         return True
     return isinstance(module, (nn.Tanh, nn.Sigmoid, *_CAN_DIE))

@@ -13,7 +13,7 @@ def modules_in_compiled_code(module: nn.Module) -> set[nn.Module]:
 
     A hook among them would be compiled along, and the weights might differ in their last bits from those of a run
     without us. A function that the user compiled and that calls modules is not known here; hooks stay out of it by
-    themselves, as long as it is traced.
+    themselves while it is traced; it may be compiled once more, to the same graph.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Linear(2, 2)))

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.harmless.part import Part, tell
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.probes.activations import Probe
+from lightning_gradguard.probes.activations import Probe, is_watched
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.recurrence import TemporalProbe
 from lightning_gradguard.probes.sampled import SampledProbe
@@ -52,7 +52,9 @@ class Instruments:
         self.every_n_steps = every_n_steps
         self.probe = Probe(module, every_n_steps, eagerly=eagerly)
         self.temporal = TemporalProbe(module, every_n_steps, eagerly=eagerly)
-        self._eagerly = Eagerly() if eagerly and modules_in_compiled_code(module) else None
+        compiled = modules_in_compiled_code(module)
+        self._eagerly = Eagerly() if eagerly and compiled else None
+        self._num_unseen = 0 if eagerly else sum(map(is_watched, compiled))
         self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
@@ -71,6 +73,13 @@ class Instruments:
 
     def after_forward(self, loss: Tensor | None = None) -> None:
         """Removes them, and adds the loss that is about to be back-propagated; no host sync."""
+        if self._num_unseen:
+            tell(
+                f"{self._num_unseen} modules run inside of compiled code, which stays compiled: their activations and "
+                "gradients over time are not seen. probe_eagerly=True runs sampled steps eagerly and sees them; the "
+                "weights then differ in their last bits from those of a run that is not watched."
+            )
+            self._num_unseen = 0
         for probe in self._probes:
             probe.part.run(probe.stop)
         if self._eagerly is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.probes.compiled import modules_in_compiled_code
+from lightning_gradguard.probes.over_time import norms_over_time
 from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 
 
@@ -23,7 +23,9 @@ class TemporalProbe(SampledProbe):
     input at every time step. That is done on the first few sequences of the batch by a pass of its own after the
     module's: the user's graph, gradients, random numbers and buffers stay as they were.
 
-    Loops over cells and packed sequences are not seen. Under ``bidirectional`` the forward direction is measured.
+    Loops over cells and packed sequences are not seen; what else is left out, and why, is listed at
+    :func:`~lightning_gradguard.probes.over_time.norms_over_time`. Under ``bidirectional`` the forward direction is
+    measured.
 
     Args:
         module: the model; without a recurrent module in it the probe does nothing.
@@ -82,32 +84,10 @@ class TemporalProbe(SampledProbe):
 
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            inputs = args[0] if args else kwargs.get("input")
-            if name not in self._seen and isinstance(inputs, Tensor) and inputs.dim() == 3:
-                hidden = args[1] if len(args) > 1 else kwargs.get("hx")
-                self._seen[name] = self._measure(module, inputs, hidden)
+            if name in self._seen:
+                return
+            norms = norms_over_time(module, args, kwargs, output, self.max_sequences)
+            if norms is not None:
+                self._seen[name] = norms
 
         return hook
-
-    def _measure(self, module: nn.RNNBase, inputs: Tensor, hidden: Any) -> Tensor:
-        batch = 0 if module.batch_first else 1
-        few = min(self.max_sequences, inputs.shape[batch])
-        x = inputs.detach().narrow(batch, 0, few).clone().requires_grad_()
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.enable_grad(), torch.random.fork_rng(devices=devices):
-            output, _ = module.forward(x, _narrow(hidden, few))  # forward, not __call__: no hook sees this pass
-            last = output.select(1 - batch, -1)[:, : module.proj_size or module.hidden_size]
-            generator = torch.Generator().manual_seed(0)
-            direction = torch.randn(last.shape[-1], generator=generator).to(last)
-            (gradient,) = torch.autograd.grad((last * direction).sum(), x)
-        over_time = gradient.detach().movedim(1 - batch, 0).flatten(1)
-        return torch.linalg.vector_norm(over_time, dim=1, dtype=torch.float32)
-
-
-def _narrow(hidden: Any, few: int) -> Any:
-    """The states of the first sequences; states lie as [layers, batch, features]."""
-    if hidden is None:
-        return None
-    if isinstance(hidden, tuple):
-        return tuple(_narrow(state, few) for state in hidden)
-    return hidden.detach().narrow(1, 0, few).contiguous()

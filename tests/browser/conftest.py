@@ -20,6 +20,7 @@ from tests.tensorboard.synthetic import (
     busy_run,
     cleared_run,
     gan_run,
+    gappy_run,
     large_run,
     sampled_run,
     steady_run,
@@ -100,6 +101,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "residual", steady_run())
     write_run(folder / "cleared", cleared_run())
     write_run(folder / "sampled", sampled_run())
+    write_run(folder / "gappy", gappy_run())
     for name in ("plain", "normalized", "sigmoid", "unscaled"):
         write_run(folder / f"trained_{name}", trained_run(name))
     write_run(folder / "single", (record for record in busy_run() if record.cause))

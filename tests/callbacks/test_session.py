@@ -50,7 +50,7 @@ class TestAnyOrder:
     def test_measures_once_per_optimizer_step(self, make_trainer, order, monkeypatch):
         calls = []
         real = lightning_gradguard.pipeline.measure
-        monkeypatch.setattr(lightning_gradguard.pipeline, "measure", lambda layout: calls.append(1) or real(layout))
+        monkeypatch.setattr(lightning_gradguard.pipeline, "measure", lambda *given: calls.append(1) or real(*given))
         self.fitted(make_trainer, order)
         assert len(calls) == 8
 
@@ -88,7 +88,8 @@ def test_two_callbacks_for_one_role_are_refused_by_name(make_trainer, callbacks,
 def test_clipping_beside_the_trainers_own_is_refused_and_says_which_to_remove(make_trainer, callback):
     trainer = make_trainer(callbacks=[callback], gradient_clip_val=1.0)
     with pytest.raises(
-        MisconfigurationException, match=r"Trainer\(gradient_clip_val=1.0\) and .* remove gradient_clip_val"
+        MisconfigurationException,
+        match=r"Trainer\(gradient_clip_val=1.0\) and .* remove gradient_clip_val .* the library",
     ):
         trainer.fit(Regression(), batches())
 
@@ -178,10 +179,17 @@ class TestTheTotalNorm:
         make_trainer(callbacks=[saver, GradientNormMonitor()], enable_checkpointing=True).fit(Regression(), batches())
         assert float(saver.best_model_score) > 0
 
-    def test_shows_in_the_progress_bar(self, make_trainer):
-        trainer = make_trainer(callbacks=[GradGuard()])
-        trainer.fit(Regression(), batches())
+    @pytest.mark.parametrize("make", [GradGuard, GradientNormMonitor])
+    def test_shows_in_the_progress_bar_if_asked(self, make, make_trainer):
+        for options, shown in (({}, False), ({"prog_bar": True}, True)):
+            trainer = make_trainer(callbacks=[make(**options)])
+            trainer.fit(Regression(), batches())
+            assert ("grad_norm_total" in trainer.progress_bar_metrics) is shown
         assert trainer.progress_bar_metrics["grad_norm_total"] > 0
+
+    def test_is_shown_or_not_and_nothing_between(self):
+        with pytest.raises(TypeError, match="prog_bar must be True or False, got 'yes'"):
+            GradGuard(prog_bar="yes")
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")

@@ -30,7 +30,7 @@ from tests.harmless.sabotage import PACKAGE, Sabotage, functions_called, sabotag
 WATCH = ("probes", "diagnose", "recording", "sinks", "tensorboard", "report", "incident", "record", "callbacks/sinks")
 # A step that cannot be run again is an incident all the same, and its report says why it could not be located.
 IN_THE_STEP_RUN_AGAIN = {"call_training_step", "loss_of", "__torch_dispatch__"}
-CALLS_THE_GUARD = {"run", "_driven"}
+CALLS_THE_GUARD = {"run", "_driven", "_log_together"}
 ACTS = {"decide", "apply_", "measure", "judge", "restore_", "bad_step"}
 
 
@@ -47,7 +47,8 @@ class Net(pl.LightningModule):
 
     def training_step(self, batch, index):
         loss = self(batch).square().mean() * (math.nan if self.spoiled and index == 1 else 1.0)
-        self.log("train_loss", loss.detach())
+        if index:  # at the first step our numbers find no row of the user's
+            self.log("train_loss", loss.detach())
         return loss
 
     spoiled = False
@@ -144,8 +145,11 @@ PARTS = {
         "the watching of gradients",
         "the set of probes",
         "the view in ",
+        "the share of rows in ",
+        "the rows in ",
         "the total norm in the Trainer's metrics",
         "the look back at the end",
+        "the look for unseen steps",
     ),
     "guarded fit": ("the recorder of incidents",),
 }

@@ -192,6 +192,13 @@ def sampled_run(num_records: int = 30) -> Iterator[StepRecord]:
         yield SampledRecord(**{f.name: getattr(record, f.name) for f in fields(record)} | {"early": i in (1, 2)})
 
 
+def gappy_run(num_records: int = 40) -> Iterator[StepRecord]:
+    """A good step alone between bad ones: no two points of a curve are neighbours."""
+    for i, record in enumerate(steady_run(num_records=num_records)):
+        loss = 1.0 + i / num_records if i % 2 else math.nan
+        yield replace(record, loss=loss)
+
+
 def trained_run(name: str, steps: int = 60) -> Iterator[StepRecord]:
     """A stack of twelve layers that really trains: two that are healthy, and two that are sick over depth.
 

@@ -137,6 +137,7 @@ export class App {
       else if (!this.view || grown.has(this.state.run) || grown.has(this.state.compare)) await this.load();
       else this.showAge();
     } catch (error) {
+      if (document.documentElement.dataset.state === "runs") this.overview.draw(this.loader.runs, error.message);
       this.setLive("stale", error.message);
     }
   }
@@ -241,7 +242,7 @@ export class App {
 
   followLink() {
     const linked = { ...emptyState(), ...readLink() };
-    this.change(linked);
+    if (linked.run) this.change(linked); // without one it was TensorBoard that went to another tab, or came back
   }
 
   fetchAhead() {

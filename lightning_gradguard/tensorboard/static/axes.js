@@ -14,8 +14,8 @@ export function fitText(context, text, width) {
   return "…" + cut;
 }
 
-/** Shortened from the right, where kinds of modules are alike. */
-function fitKind(context, text, width) {
+/** Shortened from the right: of kinds of modules and of titles the beginning tells most. */
+export function fitEnd(context, text, width) {
   let cut = text;
   while (cut.length > 1 && context.measureText(cut === text ? text : `${cut}…`).width > width) cut = cut.slice(0, -1);
   return cut === text ? text : `${cut}…`;
@@ -62,7 +62,7 @@ export function drawRowLabels(context, rect, view, palette, kindWidth) {
     context.fillStyle = palette.ink;
     context.fillText(fitText(context, text, rect.x - 12 - room), rect.x - 7 - room, y);
     context.fillStyle = palette.soft;
-    if (room && isEach) context.fillText(fitKind(context, view.kindOf(row), kindWidth), rect.x - 7, y);
+    if (room && isEach) context.fillText(fitEnd(context, view.kindOf(row), kindWidth), rect.x - 7, y);
   }
 }
 
@@ -73,7 +73,7 @@ export function stepTicks(domain, width) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const stride = Math.max(1, [1, 2, 5, 10].find((factor) => factor * power >= rough) * power);
   const ticks = [];
-  for (let step = Math.ceil(domain[0] / stride) * stride; step <= domain[1]; step += stride) ticks.push(step);
+  for (let step = Math.max(0, Math.ceil(domain[0] / stride) * stride); step <= domain[1]; step += stride) ticks.push(step);
   return ticks;
 }
 

@@ -1,6 +1,6 @@
 /** The whole figure: what stays, on one canvas; what follows the pointer, on another above it. */
 
-import { drawRowLabels, drawStepAxis, fitText } from "./axes.js";
+import { drawRowLabels, drawStepAxis, fitEnd, fitText } from "./axes.js";
 import { BOLD, columnToX, FONT, fullDomain, rowToY, stepToX } from "./geometry.js";
 import { drawHeatmap } from "./heatmap.js";
 import { drawLanes } from "./lanes.js";
@@ -41,7 +41,7 @@ function drawSecond(context, places, view, palette, ratio) {
   context.textBaseline = "middle";
   const how = compare.isByName ? "the same rows, steps and colours" : "rows by relative depth, the same steps and colours";
   const text = `${compare.name}: ${how}`;
-  context.fillText(fitText(context, text, second.width), second.x, (map.y + map.height + second.y) / 2 + 1);
+  context.fillText(fitEnd(context, text, second.width), second.x, (map.y + map.height + second.y) / 2 + 1);
 }
 
 /**

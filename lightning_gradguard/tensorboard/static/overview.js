@@ -10,8 +10,8 @@ const SIGN = { critical: "✕", warning: "!", info: "i", ok: "✓" };
 const COLUMNS = [
   { id: "run", text: "run", by: (run) => run.name, shows: (run) => run.name || "." },
   { id: "verdict", text: "verdict", by: (run) => GRAVITY[levelOf(run)] ?? 3 },
-  { id: "age", text: "last step", by: (run) => -run.wall_time, shows: ageOf },
-  { id: "steps", text: "steps", by: (run) => -run.last_step, shows: (run) => formatStep(run.last_step), isNumber: true },
+  { id: "age", text: "written", by: (run) => -run.wall_time, shows: ageOf },
+  { id: "steps", text: "step", by: (run) => -run.last_step, shows: (run) => formatStep(run.last_step), isNumber: true },
   { id: "nonfinite", text: "non-finite", by: (run) => -run.nonfinite, shows: (run) => formatStep(run.nonfinite), isNumber: true },
   { id: "clipped", text: "clipped", by: (run) => -(run.clipped ?? -1), shows: (run) => orDash(run.clipped, formatShare), isNumber: true },
   { id: "spread", text: "spread", by: (run) => -(run.spread ?? -1), shows: (run) => orDash(run.spread, formatFactor), isNumber: true },

@@ -29,7 +29,8 @@ export function drawLoss(context, rect, view, palette) {
   const low = Math.min(...sorted);
   const high = Math.max(...sorted);
   const isLog = low > 0 && high / low > 20;
-  drawCurves(context, rect, view, palette, curves, axisOf(curves, view.domain, { isLog, least: isLog ? 0.8 : 1e-6 }));
+  const least = isLog ? 0.8 : 0.05 * Math.max(Math.abs(low), Math.abs(high)) || 1; // so that ticks differ in three digits
+  drawCurves(context, rect, view, palette, curves, axisOf(curves, view.domain, { isLog, least }));
 }
 
 /** Whether the loss of the run is known at any column. @param {import("./types.js").Frame} frame */
@@ -92,7 +93,7 @@ function axisOf(curves, domain, { isLog, least }) {
   high += spare;
   return {
     isDrawn,
-    place: (value) => (unit(value) - low) / (high - low),
+    place: (value) => Math.max(0, (unit(value) - low) / (high - low)), // what is lower runs along the bottom, seen
     ticks: isLog ? logTicks(low, high, 4) : linearTicks(low, high),
   };
 }
@@ -134,6 +135,7 @@ function drawCurve(context, rect, domain, curve, axis, toY, palette) {
   context.setLineDash(curve.dash);
   context.beginPath();
   const lost = [];
+  const alone = [];
   for (let j = 0; j < steps.length; j++) {
     const value = get(j);
     const x = columnToX(rect, domain, steps, j);
@@ -144,19 +146,20 @@ function drawCurve(context, rect, domain, curve, axis, toY, palette) {
     const y = toY(value);
     if (isAt(j - 1)) context.lineTo(x, y);
     else context.moveTo(x, y);
-    if (!isAt(j - 1) && !isAt(j + 1)) dot(context, x, y);
+    if (!isAt(j - 1) && !isAt(j + 1)) alone.push([x, y]);
   }
   context.stroke();
   context.setLineDash([]);
+  for (const [x, y] of alone) dot(context, x, y);
   if (curve.colour !== "line") return;
   context.fillStyle = palette.bad;
   for (const x of lost) context.fillRect(x - 1, rect.y + HEAD - 2, 2, 6);
 }
 
 function dot(context, x, y) {
-  context.moveTo(x + 1.6, y);
-  context.arc(x, y, 1.6, 0, 7);
-  context.moveTo(x, y);
+  context.beginPath();
+  context.arc(x, y, 2.4, 0, 7);
+  context.fill();
 }
 
 function drawKey(context, rect, curves, palette) {

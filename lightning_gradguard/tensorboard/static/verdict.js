@@ -57,7 +57,7 @@ function quiet(view) {
   const last = steps.length - 1;
   const norm = step.total_norm[last];
   const spikes = view.events.counts.spike || 0;
-  const first = `${formatStep(steps[last])} steps, every gradient finite`;
+  const first = `Up to step ${formatStep(steps[last])} every gradient was finite`;
   return `${first}${spikes ? `, ${plural(spikes, "spike")}` : ""}; the total norm is ${formatNumber(norm)} now.`;
 }
 
