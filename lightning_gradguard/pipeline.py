@@ -258,6 +258,28 @@ class GradientPipeline:
             self._probing.run(self.instruments.before_step, self.layout, step)
         return record
 
+    def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
+        """Drops a step whose forward or backward pass has raised because something was not finite.
+
+        Call it in place of :meth:`before_step`, from where the exception was caught: gradients become ``None`` and
+        buffers go back, it is counted, saved and recorded, and the loop may go on with the next batch.
+
+        Args:
+            what: was not finite, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
+            step: x-axis of the record; counted from 0 if not given.
+
+        Raises:
+            NonFiniteGradientError: if the guard ends the run.
+        """
+        if isinstance(self.judge, Unguarded):
+            return None
+        step = self.counters.steps if step is None else step
+        self.counters.steps += 1
+        dropped = self.judge.drop_raised(step, self.layout, what)
+        self._recording.run(self.since_last.count, dropped.measurement.present)
+        self.since_last.num_nonfinite += 1
+        return self._record_dropped(step, dropped)
+
     def after_step(self) -> None:
         """Ends a step: call it after ``optimizer.step()``, if there are instruments or steps are left to the device.
 

@@ -95,7 +95,8 @@ class StepRecord:
             ``nonfinite`` (let through: nobody guards, or the guard was told to).
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
         cause: what a bad step was: ``"nan"``, ``"inf"``; ``"buffer"``: the forward pass made a buffer non-finite;
-            ``"loss"``: the loss was NaN although every gradient was finite; ``"spike"``: finite, but far above the
+            ``"loss"``: the loss was NaN although every gradient was finite; ``"exception"``: the step raised, and
+            something was not finite; ``"spike"``: finite, but far above the
             usual; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.
         num_steps: optimizer steps since the last record, this one included.
@@ -139,7 +140,7 @@ class StepRecord:
     cosine: float | None
     verdict: Verdict
     nonfinite_layers: tuple[str, ...]
-    cause: Literal["nan", "inf", "buffer", "loss", "spike"] | None
+    cause: Literal["nan", "inf", "buffer", "loss", "exception", "spike"] | None
     loss_scale: float | None
     num_steps: int
     num_clipped: int

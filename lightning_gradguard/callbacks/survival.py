@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_gradguard.callbacks.raised import Drop, RaisedSteps
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
 from lightning_gradguard.guard.recovery import Recovery
@@ -86,12 +87,18 @@ class Survival:
         self._loss_is_old = False
         self._failing = False
         self._stand_ins: list[StandIn] = []
+        self.raised: RaisedSteps | None = None
+        self.let_through = False  # whether the optimizer has been let loose in the batch at hand
+        self.window_is_lost = False  # whether a batch of the accumulation under way has raised
         self._guard_checkpoints(trainer)
         if options.hold_lr_on_skip:
             self._hold_schedulers(trainer)
 
     def before_batch(self, batch: Any, index: int) -> None:
-        """Remembers the batch, where incidents are saved."""
+        """Remembers the batch: for a look if it raises, and where incidents are saved."""
+        self.let_through = False
+        if self.raised is not None:
+            self.raised.batch = batch
         if self.incidents is not None:
             self.incidents.part.run(self.incidents.before_batch, batch, index)
 
@@ -104,6 +111,26 @@ class Survival:
         """The loss since the last optimizer step; optimizers that step one after another share it."""
         self._loss_is_old = True
         return self._loss
+
+    def look_at_exceptions(self, trainer: pl.Trainer, drop: Drop) -> None:
+        """Has steps that raise because something is not finite dropped from now on."""
+        self.raised = RaisedSteps(trainer, self._module, drop, self._more_to_look_at)
+        self._stand_ins += self.raised.stand_ins
+
+    def _more_to_look_at(self) -> Iterator[tuple[str, Tensor]]:
+        spoiled = set(self.recovery.buffers.not_finite())
+        yield from ((f"the buffer {name!r}", b) for name, b in self._module.named_buffers() if name in spoiled)
+        if self._loss is not None and not self._loss_is_old:
+            yield "the loss", self._loss
+
+    def lose_window(self) -> None:
+        """Takes away what a window of accumulation has left, of which one batch has raised."""
+        self.window_is_lost = False
+        self.take_loss()
+        self.recovery.buffers.restore_()
+        for parameter in self._module.parameters():
+            parameter.grad = None
+        self.after_step()
 
     def after_step(self) -> None:
         """The next batch belongs to another step."""
@@ -238,16 +265,22 @@ def _step_dtype(trainer: pl.Trainer) -> torch.dtype:
         return torch.get_default_dtype()
 
 
-def announce(record: StepRecord, pipeline: GradientPipeline, *, first: bool) -> None:
+def _said_of(record: StepRecord) -> str | None:
+    """What a bad step was, where it was not the gradients."""
+    if record.cause == "spike":
+        return record.findings[-1].message
+    return {
+        "buffer": "the forward pass made buffers non-finite",
+        "loss": "the loss is NaN although every gradient is finite",
+        "exception": "it raised an exception, and something was not finite",
+    }.get(record.cause or "")
+
+
+def announce(record: StepRecord, pipeline: GradientPipeline, *, first: bool, what: str | None = None) -> None:
     """Tells the user of a bad step: the first one, and each that was saved."""
     done = {"rolled_back": "rolled back", "nonfinite": "let through"}.get(record.verdict, "skipped")
-    what = f"gradients of {', '.join(record.nonfinite_layers[:5])} hold {record.cause}"
-    if record.cause == "buffer":
-        what = "the forward pass made buffers non-finite"
-    elif record.cause == "loss":
-        what = "the loss is NaN although every gradient is finite"
-    elif record.cause == "spike":
-        what = record.findings[-1].message
+    gradients = f"gradients of {', '.join(record.nonfinite_layers[:5])} hold {record.cause}"
+    what = what or _said_of(record) or gradients
     saved = f" {pipeline.last_incident}" if pipeline.last_incident else ""
     if first:
         counted = "nonfinite_total of the records" if done == "let through" else "gradguard/skipped_steps"

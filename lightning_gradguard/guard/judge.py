@@ -252,6 +252,19 @@ class Judge:
         error = NonFiniteGradientError(self._last_words(damage, step, nowhere)) if must_end else None
         return Dropped(measurement, damage, verdict, error)
 
+    def drop_raised(self, step: int, layout: Layout, what: str) -> Dropped:
+        """Drops a step that has ended in an exception before its gradients could be judged.
+
+        Args:
+            step: which one.
+            layout: its parameters.
+            what: was not finite, in words.
+        """
+        self.recovery.begin_step()
+        norms = torch.full((len(layout.params),), math.nan)
+        nothing = Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))
+        return self._drop(step, nothing, Damage({}, {}, len(layout.params), raised=what), None)
+
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """The bad ones among the steps left to the device, as far as the host knows by now, oldest first.
 
