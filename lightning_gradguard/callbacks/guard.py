@@ -38,6 +38,9 @@ class NonFiniteGuard(GradientCallback):
         hold_lr_on_skip: whether schedulers that step with every batch wait when their optimizer's step was dropped, by
             the guard or by the loss scaler. Not under manual optimization, where you step them yourself.
         spikes: what counts as a spike of gradient norm or loss, and is dealt with as ``action`` has it; ``None``: off.
+        drop_nan_loss: whether a step with a loss of NaN is a bad step although all of its gradients are finite, as it
+            is where every label is ignored (0/0); ``False`` lets such steps through, announced once and counted in the
+            records' ``nonfinite_total``. An infinite loss is none: its gradients may well be right.
         max_incidents: how many bad steps to save, the first ones.
         max_bytes: how much they may take on the disk; what does not fit is left out, and the report says so.
         loss_scale_floor: the scale down to which an overflow under a loss scaler is left to the scaler, > 0.
@@ -71,6 +74,7 @@ class NonFiniteGuard(GradientCallback):
         loss_scale_floor: float = 1.0,
         on_device: bool | None = None,
         joint: bool = False,
+        drop_nan_loss: bool = True,
     ) -> None:
         self.joint = joint
         check_count(rollback_after, "rollback_after")
@@ -95,6 +99,7 @@ class NonFiniteGuard(GradientCallback):
             snapshot_every_n_steps=snapshot_every_n_steps,
             hold_lr_on_skip=hold_lr_on_skip,
             spikes=spikes,
+            drop_nan_loss=drop_nan_loss,
             loss_scale_floor=loss_scale_floor,
             on_device=on_device,
         )

@@ -178,6 +178,7 @@ class Session:
             warn_of_waiting(waiting, self._groups())
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
+            self.survival.look_at_exceptions(trainer, lambda what, error: self._drop_raised(trainer, what, error))
         if not is_deepspeed(trainer):
             self.unseen = UnseenSteps(lambda optimizer: steps_parameters_of(module, optimizer), self._asked())
             self.unseen.start()
@@ -314,6 +315,9 @@ class Session:
         pipeline = self._pipeline_of(trainer, optimizer)
         if pipeline is None or not steps_now(trainer) or not self._begins(pipeline, optimizer):
             return
+        if self.survival is not None and self.survival.window_is_lost:
+            self.survival.lose_window()
+            return
         # The x-axis of the user's own metrics. trainer.global_step counts every optimizer, so with two of them it
         # would run twice as fast as the losses beside it.
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -328,13 +332,40 @@ class Session:
             stepping=optimizer if several else None,
         )
         if self.survival is not None:
+            self.survival.let_through = self.survival.let_through or pipeline.moved
             self.survival.after_step()
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
-        if record is not None and record.verdict in ("skipped", "rolled_back"):
+        let_through = record is not None and record.verdict == "nonfinite" and self.survival is not None
+        if record is not None and (let_through or record.verdict in ("skipped", "rolled_back")):
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
+
+    def _drop_raised(self, trainer: pl.Trainer, what: str, error: Exception) -> str | None:
+        """Drops a step that has raised because something was not finite; returns why not, where it cannot."""
+        survival, module = self.survival, trainer.lightning_module
+        assert survival is not None
+        self._detach_probes()
+        if survival.window_is_lost:
+            return None
+        pipeline = self.pipelines[0]
+        moved = survival.let_through and not survival.recovery.roll_back()
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        record = pipeline.drop_raised(f"{what} ({type(error).__name__})", step=step)
+        survival.take_loss()
+        survival.after_step()
+        if not module.automatic_optimization:
+            return "Under manual optimization half a step may have been taken, so it is not dropped."
+        if moved:
+            return "The optimizer has begun its step, so it cannot be dropped."
+        survival.window_is_lost = trainer.fit_loop._should_accumulate()
+        trainer.should_stop = trainer.should_stop or pipeline.should_stop
+        self._passing_on.run(self._pass_on, trainer, pipeline, record)
+        if record is not None:
+            announce(record, pipeline, first=not self._told_of_skip, what=f"{type(error).__name__}, and {what}")
+            self._told_of_skip = True
+        return None
 
     def _is_due(self, trainer: pl.Trainer, pipeline: GradientPipeline, step: int) -> bool:
         """Whether this step makes a record.

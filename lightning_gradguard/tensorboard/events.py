@@ -96,6 +96,8 @@ def _nonfinite_event(record: StepRecord) -> Event:
     where = f"{len(layers)} of {len(record.layers)} layers" if layers else "the total norm"
     happened = {
         "buffer": "the forward pass made a buffer non-finite",
+        "exception": "the step raised an exception, and something was not finite",
+        "loss": "the loss is NaN although every gradient is finite",
         "spike": f"gradient norm {record.total_norm:.3g} or loss far above the usual",
     }.get(record.cause or "", f"{what} gradient in {where}")
     outcome = {
