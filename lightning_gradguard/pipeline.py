@@ -43,6 +43,7 @@ class GradientPipeline:
             :class:`~lightning_gradguard.guard.guard.Guard` with more settings; ``None`` watches only.
         patience: bad steps in a row before every action raises; for a word, not for a ``Guard``.
         rules: diagnosis rules, looked at on logged steps; ``None`` for none.
+        silence: ids of rules to leave out.
         sinks: views that get the records.
         log_every_n_steps: how often a record is made; a bad step always makes one. 50, as the Trainer's.
         group_by: ``"layer"`` or ``"parameter"``.
@@ -85,6 +86,7 @@ class GradientPipeline:
         on_nonfinite: Action | Guard | None = None,
         patience: int = 20,
         rules: Sequence[Rule] | None = None,
+        silence: Sequence[str] = (),
         sinks: Sequence[Sink] = (),
         log_every_n_steps: int = 50,
         group_by: GroupBy = "layer",
@@ -106,7 +108,7 @@ class GradientPipeline:
         if guard is not None:
             recovery = recovery or Recovery(module, [optimizer], rollback=guard.action == "rollback")
             self.gate = Gate(guard, recovery, optimizer, optimizer_index, incidents)
-        self.diagnosis = Diagnosis(rules) if rules else None
+        self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.sinks = list(sinks)
         self.log_every_n_steps = log_every_n_steps
         self.norm_type = norm_type
@@ -269,7 +271,9 @@ class GradientPipeline:
         )
         self.window.reset()
         if self.instruments is not None:
-            record = self.instruments.enrich(record, self.layout)
+            record = self.instruments.enrich(record, self.layout, self.optimizer)
+        if self.last_incident is not None and record.cause is not None:
+            record = replace(record, incident=self.last_incident)
         if self.diagnosis is not None:
             record = replace(record, findings=self.diagnosis.observe(record))
         if self.gate is not None and (found := self.gate.take_spike(record)) is not None:
@@ -299,6 +303,7 @@ class GradientPipeline:
             "window": self.window.state_dict(),
             "guard": self.gate.guard.state_dict() if self.gate else {},
             "clip": self.clipper.state_dict() if self.clipper else {},
+            "diagnosis": self.diagnosis.state_dict() if self.diagnosis else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -309,3 +314,5 @@ class GradientPipeline:
             self.gate.guard.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])
+        if self.diagnosis and state.get("diagnosis"):
+            self.diagnosis.load_state_dict(state["diagnosis"])

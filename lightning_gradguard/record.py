@@ -25,6 +25,7 @@ class Finding:
         causes: likely causes, most likely first.
         remedies: what to try, best first.
         count: how many records it has held for.
+        until: step at which it was seen not to hold any more; ``None`` while it holds.
     """
 
     rule: str
@@ -36,6 +37,7 @@ class Finding:
     causes: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
     count: int = 1
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,16 @@ class StepRecord:
             order of the forward pass; each sample is reported by one record.
         temporal_norms: per recurrent module, the norm of the last output's gradient with respect to the input at
             each time step, first step first; each sample is reported by one record.
+        early: whether it was made only because the step is sampled by the probes, between two logged steps.
+        loss_std: standard deviation of the loss from step to step since the last record, where known.
+        num_nonfinite_losses: how many losses since the last record were not finite; they do not enter ``loss``.
+        learning_rates: the learning rate of each layer at this step, the largest of its parameters'.
+        weight_decays: likewise.
+        optimizer_kind: class of the optimizer, e.g. ``"AdamW"``.
+        maximizes: whether a parameter group of the optimizer is set to maximize.
+        batch: index of the batch in its epoch, where known.
+        epoch: its epoch, where known.
+        incident: what was saved of a bad step, in words, with the path of the bundle.
     """
 
     step: int
@@ -161,6 +173,16 @@ class StepRecord:
     depth: tuple[int | None, ...] | None = None
     activations: tuple[ActivationStats, ...] | None = None
     temporal_norms: dict[str, tuple[float, ...]] | None = None
+    early: bool = False
+    loss_std: float | None = None
+    num_nonfinite_losses: int = 0
+    learning_rates: tuple[float, ...] | None = None
+    weight_decays: tuple[float, ...] | None = None
+    optimizer_kind: str | None = None
+    maximizes: bool | None = None
+    batch: int | None = None
+    epoch: int | None = None
+    incident: str | None = None
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""

@@ -78,7 +78,7 @@ class GradientCallback(Callback):
     ) -> None:
         """Attaches probes, on sampled steps, and remembers the batch, where incidents are saved."""
         if (session := self._driven) is not None:
-            session.before_forward(trainer)
+            session.before_forward(trainer, batch_idx)
             if session.survival is not None:
                 session.survival.before_batch(batch, batch_idx)
 

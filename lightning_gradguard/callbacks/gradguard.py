@@ -31,6 +31,7 @@ class GradGuard(GradientCallback):
             ``GradGuard(on_nonfinite=None)``.
         sinks: as for :class:`GradientNormMonitor`.
         probe_every_n_steps: as for :class:`GradientNormMonitor`.
+        silence: as for :class:`GradientNormMonitor`.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -51,6 +52,7 @@ class GradGuard(GradientCallback):
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
+        silence: Sequence[str] = (),
     ) -> None:
         self._parts: list[GradientCallback] = [
             GradientNormMonitor(
@@ -58,6 +60,7 @@ class GradGuard(GradientCallback):
                 log_every_n_steps=log_every_n_steps,
                 sinks=sinks,
                 probe_every_n_steps=probe_every_n_steps,
+                silence=silence,
             )
         ]
         if clip is not None:

@@ -48,6 +48,7 @@ class Plan:
     contributor: str = ""
     roles: dict[str, str] = field(default_factory=dict)
     rules: Sequence[Rule] = ()
+    silence: Sequence[str] = ()
     probe_every_n_steps: int | None = None
     sinks: list[Sink] = field(default_factory=list)
     log_every_n_steps: int | None = None
@@ -122,6 +123,7 @@ class Session:
                 clip=policies[index],
                 on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
                 rules=self.plan.rules,
+                silence=self.plan.silence,
                 sinks=self.sinks,
                 group_by=self.plan.group_by,
                 norm_type=self.plan.norm_type,
@@ -137,10 +139,11 @@ class Session:
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
 
-    def before_forward(self, trainer: pl.Trainer) -> None:
+    def before_forward(self, trainer: pl.Trainer, batch_idx: int) -> None:
         """Attaches the probes of a sampled step."""
         if self.instruments is not None:
-            self.instruments.before_forward(trainer.fit_loop.epoch_loop._batches_that_stepped)
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self.instruments.before_forward(step, batch_idx, trainer.current_epoch)
 
     def after_forward(self, loss: Tensor) -> None:
         """Removes them."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.diagnose.rules import default_rules
+from lightning_gradguard.diagnose.rules.bad_batches import BadBatches
 from lightning_gradguard.diagnose.rules.clipping_always import ClippingAlways
 from lightning_gradguard.diagnose.rules.dead_units import DeadUnits
+from lightning_gradguard.diagnose.rules.diverged import Diverged
 from lightning_gradguard.diagnose.rules.exploding import ExplodingOverDepth
 from lightning_gradguard.diagnose.rules.exploding_in_time import ExplodingOverTime
 from lightning_gradguard.diagnose.rules.fp16_headroom import Fp16Headroom
@@ -25,9 +27,11 @@ from lightning_gradguard.diagnose.rules.wrong_sign import WrongSign
 from lightning_gradguard.diagnose.rules.zero_gradient import ZeroGradient
 
 __all__ = [
+    "BadBatches",
     "ClippingAlways",
     "DeadUnits",
     "Diagnosis",
+    "Diverged",
     "ExplodingOverDepth",
     "ExplodingOverTime",
     "Fp16Headroom",

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_gradguard.measurement.layout import Layout, clean_name
 from lightning_gradguard.probes.activations import Probe
+from lightning_gradguard.probes.losses import Losses
+from lightning_gradguard.probes.optimizer import optimizer_facts
 from lightning_gradguard.probes.recurrence import TemporalProbe
 from lightning_gradguard.probes.structure import Structure
 from lightning_gradguard.probes.updates import UpdateMeter
 from lightning_gradguard.record import StepRecord
+
+_BATCHES = 64  # that are remembered: a bad step may become known some steps later
 
 
 class Instruments:
@@ -48,10 +54,18 @@ class Instruments:
         self._watched: list[_Watched] = []  # one for each optimizer
         self._kinds = {clean_name(name): type(part).__name__ for name, part in module.named_modules()}
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
-        self._losses: dict[int, tuple[Tensor, int]] = {}  # by layout: their sum, and steps
+        self._batches: deque[tuple[int, int, int]] = deque(maxlen=_BATCHES)  # (step, epoch, index) of the last ones
 
-    def before_forward(self, step: int) -> None:
-        """Attaches the hooks of a sampled step."""
+    def before_forward(self, step: int, batch: int | None = None, epoch: int = 0) -> None:
+        """Attaches the hooks of a sampled step.
+
+        Args:
+            step: that the forward pass belongs to.
+            batch: index of the batch in its epoch, where there is one, so that a bad batch can be named.
+            epoch: its epoch.
+        """
+        if batch is not None:
+            self._batches.append((step, epoch, batch))
         self.probe.start(step)
         self.temporal.start(step)
 
@@ -61,7 +75,7 @@ class Instruments:
         self.temporal.stop()
         if loss is not None:
             value = loss.detach().float()
-            self._pending = value if self._pending is None else self._pending + value
+            self._pending = value.clone() if self._pending is None else self._pending + value
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
@@ -72,25 +86,31 @@ class Instruments:
         """Compares them."""
         self._of(layout).meter.after_step()
 
-    def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:
+    def enrich(self, record: StepRecord, layout: Layout, optimizer: Optimizer | None = None) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
         self._claim_loss(layout)
-        total, steps = self._losses.pop(id(layout), (None, 0))
+        loss, spread, bad = self._of(layout).losses.take()
         facts: dict[str, Any] = {
-            "loss": None if total is None else float(total) / steps,  # host sync: a logged step
+            "loss": loss,
+            "loss_std": spread,
+            "num_nonfinite_losses": bad,
             "activations": self.probe.take(),
             "temporal_norms": self.temporal.take(),
             "update_ratios": self._of(layout).meter.take(),
         }
         if record.layers:
             facts |= self._of(layout).structure.facts(self.probe.order)
+        if optimizer is not None:
+            facts |= optimizer_facts(layout, optimizer)
+        place = next(((epoch, batch) for step, epoch, batch in reversed(self._batches) if step == record.step), None)
+        if place is not None:
+            facts["epoch"], facts["batch"] = place
         return replace(record, **facts)
 
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""
         if self._pending is not None:
-            total, steps = self._losses.get(id(layout), (0.0, 0))
-            self._losses[id(layout)] = (self._pending + total, steps + 1)
+            self._of(layout).losses.add(self._pending)
             self._pending = None
 
     def _of(self, layout: Layout) -> _Watched:
@@ -99,7 +119,9 @@ class Instruments:
                 return watched
         # A layout that was built anew: parameters have come, and modules perhaps.
         self._watched = [w for w in self._watched if not _overlap(w.meter.layout, layout)]
-        self._watched.append(_Watched(UpdateMeter(layout, self.every_n_steps), Structure(layout, self._kinds)))
+        self._watched.append(
+            _Watched(UpdateMeter(layout, self.every_n_steps), Structure(layout, self._kinds), Losses())
+        )
         self.probe.look_for_modules()
         return self._watched[-1]
 
@@ -110,6 +132,7 @@ class _Watched:
 
     meter: UpdateMeter
     structure: Structure
+    losses: Losses
 
 
 def _overlap(one: Layout, other: Layout) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from lightning_gradguard.diagnose import (
+    BadBatches,
     ClippingAlways,
     DeadUnits,
     Diagnosis,
+    Diverged,
     ExplodingOverDepth,
     ExplodingOverTime,
     Fp16Headroom,
@@ -52,7 +54,12 @@ def acts(*stats, **fields):
 LINEAR = ("a", "Linear", {})
 HEAD = ("head", "Linear", {})
 
+BAD = {"verdict": "skipped", "cause": "nan", "num_nonfinite": 1, "total_norm": math.nan, "nonfinite_layers": ("a",)}
+
 SICK = {
+    "bad batches": (BadBatches(), [BAD if i in (3, 8) else {"loss": 0.9**i} for i in range(12)]),
+    "bad from the first step": (BadBatches(), [{**BAD, "loss": math.nan}] * N),
+    "diverged": (Diverged(), [{}] * 3 + [BAD] * 5),
     "no gradient": (NoGradient(), steady(layer_norms=(None, None, 0.1, 0.1, 0.1, 0.1))),
     "frozen in the middle": (
         NoGradient(),
@@ -115,6 +122,10 @@ SICK = {
 }
 
 WELL = {
+    "overflows of a loss scaler": (BadBatches(), [{**BAD, "verdict": "overflow"}] * N),
+    "spikes that are dropped": (BadBatches(), [{"verdict": "skipped", "cause": "spike"}] * N),
+    "a run that rose before it broke": (BadBatches(), [{"total_norm": 10.0**i} for i in range(4)] + [BAD] * 5),
+    "two bad batches in a row": (Diverged(), [{}] * 3 + [BAD] * 2 + [{}] * 3),
     "a step that was stopped": (
         ZeroGradient(),
         steady(layer_norms=(math.nan,) * 6, max_layer_norms=(0.0,) * 6, verdict="skipped", num_nonfinite=1),
@@ -291,6 +302,7 @@ def test_the_depth_profile_comes_with_its_slope_and_the_layers_left_behind(make_
         (lambda: ExplodingOverDepth(decades=-1.0), "decades must be positive, got -1.0"),
         (lambda: DeadUnits(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
         (lambda: DeadUnits(min_batches=0), "min_batches must be at least 1, got 0"),
+        (lambda: Diverged(records=1), "records must be at least 2, got 1"),
         (lambda: Runaway(growth=1.0), "growth must be above 1, got 1.0"),
         (lambda: Runaway(records=0), "records must be at least 1, got 0"),
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.rules.bad_batches import BadBatches
 from lightning_gradguard.diagnose.rules.clipping_always import ClippingAlways
 from lightning_gradguard.diagnose.rules.dead_units import DeadUnits
+from lightning_gradguard.diagnose.rules.diverged import Diverged
 from lightning_gradguard.diagnose.rules.exploding import ExplodingOverDepth
 from lightning_gradguard.diagnose.rules.exploding_in_time import ExplodingOverTime
 from lightning_gradguard.diagnose.rules.fp16_headroom import Fp16Headroom
@@ -27,6 +29,7 @@ from lightning_gradguard.diagnose.rules.zero_gradient import ZeroGradient
 def default_rules() -> list[Rule]:
     """A new set of all rules at their defaults, causes before what they lead to."""
     return [
+        BadBatches(),
         NoGradient(),
         WrongSign(),
         Fp16Underflow(),
@@ -45,5 +48,6 @@ def default_rules() -> list[Rule]:
         DeadUnits(),
         Fp16Headroom(),
         ZeroGradient(),
+        Diverged(),
         Runaway(),
     ]

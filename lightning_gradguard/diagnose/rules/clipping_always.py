@@ -25,6 +25,7 @@ class ClippingAlways(Rule):
     """
 
     id = "clipping-always"
+    harmless_if_learning = True
     needs = ("clip_rate", "coefficient")
 
     def __init__(self, rate: float = 0.95, coefficient: float = 0.01) -> None:
@@ -55,5 +56,5 @@ class ClippingAlways(Rule):
             layers=record.layers,
             evidence={"clip_rate": record.clip_rate, "coefficient": left, "usual_norm": usual},
             causes=("the clipping threshold is far below the usual gradient norm", "gradients have grown since"),
-            remedies=(remedies.RAISE_CEILING,),
+            remedies=(remedies.raise_ceiling(usual),),
         )

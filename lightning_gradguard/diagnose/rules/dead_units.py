@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.words import count
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -22,6 +23,7 @@ class DeadUnits(Rule):
     """
 
     id = "dead-units"
+    harmless_if_learning = True
     needs = ("activations",)
 
     def __init__(self, share: float = 0.6, min_batches: int = 4) -> None:
@@ -46,11 +48,11 @@ class DeadUnits(Rule):
             severity="critical" if worst.dead == 1.0 else "warning",
             message=(
                 f"{worst.dead:.0%} of the units of {worst.module} were silent in each of {worst.num_batches} sampled "
-                f"batches; {len(dead)} modules are affected."
+                f"batches; {count(len(dead), 'module')} affected."
             ),
             step=record.step,
             layers=tuple(a.module for a in dead),
             evidence={"dead": worst.dead or 0.0, "batches": float(worst.num_batches), "modules": float(len(dead))},
             causes=("biases far below zero", "a learning rate that threw the weights too far"),
-            remedies=(remedies.ZERO_BIAS, remedies.LEAKY, remedies.LOWER_RATE),
+            remedies=(remedies.ZERO_BIAS, remedies.LEAKY, remedies.lower_rate()),
         )

@@ -23,6 +23,7 @@ class ExplodingOverTime(Rule):
     """
 
     id = "exploding-over-time"
+    harmless_if_learning = True
     patience = 2
     needs = ("temporal_norms",)
 
@@ -50,5 +51,5 @@ class ExplodingOverTime(Rule):
             layers=tuple(growing),
             evidence={"factor": factor, "growth": total},
             causes=("the spectral radius of the recurrent weights is above one",),
-            remedies=(remedies.ORTHOGONAL, remedies.CLIP, remedies.GATED),
+            remedies=(remedies.ORTHOGONAL, remedies.clip(clips=record.coefficient is not None), remedies.GATED),
         )

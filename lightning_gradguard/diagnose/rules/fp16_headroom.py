@@ -18,6 +18,7 @@ class Fp16Headroom(Rule):
     """
 
     id = "fp16-headroom"
+    harmless_if_learning = True
     patience = 2
     needs = ("activations",)
 
@@ -43,5 +44,5 @@ class Fp16Headroom(Rule):
             layers=tuple(a.module for a in close),
             evidence={"max_abs": worst.max_abs, "range_used": worst.range_used},
             causes=("activations grow from layer to layer", "a sum or a norm over many elements in half precision"),
-            remedies=(remedies.USE_BFLOAT16, remedies.NORMALIZE, remedies.LOWER_RATE),
+            remedies=(remedies.USE_BFLOAT16, remedies.lower_rate()),
         )

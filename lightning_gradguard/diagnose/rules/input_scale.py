@@ -21,6 +21,7 @@ class InputScale(Rule):
     """
 
     id = "input-scale"
+    harmless_if_learning = True
     patience = 2
     needs = ("activations",)
 
@@ -42,5 +43,5 @@ class InputScale(Rule):
             layers=(first.module,),
             evidence={"input_rms": first.input_rms},
             causes=("the input is not normalized",),
-            remedies=(remedies.NORMALIZE_INPUT, remedies.NORMALIZE),
+            remedies=(remedies.NORMALIZE_INPUT,),
         )

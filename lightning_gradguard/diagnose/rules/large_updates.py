@@ -29,6 +29,7 @@ class LargeUpdates(Rule):
     """
 
     id = "updates-too-large"
+    harmless_if_learning = True
     patience = 2
 
     def __init__(self, share: float = 0.2, jump: float = 0.5) -> None:
@@ -63,5 +64,9 @@ class LargeUpdates(Rule):
             layers=record.layers,
             evidence={"update_ratio": ratio, "lower_learning_rate_by": factor},
             causes=("the learning rate is too high", "gradients exploded in a single step"),
-            remedies=(remedies.LOWER_RATE, remedies.WARM_UP, remedies.CLIP),
+            remedies=(
+                remedies.lower_rate(factor),
+                remedies.WARM_UP,
+                remedies.clip(clips=record.coefficient is not None),
+            ),
         )

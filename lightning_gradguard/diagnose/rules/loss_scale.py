@@ -22,6 +22,7 @@ class LossScaleCollapse(Rule):
 
     id = "loss-scale-collapse"
     needs = ("loss_scale",)
+    sees_bad_steps = True
 
     def __init__(self, floor: float = 1.0) -> None:
         if not floor > 0:
@@ -46,5 +47,5 @@ class LossScaleCollapse(Rule):
             layers=record.nonfinite_layers,
             evidence={"loss_scale": record.loss_scale, "highest": self._highest},
             causes=("a layer overflows in float16 at any scale", "weights or inputs are not finite"),
-            remedies=(remedies.USE_BFLOAT16, remedies.NORMALIZE, remedies.LOWER_RATE),
+            remedies=(remedies.USE_BFLOAT16, remedies.lower_rate()),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.depth import execution_order
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -22,6 +23,7 @@ class NoGradient(Rule):
     """
 
     id = "no-gradient"
+    harmless_if_learning = True
     needs = ("trainable", "layer_kinds")
 
     def observe(self, record: StepRecord) -> Finding | None:
@@ -55,7 +57,6 @@ class NoGradient(Rule):
         return tuple(record.layers[order[place]] for place in inner)
 
     def _finding(self, record: StepRecord, layers: tuple[str, ...], what: str, *, frozen: bool) -> Finding:
-        many = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
         causes = (
             ("requires_grad was switched off by mistake",)
             if frozen
@@ -64,7 +65,7 @@ class NoGradient(Rule):
         return Finding(
             rule=self.id,
             severity="warning" if frozen else "critical",
-            message=f"{', '.join(layers[:3])}{many} {what}: {len(layers)} of {len(record.layers)} layers.",
+            message=f"{named(layers)} {what}: {len(layers)} of {len(record.layers)} layers.",
             step=record.step,
             layers=layers,
             evidence={"layers": float(len(layers)), "of": float(len(record.layers))},

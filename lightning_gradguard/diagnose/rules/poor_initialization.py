@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import DEEP, has_norms, weight_layers
+from lightning_gradguard.diagnose.depth import DEEP, has_norms, missing_norms, weight_layers
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
 _HIDDEN = ("Linear", "Conv")
@@ -35,6 +36,7 @@ class PoorInitialization(Rule):
     """
 
     id = "poor-initialization"
+    harmless_if_learning = True
     patience = 2
     needs = ("activations",)
 
@@ -66,7 +68,7 @@ class PoorInitialization(Rule):
         return Finding(
             rule=self.id,
             severity="critical",
-            message=f"{len(zero)} layers, {zero[0]} first, have weights that are all zero, and so is their gradient.",
+            message=f"{named(zero)}: all weights are zero, and so is the gradient.",
             step=record.step,
             layers=zero,
             evidence={"layers": float(len(zero))},
@@ -98,8 +100,8 @@ class PoorInitialization(Rule):
             step=record.step,
             layers=(worst.module,),
             evidence={"first_rms": first, "last_rms": last, "smallest_rms": smallest.rms, "largest_rms": largest.rms},
-            causes=(f"the initial weights are {what}", "there is no normalization between the layers"),
-            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP and not has_norms(record)),
+            causes=(f"the initial weights are {what}", *missing_norms(record)),
+            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP, normalizes=has_norms(record)),
         )
 
 

@@ -68,5 +68,5 @@ class SmallUpdates(Rule):
             layers=record.layers,
             evidence={"update_ratio": self._largest, "raise_learning_rate_by": factor},
             causes=("the learning rate is too low", "a clipping threshold far below the usual norm"),
-            remedies=(remedies.RAISE_RATE,),
+            remedies=(remedies.raise_rate(factor),),
         )

@@ -6,7 +6,7 @@ import math
 import statistics
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import gradient_profile, relative_profile
+from lightning_gradguard.diagnose.depth import gradient_profile, has_norms, missing_norms, relative_profile
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
@@ -30,6 +30,7 @@ class VanishingOverDepth(Rule):
     """
 
     id = "vanishing-over-depth"
+    harmless_if_learning = True
 
     def __init__(self, decades: float = 2.5, level: float = 1e-4) -> None:
         if not decades > 0:
@@ -72,8 +73,12 @@ class VanishingOverDepth(Rule):
             },
             causes=(
                 "the initial weights are too small for the activation",
-                "there is no normalization between the layers",
+                *missing_norms(record),
                 "a saturating activation",
             ),
-            remedies=(remedies.NORMALIZE, remedies.INIT_NORMAL, remedies.RESIDUAL, remedies.OTHER_ACTIVATION),
+            remedies=(
+                *remedies.for_scale(deep_and_bare=True, normalizes=has_norms(record)),
+                remedies.RESIDUAL,
+                remedies.OTHER_ACTIVATION,
+            ),
         )

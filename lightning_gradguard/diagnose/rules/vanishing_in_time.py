@@ -25,6 +25,7 @@ class VanishingOverTime(Rule):
     """
 
     id = "vanishing-over-time"
+    harmless_if_learning = True
     needs = ("temporal_norms",)
 
     def __init__(self, factor: float = 0.35) -> None:

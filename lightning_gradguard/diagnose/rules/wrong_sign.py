@@ -27,6 +27,7 @@ class WrongSign(Rule):
     id = "wrong-sign"
     patience = 2
     needs = ("loss",)
+    sees_bad_steps = True
 
     def __init__(self, factor: float = 3.0) -> None:
         if not factor > 1:
