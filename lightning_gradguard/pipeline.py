@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,18 +14,18 @@ from torch.amp.grad_scaler import GradScaler
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.clip.clipper import Clipper, Clips, Policies
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
-from lightning_gradguard.guard.damage import Damage, inspect
 from lightning_gradguard.guard.guard import Action, Guard, why_not_droppable
-from lightning_gradguard.guard.judge import Gate
+from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout
 from lightning_gradguard.measurement.loss_scale import unscale_once_
-from lightning_gradguard.measurement.measurement import Measurement, measure, measure_exactly
+from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
-from lightning_gradguard.recording.build import build_record
-from lightning_gradguard.recording.since_last import Counters, Window
+from lightning_gradguard.recording.build import View, build_record
+from lightning_gradguard.recording.since_last import Counters, SinceLast
 from lightning_gradguard.sinks import Sink
 
 
@@ -60,7 +59,7 @@ class GradientPipeline:
     Attributes:
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
-        gate: what drops bad steps; ``None`` without ``on_nonfinite``.
+        judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -104,17 +103,14 @@ class GradientPipeline:
             raise ValueError(f"on_nonfinite: {reason}, and a step cannot be dropped half way; pass on_nonfinite=None")
         self.module = module
         self.optimizer = optimizer
-        self.gate: Gate | None = None
+        self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
             recovery = recovery or Recovery(module, [optimizer], rollback=guard.action == "rollback")
-            self.gate = Gate(guard, recovery, optimizer, optimizer_index, incidents)
+            self.judge = Judge(guard, recovery, optimizer, optimizer_index, incidents)
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.sinks = list(sinks)
         self.log_every_n_steps = log_every_n_steps
-        self.norm_type = norm_type
-        self.per_layer = per_layer
-        self.optimizer_index = optimizer_index
-        self.num_optimizers = num_optimizers
+        self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None)
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.counters = Counters()
@@ -125,23 +121,28 @@ class GradientPipeline:
     def _build(self) -> None:
         self.layout = Layout.from_optimizer(self.module, self.optimizer, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
-        self.window = Window(self.layout, device)
+        self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+
+    @property
+    def optimizer_index(self) -> int:
+        """Which optimizer this is."""
+        return self.view.optimizer
 
     @property
     def should_stop(self) -> bool:
         """Whether ``on_nonfinite="stop"`` met a bad step: end the loop."""
-        return self.gate is not None and self.gate.should_stop
+        return self.judge.should_stop
 
     @property
     def moved(self) -> bool:
         """Whether the last step was let through: not dropped, nor left to a scaler that drops it."""
-        return self.gate is None or self.gate.moved
+        return self.judge.moved
 
     @property
     def last_incident(self) -> str | None:
         """What was saved of the last bad step, in words; ``None`` if nothing was."""
-        return None if self.gate is None else self.gate.last_incident
+        return self.judge.last_incident
 
     @torch.no_grad()
     def before_step(
@@ -171,112 +172,75 @@ class GradientPipeline:
             self._follow_layout()
         if not self.layout.has_gradients():
             return None
-        live_scaler = scaler if unscale_once_(scaler, self.optimizer) else None
+        live_scaler = scaler if scaler is not None and unscale_once_(scaler, self.optimizer) else None
         measurement = measure(self.layout)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
-        self.window.see(measurement.present)
+        self.since_last.count(measurement.present)
 
-        late = self._report_late_steps(wait=log)
-        clips = self._decide(measurement)
-        doubts = self.gate.doubts(measurement.total, loss) if self.gate else {}
-        facts = clips.facts(measurement.total, doubts.values())
-        held = self.gate.held if self.gate else None
-        if held is not None:
-            held.release()
-        if held is not None and live_scaler is None and not log:
-            facts, changes = held.hold_(step, measurement, facts, doubts), bool(clips.answers)
-        elif self.gate is not None:
-            # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the step
-            # is clipped, so that gradients are not multiplied by one.
-            total, coefficient, *rest = facts.tolist()
-            damage = None if math.isfinite(total) else inspect(measurement)
-            if damage is None and not math.isfinite(total):  # every element is finite, only the norm overflowed
-                measurement = measure_exactly(measurement)
-                clips = self._decide(measurement)
-                facts = clips.facts(measurement.total)
-                total, coefficient = facts.tolist()  # host sync: rare
-            if damage is None:
-                damage = self.gate.look_beyond_gradients(total, dict(zip(doubts, rest, strict=True)), self.layout)
-            if damage is not None:
-                return self._bad_step(step, measurement, damage, live_scaler)
-            changes = coefficient < 1.0
-            self.gate.good_step(step, total, clipped=changes)
-            log = log or self.gate.spike is not None
-        else:
-            on_cpu = facts.device.type == "cpu"  # no sync there, and gradients need not be multiplied by one
-            changes = bool(clips.answers) and not (on_cpu and float(facts[1]) == 1.0)
-        self.window.add(measurement.norms, facts, scaled=clips.scaled)
-        if (by_layer := clips.layer_coefficients(self.layout)) is not None:
-            self.window.add_layer_coefficients(by_layer)
+        record = self._record_late_steps(wait=log)
+        judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
+        if isinstance(judgement, Dropped):
+            self.since_last.num_nonfinite += bool(judgement.damage.nan)
+            return self._record_dropped(step, judgement, live_scaler)
 
+        clips = judgement.decision.clips
+        self.since_last.add(judgement.decision.measurement, judgement.signals, clips)
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        after = clips.after(measurement) if log else None
-        record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else late
-        if changes:
+        if log or self.judge.spike is not None:
+            record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler)
+        if judgement.clipped:
             clips.apply_()
         if self.instruments is not None:
             self.instruments.before_step(self.layout, step)
         return record
 
     def after_step(self) -> None:
-        """Ends a step: call it after ``optimizer.step()``, if there are instruments or steps are held on the device.
+        """Ends a step: call it after ``optimizer.step()``, if there are instruments or steps are left to the device.
 
         Compares weights with those before the step, on sampled steps of the instruments.
         """
-        if self.gate is not None and self.gate.held is not None:
-            self.gate.held.release()
+        if self.judge.on_device is not None:
+            self.judge.end_step()
         if self.instruments is not None:
             self.instruments.after_step(self.layout)
 
-    def _decide(self, measurement: Measurement) -> Clips:
-        return self.clipper.decide(measurement) if self.clipper else Clips()
+    def _decide(self, measurement: Measurement) -> Decision:
+        return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
 
-    def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
-        assert self.gate is not None
-        self.window.num_nonfinite += bool(damage.nan)
+    def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord:
+        """Records a dropped step, and ends the run if that was one too many."""
         self.counters.skipped += 1
-        dropped_as, error = self.gate.drop(step, measurement, damage, scaler)
-        record = self._record(step, measurement, damage=damage, scaler=scaler, dropped_as=dropped_as)
-        if error is not None:
-            raise error
+        record = self._record(step, dropped.measurement, dropped, scaler=scaler)
+        if dropped.error is not None:
+            raise dropped.error
         return record
 
-    def _report_late_steps(self, *, wait: bool) -> StepRecord | None:
-        """Records of bad steps that were dropped on the device, as far as the host knows of them; returns the last."""
+    def _record_late_steps(self, *, wait: bool) -> StepRecord | None:
+        """Records of bad steps that the device has left out, as far as the host knows of them; returns the last."""
         record = None
-        for step, measurement, damage, error in self.gate.late(wait=wait) if self.gate else ():
-            self.counters.skipped += 1
-            record = self._record(step, measurement, damage=damage, dropped_as="skipped")
-            if error is not None:
-                raise error
+        for late in self.judge.learn_late_steps(wait=wait) if self.judge.on_device is not None else ():
+            record = self._record_dropped(late.step, late.dropped)
         return record
 
-    def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord:
-        self.window.fold()
-        self.counters.add(self.window)
+    def _record(
+        self, step: int, measurement: Measurement, judgement: Judgement, *, scaler: GradScaler | None = None
+    ) -> StepRecord:
+        self.since_last.fold()
+        self.counters.add(self.since_last)
         record = build_record(
-            measurement,
-            step=step,
-            optimizer=self.optimizer_index,
-            num_optimizers=self.num_optimizers,
-            window=self.window,
-            counters=self.counters,
-            per_layer=self.per_layer,
-            norm_type=self.norm_type,
-            clips_at_all=self.clipper is not None,
-            **facts,
+            measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
         )
-        self.window.reset()
+        self.since_last.reset()
         if self.instruments is not None:
             record = self.instruments.enrich(record, self.layout, self.optimizer)
         if self.last_incident is not None and record.cause is not None:
             record = replace(record, incident=self.last_incident)
         if self.diagnosis is not None:
             record = replace(record, findings=self.diagnosis.observe(record))
-        if self.gate is not None and (found := self.gate.take_spike(record)) is not None:
+        if (found := self.judge.take_spike(record)) is not None:
             record = replace(record, findings=(*record.findings, found))
         for sink in list(self.sinks):
             try:
@@ -289,19 +253,19 @@ class GradientPipeline:
     def _follow_layout(self) -> None:
         """Takes in parameters that were added to the optimizer since; what is known of the others stays."""
         state = self.clipper.state_dict() if self.clipper else {}
-        self.window.fold()
-        self.counters.add(self.window)
+        self.since_last.fold()
+        self.counters.add(self.since_last)
         self._build()
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on: tensors, numbers, strings, lists and dicts only."""
-        self._report_late_steps(wait=True)
+        self._record_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),
-            "window": self.window.state_dict(),
-            "guard": self.gate.guard.state_dict() if self.gate else {},
+            "window": self.since_last.state_dict(),
+            "guard": self.judge.state_dict(),
             "clip": self.clipper.state_dict() if self.clipper else {},
             "diagnosis": self.diagnosis.state_dict() if self.diagnosis else {},
         }
@@ -309,9 +273,8 @@ class GradientPipeline:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
         self.counters.load_state_dict(state["counters"])
-        self.window.load_state_dict(state["window"])
-        if self.gate and state["guard"]:
-            self.gate.guard.load_state_dict(state["guard"])
+        self.since_last.load_state_dict(state["window"])
+        self.judge.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])
         if self.diagnosis and state.get("diagnosis"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,25 +83,18 @@ class Clips:
         """Whether the answers simply scale gradients."""
         return bool(self.answers) and all(c.coefficient is not None and c.then is None for _, c in self.answers)
 
-    def facts(self, total: Tensor, more: Iterable[Tensor] = ()) -> Tensor:
-        """What the host, or later the record, may want to know of the step: one vector, on the device.
+    def smallest_coefficient(self, total: Tensor) -> Tensor:
+        """The smallest coefficient of the step, of shape ``[]``, on the device and in the dtype of ``total``.
 
-        Args:
-            total: norm of the whole gradient.
-            more: further numbers, of shape ``[]``.
-
-        Returns:
-            ``[total, coefficient, *more]``: the smallest coefficient, or where gradients are not simply scaled 0 if the
-            step is clipped and 1 if not.
+        Where gradients are not simply scaled it is 0 if the step is clipped and 1 if not.
         """
         if not self.answers:
-            smallest = [torch.ones_like(total)]
-        elif self.scaled:
-            each = [clip.coefficient for _, clip in self.answers if clip.coefficient is not None]
-            smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
-        else:
-            smallest = [1.0 - torch.as_tensor(self.any_clipped()).to(total)]
-        return torch.stack([total, smallest[0] if len(smallest) == 1 else torch.stack(smallest).min(), *more])
+            return torch.ones_like(total)
+        if not self.scaled:
+            return 1.0 - torch.as_tensor(self.any_clipped()).to(total)
+        each = [clip.coefficient for _, clip in self.answers if clip.coefficient is not None]
+        smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
+        return smallest[0] if len(smallest) == 1 else torch.stack(smallest).min()
 
     def layer_coefficients(self, layout: Layout) -> Tensor | None:
         """The smallest coefficient of each layer, ``[num_layers]``, for policies that scale tensor by tensor.

@@ -60,7 +60,7 @@ class Buffers:
             return sums[0] if sums else None
         return torch.stack([each.to(sums[0]) for each in sums]).sum()
 
-    def spoiled(self) -> tuple[str, ...]:
+    def not_finite(self) -> tuple[str, ...]:
         """Names of the buffers that are not finite now and were at first. Reads the host: for a doubtful step only."""
         now = self._now()
         return tuple(self.names[i] for i in self._watched if not bool(now[i].isfinite().all()))

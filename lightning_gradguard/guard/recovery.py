@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.guard.buffers import Buffers
@@ -56,14 +56,19 @@ class Recovery:
             self.snapshot.take(step=0)
             self._since_snapshot = 0
 
-    def before_step(self) -> None:
-        """Starts, if nobody did."""
+    def begin_step(self) -> None:
+        """Starts at the first step, if nobody did."""
         if not self._started:
             self.start()
 
+    def sum_of_buffers(self) -> Tensor | None:
+        """Sum over the buffers, on the device: not finite if one of them is not; ``None`` without buffers."""
+        return self.buffers.total() if self.buffers.names else None
+
     def good_step(self, step: int) -> None:
         """Takes note of a step whose gradients are fine; with them the weights that gave them, not yet updated."""
-        self.buffers.keep()
+        if self.buffers.names:
+            self.buffers.keep()
         if self.snapshot is None:
             return
         self._since_snapshot += 1
@@ -72,8 +77,8 @@ class Recovery:
             self._since_snapshot = 0
 
     def overflow_step(self) -> None:
-        """Takes note of a step that the loss scaler drops: its forward pass counts, unless it spoiled a buffer."""
-        self.buffers.restore_() if self.buffers.spoiled() else self.buffers.keep()
+        """Takes note of a step that the loss scaler drops: its forward pass counts, unless a buffer is not finite."""
+        self.buffers.restore_() if self.buffers.not_finite() else self.buffers.keep()
 
     def bad_step(self, streak: int) -> bool:
         """Puts the buffers back, and after enough bad steps everything; tells whether it did the latter.
@@ -82,7 +87,7 @@ class Recovery:
             streak: bad steps in a row, this one included.
         """
         self.buffers.restore_()
-        if self.snapshot is None or (streak % self.rollback_after and not self.ruined()):
+        if self.snapshot is None or (streak % self.rollback_after and not self.has_nonfinite_weights()):
             return False
         return self.roll_back()
 
@@ -96,7 +101,7 @@ class Recovery:
         return True
 
     @torch.no_grad()
-    def ruined(self) -> bool:
+    def has_nonfinite_weights(self) -> bool:
         """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
         flags = [parameter.isfinite().all() for parameter in map(local_values, self._params)]
         bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False
