@@ -24,7 +24,7 @@ from lightning_gradguard.measurement.loss_scale import unscale_once_
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
-from lightning_gradguard.recording.build import View, build_record
+from lightning_gradguard.recording.build import View, build_record, no_step_record
 from lightning_gradguard.recording.since_last import Counters, SinceLast
 from lightning_gradguard.sinks import Sink
 
@@ -163,7 +163,8 @@ class GradientPipeline:
             loss: of the step, without the loss scale; only a guard with ``spikes`` looks at it.
 
         Returns:
-            The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and ``None``.
+            The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and
+            ``None``; if there never was one, instruments make it a record with ``num_steps=0`` on early steps.
 
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
@@ -171,13 +172,15 @@ class GradientPipeline:
         if not self.layout.fits(self.optimizer):
             self._follow_layout()
         if not self.layout.has_gradients():
-            return None
+            return self._record_without_gradients(step)
         live_scaler = scaler if scaler is not None and unscale_once_(scaler, self.optimizer) else None
         measurement = measure(self.layout)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
+        early = not log and self.instruments is not None and self.instruments.is_early(step)
+        log = log or early
         self.since_last.count(measurement.present)
 
         record = self._record_late_steps(wait=log)
@@ -190,7 +193,7 @@ class GradientPipeline:
         self.since_last.add(judgement.decision.measurement, judgement.signals, clips)
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         if log or self.judge.spike is not None:
-            record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler)
+            record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped:
             clips.apply_()
         if self.instruments is not None:
@@ -206,6 +209,9 @@ class GradientPipeline:
             self.judge.end_step()
         if self.instruments is not None:
             self.instruments.after_step(self.layout)
+            waiting = self.instruments.waiting(self.layout)
+            if waiting is not None:
+                self._publish(no_step_record(self.layout, self.view, self.instruments.step, waiting=waiting))
 
     def _decide(self, measurement: Measurement) -> Decision:
         return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
@@ -226,7 +232,13 @@ class GradientPipeline:
         return record
 
     def _record(
-        self, step: int, measurement: Measurement, judgement: Judgement, *, scaler: GradScaler | None = None
+        self,
+        step: int,
+        measurement: Measurement,
+        judgement: Judgement,
+        *,
+        scaler: GradScaler | None = None,
+        early: bool = False,
     ) -> StepRecord:
         self.since_last.fold()
         self.counters.add(self.since_last)
@@ -234,6 +246,22 @@ class GradientPipeline:
             measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
         )
         self.since_last.reset()
+        return self._publish(replace(record, early=early))
+
+    def _record_without_gradients(self, step: int | None) -> StepRecord | None:
+        """Records that no parameter has a gradient, on early steps, as long as none ever had."""
+        if self.instruments is None:
+            return None
+        self.instruments.without_step(self.layout)
+        if self.counters.steps > 0:
+            return None
+        step = self.instruments.step if step is None else step
+        if not self.instruments.is_early(step):
+            return None
+        return self._publish(no_step_record(self.layout, self.view, step))
+
+    def _publish(self, record: StepRecord) -> StepRecord:
+        """Adds to a record what probes saw and rules found, and hands it to the views."""
         if self.instruments is not None:
             record = self.instruments.enrich(record, self.layout, self.optimizer)
         if self.last_incident is not None and record.cause is not None:
@@ -268,6 +296,7 @@ class GradientPipeline:
             "guard": self.judge.state_dict(),
             "clip": self.clipper.state_dict() if self.clipper else {},
             "diagnosis": self.diagnosis.state_dict() if self.diagnosis else {},
+            "instruments": self.instruments.state_dict(self.layout) if self.instruments else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -279,3 +308,5 @@ class GradientPipeline:
             self.clipper.load_state_dict(state["clip"])
         if self.diagnosis and state.get("diagnosis"):
             self.diagnosis.load_state_dict(state["diagnosis"])
+        if self.instruments and state.get("instruments"):
+            self.instruments.load_state_dict(self.layout, state["instruments"])

@@ -59,6 +59,10 @@ class ActivationStats:
         input_rms: root mean square of what went into the first module of the forward pass; ``None`` for the others.
         grad_underflow: share of the gradient at the output that is zero or too small for full precision in a 16-bit
             float; ``None`` for wider dtypes and where no gradient arrived.
+        unit_spread: how much the units of a layer differ from each other, as the largest difference between two
+            units in any sample over ``rms``; 0 where all units say the same; ``None`` where there is one unit.
+        entropy: of a softmax or attention, mean over rows, over that of a uniform one; ``None`` for others.
+        max_logit: largest attention logit, after scaling; ``None`` for others and where it was not seen.
     """
 
     module: str
@@ -72,6 +76,46 @@ class ActivationStats:
     num_batches: int = 1
     input_rms: float | None = None
     grad_underflow: float | None = None
+    unit_spread: float | None = None
+    entropy: float | None = None
+    max_logit: float | None = None
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """What one tensor of a batch looks like.
+
+    Attributes:
+        name: where it is in the batch, e.g. ``"0"`` or ``"image"``.
+        rms: root mean square.
+        spread: largest over median root mean square of its features (columns, or channels); 1 where there is one.
+        varies: whether any two samples of the batch differ.
+        floating: whether it holds real numbers, not classes or tokens.
+    """
+
+    name: str
+    rms: float
+    spread: float = 1.0
+    varies: bool = True
+    floating: bool = True
+
+
+@dataclass(frozen=True)
+class LossStats:
+    """What a loss function of torch was given, on a sampled step.
+
+    Attributes:
+        kind: ``"cross-entropy"``, ``"binary-cross-entropy"`` or ``"squared-error"``.
+        baseline: what the best constant prediction would have cost in this batch: the loss of a net that has learned
+            nothing but the mean.
+        probabilities: whether the input was probabilities already, where raw outputs are due.
+        value: the loss itself.
+    """
+
+    kind: str
+    baseline: float | None = None
+    probabilities: bool = False
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +179,15 @@ class StepRecord:
         batch: index of the batch in its epoch, where known.
         epoch: its epoch, where known.
         incident: what was saved of a bad step, in words, with the path of the bundle.
+        inputs: what the tensors of the batch looked like on the last sampled step.
+        losses: what loss functions were given on it.
+        old_gradients: whether gradients of an earlier step were still there when the backward pass began.
+        unoptimized: layers that get a gradient and are in no optimizer.
+        frozen_last: frozen layers behind the last one that trains, through which gradients flow.
+        waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
+            ``num_steps=0``, as one that tells that no parameter has a gradient).
+        flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
+        clip_outside: the norm at which the Trainer itself clips, after this record is made.
     """
 
     step: int
@@ -183,6 +236,14 @@ class StepRecord:
     batch: int | None = None
     epoch: int | None = None
     incident: str | None = None
+    inputs: tuple[BatchStats, ...] | None = None
+    losses: tuple[LossStats, ...] | None = None
+    old_gradients: bool | None = None
+    unoptimized: tuple[str, ...] | None = None
+    frozen_last: tuple[str, ...] | None = None
+    waiting: int | None = None
+    clip_outside: float | None = None
+    flows: tuple[bool | None, ...] | None = None
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
@@ -204,6 +265,10 @@ class StepRecord:
         if values["activations"] is not None:
             stats = [ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in values["activations"]]
             values["activations"] = stats
+        if values["inputs"] is not None:
+            values["inputs"] = [BatchStats(**_decode_fields(BatchStats, entry)) for entry in values["inputs"]]
+        if values["losses"] is not None:
+            values["losses"] = [LossStats(**_decode_fields(LossStats, entry)) for entry in values["losses"]]
         return cls(**_decode_fields(cls, values))
 
 

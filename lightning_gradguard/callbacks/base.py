@@ -78,15 +78,15 @@ class GradientCallback(Callback):
     ) -> None:
         """Attaches probes, on sampled steps, and remembers the batch, where incidents are saved."""
         if (session := self._driven) is not None:
-            session.before_forward(trainer, batch_idx)
+            session.before_forward(trainer, batch, batch_idx)
             if session.survival is not None:
                 session.survival.before_batch(batch, batch_idx)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Removes the probes, and takes note of the loss."""
         if (session := self._driven) is not None:
-            loss = true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
-            session.after_forward(loss)
+            root, loss = loss, true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
+            session.after_forward(loss, root)
             if session.survival is not None:
                 session.survival.before_backward(loss)
 

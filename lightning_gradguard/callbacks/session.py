@@ -113,6 +113,8 @@ class Session:
             self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
         if self.plan.probe_every_n_steps is not None:
             self.instruments = Instruments(module, self.plan.probe_every_n_steps)
+            if trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val:
+                self.instruments.clip_outside = float(trainer.gradient_clip_val)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         policies = policies_by_optimizer(self.plan.clip, optimizers)
@@ -139,16 +141,16 @@ class Session:
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
 
-    def before_forward(self, trainer: pl.Trainer, batch_idx: int) -> None:
+    def before_forward(self, trainer: pl.Trainer, batch: Any, batch_idx: int) -> None:
         """Attaches the probes of a sampled step."""
         if self.instruments is not None:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
-            self.instruments.before_forward(step, batch_idx, trainer.current_epoch)
+            self.instruments.before_forward(step, batch, batch_idx, trainer.current_epoch)
 
-    def after_forward(self, loss: Tensor) -> None:
+    def after_forward(self, loss: Tensor, root: Tensor) -> None:
         """Removes them."""
         if self.instruments is not None:
-            self.instruments.after_forward(loss)
+            self.instruments.after_forward(loss, root)
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""

@@ -31,6 +31,7 @@ class Rule(ABC):
         harmless_if_learning: whether what it finds is a mere fact, *info*, while the loss falls; before that is known
             what the rule calls critical is a warning, and what it calls a warning is *info*.
         sees_bad_steps: whether it is shown records of steps that were not finite; they enter no other statistic.
+        sees_missing_steps: whether it is shown records that tell of no step: no gradient, or nobody stepped.
         tallies: whether it counts on, so that a standing finding always shows the latest count. Others show what held
             when they were raised, not what came after it.
     """
@@ -41,6 +42,7 @@ class Rule(ABC):
     scope: Literal["optimizer", "run"] = "optimizer"
     harmless_if_learning: bool = False
     sees_bad_steps: bool = False
+    sees_missing_steps: bool = False
     tallies: bool = False
 
     @abstractmethod
@@ -140,6 +142,7 @@ class Diagnosis:
         for rule, standing in watch.asked:
             asked = all(getattr(record, name) is not None for name in rule.needs)
             asked = asked and (rule.sees_bad_steps or _is_finite(record))
+            asked = asked and (rule.sees_missing_steps or record.num_steps > 0)
             finding = rule.observe(record) if asked else None
             if breaks:
                 finding = finding or standing.suspected  # a run that breaks confirms what was seen just before

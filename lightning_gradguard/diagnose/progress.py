@@ -10,10 +10,14 @@ from lightning_gradguard.record import StepRecord
 
 _BEGINNING = 3  # steps that make up the first loss
 _MIN_STEPS = 24  # before them a loss that stays where it is says nothing
+_MIN_FALL = 8  # and before these nor does one that falls
 _SIGMA = 3.0  # how far beyond the noise a change must be
 _SHARE = 0.02  # of the first loss by which it must fall to be called falling
 _RISE = 1.5  # times its size to be called rising
 _LEAP = 4.0  # times its size to be called so before the noise is known
+
+_SAME = 1e-3  # by which the loss may differ from what a loss function gave, to be that
+_BETTER = 0.95  # of the best constant prediction's loss: what has learned anything is below
 
 State = Literal["unknown", "learns", "stalls", "rises"]
 
@@ -24,10 +28,11 @@ class Progress:
     The loss *now* is the mean over the last records that make up at least an eighth of the run, so that it settles as
     the run goes on; its noise is the standard deviation from step to step. What is said:
 
-    - ``"learns"``: it fell by a fiftieth of its first size and by three standard errors, and has not come back;
+    - ``"learns"``: after 8 steps it fell by a fiftieth of its first size and by three standard errors, and has not come
+      back;
     - ``"rises"``: it is at least half above its first size, or above its best by half of what it ever gained, and by
       three standard errors; or it is not finite;
-    - ``"stalls"``: neither, after 24 steps;
+    - ``"stalls"``: neither, or it has only come down to what the best constant prediction would cost, after 24 steps;
     - ``"unknown"`` before that, and while the learning rate is still being warmed up.
 
     Example:
@@ -44,6 +49,8 @@ class Progress:
         self._noise: list[float] = []
         self._rate = 0.0
         self._warming = False
+        self._baselines: list[float] = []  # what the best constant prediction would have cost
+        self._before = math.nan  # the loss now, one record ago
         self._broken = 0  # records in a row without a finite loss or gradient
 
     def add(self, record: StepRecord) -> None:
@@ -56,6 +63,13 @@ class Progress:
             self._warming, self._rate = rate > 1.02 * self._rate and self._steps > 0, rate
         if not finite or record.loss is None:
             return
+        if record.num_steps == 1 and record.losses is not None:
+            same = [
+                x for x in record.losses if x.value is not None and abs(x.value - record.loss) < _SAME * abs(x.value)
+            ]
+            if same and same[0].baseline is not None and math.isfinite(same[0].baseline):
+                self._baselines = [*self._baselines[-7:], same[0].baseline]
+        self._before = self.now
         num = max(1, record.num_steps - record.num_nonfinite)
         if len(self._first) < _BEGINNING:
             self._first.append(record.loss)
@@ -80,6 +94,11 @@ class Progress:
         return sum(loss * n for loss, n in self._recent) / total if total else math.nan
 
     @property
+    def best(self) -> float:
+        """The lowest that the loss *now* ever was; infinite before the first records are in."""
+        return self._best
+
+    @property
     def steps(self) -> int:
         """How many steps with a finite loss were seen."""
         return self._steps
@@ -101,9 +120,19 @@ class Progress:
         gained = first - self._best
         if self._steps >= _MIN_STEPS and gained > _SHARE * size and now - self._best > 0.5 * gained + _SIGMA * noise:
             return "rises"
-        if first - now > max(_SHARE * size, _SIGMA * noise):
+        if self._learned_nothing():
+            return "stalls" if self._steps >= _MIN_STEPS and not self._warming else "unknown"
+        if self._steps >= _MIN_FALL and first - now > max(_SHARE * size, _SIGMA * noise):
             return "learns"
         return "stalls" if self._steps >= _MIN_STEPS and not self._warming else "unknown"
+
+    def _learned_nothing(self) -> bool:
+        """Whether the loss lies where the best constant prediction would, or higher, and does not move on."""
+        if not self._baselines:
+            return False
+        baseline, now = statistics.fmean(self._baselines), self.now
+        moves = self._before - now > max(_SHARE / 2 * abs(now), self._error())
+        return baseline > 0 and now > _BETTER * baseline and not moves
 
     def _error(self) -> float:
         """Standard error of the difference between the first loss and the present one."""

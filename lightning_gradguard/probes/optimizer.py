@@ -17,7 +17,7 @@ def optimizer_facts(layout: Layout, optimizer: Optimizer) -> dict[str, Any]:
         >>> net = torch.nn.Linear(2, 1)
         >>> adam = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.1)
         >>> optimizer_facts(Layout.from_optimizer(net, adam), adam)["weight_decays"]
-        (0.1,)
+        (0.1, 0.1)
     """
     rates = [_number(group.get("lr")) for group in optimizer.param_groups]
     decays = [_number(group.get("weight_decay")) for group in optimizer.param_groups]

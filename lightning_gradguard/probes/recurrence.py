@@ -72,6 +72,14 @@ class TemporalProbe:
         seen, self._seen = self._seen, {}
         return {name: tuple(norms.tolist()) for name, norms in seen.items()}  # host sync: a sampled step
 
+    def state(self) -> dict[str, Tensor]:
+        """What is not told yet."""
+        return {name: norms.clone() for name, norms in self._seen.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from :meth:`state`."""
+        self._seen = dict(state)
+
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             inputs = args[0] if args else kwargs.get("input")

@@ -20,6 +20,15 @@ class DeadUnits(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> rule = DeadUnits()
+        >>> well, dead = (quiet_activation("act", "ReLU", dead=share, num_batches=4) for share in (0.1, 0.9))
+        >>> rule.observe(quiet_record(0, activations=(well,))) is None
+        True
+        >>> rule.observe(quiet_record(0, activations=(dead,))).message
+        '90% of the units of act were silent in each of 4 sampled batches; 1 module is affected.'
     """
 
     id = "dead-units"

@@ -19,6 +19,14 @@ class ExplodingOverDepth(Rule):
 
     Raises:
         ValueError: if ``decades`` is not positive.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = ExplodingOverDepth()
+        >>> rule.observe(quiet_record(0)) is None
+        True
+        >>> rule.observe(quiet_record(0, layer_norms=tuple(10.0**-i for i in range(6)))).layers
+        ('a',)
     """
 
     id = "exploding-over-depth"

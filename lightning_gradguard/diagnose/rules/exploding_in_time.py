@@ -20,6 +20,14 @@ class ExplodingOverTime(Rule):
 
     Raises:
         ValueError: if ``growth`` is not above 1.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = ExplodingOverTime()
+        >>> rule.observe(quiet_record(0, temporal_norms={"rnn": tuple(0.6**i for i in range(9, -1, -1))})) is None
+        True
+        >>> rule.observe(quiet_record(0, temporal_norms={"rnn": tuple(2.0**i for i in range(9, -1, -1))})).message
+        'the gradient through rnn grows by ×2 for each step back in time, ×5.1e+02 over 10 steps.'
     """
 
     id = "exploding-over-time"

@@ -15,6 +15,15 @@ class Fp16Headroom(Rule):
 
     Raises:
         ValueError: if ``share`` is outside (0, 1).
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> rule = Fp16Headroom()
+        >>> rule.observe(quiet_record(0, activations=(quiet_activation("a", dtype="float16"),))) is None
+        True
+        >>> close = quiet_activation("a", dtype="float16", max_abs=48000.0, range_used=0.73)
+        >>> rule.observe(quiet_record(0, activations=(close,))).message
+        "a reaches 4.8e+04, 73% of float16's range."
     """
 
     id = "fp16-headroom"

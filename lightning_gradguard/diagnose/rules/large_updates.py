@@ -26,6 +26,14 @@ class LargeUpdates(Rule):
 
     Raises:
         ValueError: unless 0 < ``share`` < ``jump``.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = LargeUpdates()
+        >>> rule.observe(quiet_record(0, update_ratios=(0.01,) * 6)) is None
+        True
+        >>> rule.observe(quiet_record(1, update_ratios=(3.0,) * 6)).remedies[0]
+        'lower the learning rate by about 100×'
     """
 
     id = "updates-too-large"

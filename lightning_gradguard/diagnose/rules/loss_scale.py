@@ -18,6 +18,14 @@ class LossScaleCollapse(Rule):
 
     Raises:
         ValueError: if ``floor`` is not positive.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = LossScaleCollapse()
+        >>> rule.observe(quiet_record(0, loss_scale=65536.0)) is None
+        True
+        >>> rule.observe(quiet_record(20, loss_scale=0.5, nonfinite_total=17)).message
+        'the loss scale fell from 6.55e+04 to 0.5; 17 steps overflowed so far.'
     """
 
     id = "loss-scale-collapse"

@@ -33,6 +33,14 @@ class PoorInitialization(Rule):
 
     Raises:
         ValueError: unless 0 < ``low`` < ``high`` and ``spread`` > 1.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> fades = tuple(quiet_activation(f"l{i}", rms=0.1**i) for i in range(6))
+        >>> PoorInitialization().observe(quiet_record(0, activations=tuple(quiet_activation(n) for n in "abc"))) is None
+        True
+        >>> PoorInitialization().observe(quiet_record(0, activations=fades)).message
+        'the forward signal fades over depth: root mean square 1 after l0, 0.0001 after l4.'
     """
 
     id = "poor-initialization"

@@ -23,6 +23,13 @@ class Runaway(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = Runaway()
+        >>> found = [rule.observe(quiet_record(step, total_norm=3.0**step)) for step in range(8)]
+        >>> found[0] is None, found[-1].message
+        (True, 'the gradient norm grew from 3 to 729 while the loss did not fall.')
     """
 
     id = "runaway-over-time"

@@ -10,7 +10,7 @@ from lightning_gradguard.diagnose.trend import LossTrend
 from lightning_gradguard.diagnose.words import count
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
-_THROWN = 0.5  # update-to-weight ratio of a step that replaces the weights
+_THROWN = 0.2  # update-to-weight ratio of a step that throws weights about
 
 
 class SaturatedActivations(Rule):
@@ -25,6 +25,14 @@ class SaturatedActivations(Rule):
 
     Raises:
         ValueError: if ``share`` is outside (0, 1).
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> well, flat = (quiet_activation("act", "Tanh", saturated=share) for share in (0.1, 0.9))
+        >>> SaturatedActivations().observe(quiet_record(0, activations=(well, quiet_activation("head")))) is None
+        True
+        >>> SaturatedActivations().observe(quiet_record(0, activations=(flat, quiet_activation("head")))).message
+        '90% of what act (Tanh) puts out is saturated since the first step; 1 module is affected.'
     """
 
     id = "saturated-activations"

@@ -27,6 +27,15 @@ class VanishingOverDepth(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = VanishingOverDepth()
+        >>> rule.observe(quiet_record(0)) is None
+        True
+        >>> fading = rule.observe(quiet_record(0, layer_norms=tuple(10.0**-i for i in range(6, 0, -1))))
+        >>> fading.layers, round(fading.evidence["decades"], 3)
+        (('a', 'b'), 5.0)
     """
 
     id = "vanishing-over-depth"

@@ -13,6 +13,14 @@ class ZeroGradient(Rule):
     """A layer takes part in the graph, and its gradient has been exactly zero for several records.
 
     Mostly a consequence: of dead units, of weights that are all zero, of underflow.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = ZeroGradient()
+        >>> rule.observe(quiet_record(0)) is None
+        True
+        >>> rule.observe(quiet_record(0, layer_norms=(0.0, 0.1, 0.1, 0.1, 0.1, 0.1))).message
+        'a: the gradient is exactly zero.'
     """
 
     id = "zero-gradient"
