@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import lightning_gradguard
-from benchmarks.machine import RESULTS, describe
+from benchmarks.machine import RESULTS, describe, in_words, markdown_table
 from lightning_gradguard import AGC, ClipPolicy, GradientPipeline, Instruments, TensorBoardSink, ZClip, default_rules
 
 PACKAGE = str(Path(lightning_gradguard.__file__).parent)
@@ -33,40 +33,31 @@ class Trace:
     """What one step went through.
 
     Attributes:
-        files: files of the package, in the order in which they were first entered.
-        functions: number of calls into the package.
-        changes: how often the step went from one file of the package to another, returns included.
+        calls: the file of each call into the package, in order.
     """
 
-    files: list[str] = field(default_factory=list)
-    functions: int = 0
-    changes: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[str]:
+        """The files of the package, in the order in which they were first entered."""
+        return list(dict.fromkeys(self.calls))
+
+    @property
+    def changes(self) -> int:
+        """How often a call went to another file than the call before it."""
+        return sum(one != other for one, other in zip(self.calls, self.calls[1:], strict=False))
 
 
 @contextmanager
 def traced() -> Iterator[Trace]:
     """Traces what runs inside."""
-    trace, stack = Trace(), [""]
-
-    def enter(name: str) -> None:
-        if stack[-1] and name and name != stack[-1]:
-            trace.changes += 1
+    trace = Trace()
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
         path = frame.f_code.co_filename
-        if event not in ("call", "return") or not path.startswith(PACKAGE):
-            return
-        if event == "return":
-            left = stack.pop()
-            if stack[-1] and left != stack[-1]:
-                trace.changes += 1
-            return
-        name = path[len(PACKAGE) + 1 :]
-        enter(name)
-        stack.append(name)
-        trace.functions += 1
-        if name not in trace.files:
-            trace.files.append(name)
+        if event == "call" and path.startswith(PACKAGE):
+            trace.calls.append(path[len(PACKAGE) + 1 :])
 
     sys.setprofile(profile)
     try:
@@ -128,17 +119,18 @@ def trace(policy: ClipPolicy, step: Callable[[Loop], None], warm_up: int = 40) -
             loop.run()
         with traced() as found:
             step(loop)
+        loop.pipeline.sinks[0].close()
     return found
 
 
-def table() -> list[str]:
-    """The table, as lines of Markdown."""
-    lines = ["| step | policy | files | changes of file | functions |", "|---|---|---:|---:|---:|"]
+def table() -> str:
+    """The table, in Markdown."""
+    rows = []
     for step, run in STEPS.items():
         for name, make in POLICIES.items():
             found = trace(make(), run)
-            lines.append(f"| {step} | {name} | {len(found.files)} | {found.changes} | {found.functions} |")
-    return lines
+            rows.append([step, name, str(len(found.files)), str(found.changes), str(len(found.calls))])
+    return markdown_table(["step", "policy", "files", "changes of file", "calls"], rows)
 
 
 def main() -> None:
@@ -146,15 +138,14 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the table to benchmarks/results/traced.md")
     parser.add_argument("--files", action="store_true", help="print the files of each step in their order")
     options = parser.parse_args()
-    lines = table()
-    print("\n".join(lines))
-    if options.files:
-        for step, run in STEPS.items():
-            print(f"\n{step} step with ZClip:")
-            print("\n".join(f"  {name}" for name in trace(ZClip(), run).files))
+    page = table()
+    print(page)
+    for step, run in STEPS.items() if options.files else ():
+        print(f"\n{step} step with ZClip:")
+        print("\n".join(f"  {name}" for name in trace(ZClip(), run).files))
     if options.record:
-        head = f"# Through how many files a step goes\n\n{describe('python -m benchmarks.traced --record')}\n\n"
-        (RESULTS / "traced.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+        head = f"# Through how many files a step goes\n\n{in_words(describe())}"
+        (RESULTS / "traced.md").write_text(f"{head}\n\n{page}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

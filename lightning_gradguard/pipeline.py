@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.clip.clipper import Clipper, Clips, Policies
+from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, warn_of_waiting
+from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
-from lightning_gradguard.guard.guard import Action, Guard, why_not_droppable
+from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
 from lightning_gradguard.incident.blackbox import BlackBox
-from lightning_gradguard.measurement.layout import GroupBy, Layout
-from lightning_gradguard.measurement.loss_scale import unscale_once_
+from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
@@ -32,16 +33,21 @@ from lightning_gradguard.sinks import Sink
 class GradientPipeline:
     """Watches, clips and guards the gradients of one optimizer, between ``backward()`` and ``optimizer.step()``.
 
-    This is the whole library without Lightning: the callbacks run one pipeline for each optimizer.
+    This is the whole library without Lightning: the callbacks run one pipeline for each optimizer. Whatever happens to
+    the optimizer under way (groups added, parameters replaced, resized or removed) is followed at that very step; what
+    is known of parameters by name stays. Used as a context manager it closes its sinks at the end.
 
     Args:
         module: where parameter names come from.
-        optimizer: whose parameters to watch; nothing else is touched.
-        clip: a policy, a mapping from parameter-group name to policy, or ``None`` to leave gradients alone.
+        optimizer: whose parameters to watch; nothing else is touched. A list of optimizers that step together (Muon for
+            matrices, AdamW for the rest) is taken as one: one norm, one decision, one record. Wrappers (Fabric's,
+            accelerate's, Lookahead) are looked through.
+        clip: a policy, a mapping from parameter-group name to policy, or ``None`` to leave gradients alone. The policy
+            of a group that does not exist yet waits for it.
         on_nonfinite: ``"skip"``, ``"rollback"``, ``"stop"`` or ``"raise"``, or a
             :class:`~lightning_gradguard.guard.guard.Guard` with more settings; ``None`` watches only.
         patience: bad steps in a row before every action raises; for a word, not for a ``Guard``.
-        rules: diagnosis rules, looked at on logged steps; ``None`` for none.
+        rules: diagnosis rules, looked at on logged steps; ``None`` for the shipped set, ``[]`` for none.
         silence: ids of rules to leave out.
         sinks: views that get the records.
         log_every_n_steps: how often a record is made; a bad step always makes one. 50, as the Trainer's.
@@ -58,6 +64,7 @@ class GradientPipeline:
 
     Attributes:
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
+        last_recorded: step of the last record; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
         judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
 
@@ -80,7 +87,7 @@ class GradientPipeline:
     def __init__(
         self,
         module: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         clip: Policies | None = None,
         on_nonfinite: Action | Guard | None = None,
         patience: int = 20,
@@ -99,30 +106,46 @@ class GradientPipeline:
     ) -> None:
         check_count(log_every_n_steps, "log_every_n_steps")
         guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
-        if guard is not None and (reason := why_not_droppable(optimizer)) is not None:
-            raise ValueError(f"on_nonfinite: {reason}, and a step cannot be dropped half way; pass on_nonfinite=None")
         self.module = module
-        self.optimizer = optimizer
+        self.optimizers = Optimizers(optimizer)
+        check_owner(module, self.optimizers)
         self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
-            recovery = recovery or Recovery(module, [optimizer], rollback=guard.action == "rollback")
-            self.judge = Judge(guard, recovery, optimizer, optimizer_index, incidents)
+            check_droppable(self.optimizers)
+            plain = self.optimizers.plain
+            recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
+        rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.sinks = list(sinks)
         self.log_every_n_steps = log_every_n_steps
         self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None)
         self.instruments = instruments
         self.total_norm: Tensor | None = None
+        self.last_recorded: int | None = None
         self.counters = Counters()
+        self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
         self._clip = clip
         self._group_by = group_by
         self._build()
+        if num_optimizers == 1 and (waiting := self.waiting_groups):
+            warn_of_waiting(waiting, self.layout.group_names)
 
     def _build(self) -> None:
-        self.layout = Layout.from_optimizer(self.module, self.optimizer, group_by=self._group_by)
+        self.layout = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+
+    @property
+    def waiting_groups(self) -> tuple[str, ...]:
+        """Names of parameter groups that have a policy and do not exist (yet)."""
+        return self.clipper.waiting if self.clipper else ()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer; of several that are taken as one the first."""
+        return self.optimizers.plain[0]
 
     @property
     def optimizer_index(self) -> int:
@@ -152,6 +175,7 @@ class GradientPipeline:
         log: bool | None = None,
         scaler: GradScaler | None = None,
         loss: Tensor | float | None = None,
+        stepping: torch.optim.Optimizer | None = None,
     ) -> StepRecord | None:
         """Does all there is to do for one optimizer step: call it after ``backward()``, before ``optimizer.step()``.
 
@@ -161,6 +185,8 @@ class GradientPipeline:
             scaler: the live ``GradScaler``, if there is one. Gradients are unscaled through it, once, and an overflow
                 is left to it: go on with ``scaler.step(optimizer)`` as always.
             loss: of the step, without the loss scale; only a guard with ``spikes`` looks at it.
+            stepping: of several optimizers that are taken as one the one that steps now, where a loop unscales each
+                just before its step, as Lightning does; ``None`` where all of them step after this call.
 
         Returns:
             The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and
@@ -169,11 +195,11 @@ class GradientPipeline:
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
-        if not self.layout.fits(self.optimizer):
-            self._follow_layout()
+        if not self.layout.fits(self.optimizers.groups):
+            self.follow(self.optimizers)
         if not self.layout.has_gradients():
             return self._record_without_gradients(step)
-        live_scaler = scaler if scaler is not None and unscale_once_(scaler, self.optimizer) else None
+        live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
         measurement = measure(self.layout)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
@@ -186,16 +212,21 @@ class GradientPipeline:
         record = self._record_late_steps(wait=log)
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
         if isinstance(judgement, Dropped):
+            if live_scaler is not None and stepping is not None:
+                self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
             self.since_last.num_nonfinite += bool(judgement.damage.nan)
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
         self.since_last.add(judgement.decision.measurement, judgement.signals, clips)
+        self._last = step, measurement.norms, measurement.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         if log or self.judge.spike is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped:
             clips.apply_()
+        if live_scaler is not None and stepping is not None:
+            self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
             self.instruments.before_step(self.layout, step)
         return record
@@ -242,6 +273,7 @@ class GradientPipeline:
     ) -> StepRecord:
         self.since_last.fold()
         self.counters.add(self.since_last)
+        self.last_recorded, self._last = step, None
         record = build_record(
             measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
         )
@@ -263,7 +295,7 @@ class GradientPipeline:
     def _publish(self, record: StepRecord) -> StepRecord:
         """Adds to a record what probes saw and rules found, and hands it to the views."""
         if self.instruments is not None:
-            record = self.instruments.enrich(record, self.layout, self.optimizer)
+            record = self.instruments.enrich(record, self.layout, self.optimizers)
         if self.last_incident is not None and record.cause is not None:
             record = replace(record, incident=self.last_incident)
         if self.diagnosis is not None:
@@ -278,14 +310,50 @@ class GradientPipeline:
                 warnings.warn(f"{type(sink).__name__} cannot write, and gets no more records: {error}", stacklevel=3)
         return record
 
-    def _follow_layout(self) -> None:
-        """Takes in parameters that were added to the optimizer since; what is known of the others stays."""
-        state = self.clipper.state_dict() if self.clipper else {}
-        self.since_last.fold()
-        self.counters.add(self.since_last)
+    def follow(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizers) -> None:
+        """Goes on with another optimizer in the place of the one it had, or with changed parameters.
+
+        What is known of parameters by name stays: statistics of policies, counts, and the fold since the last record
+        where layers are the same. Called by itself when parameters have changed; call it for a new optimizer.
+        """
+        self._record_late_steps(wait=True)
+        self.optimizers = optimizer if isinstance(optimizer, Optimizers) else Optimizers(optimizer)
+        state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
+        self.judge.follow(self.optimizers)
+        if not self.since_last.load_state_dict(since.state_dict()):
+            self.counters.add(since)
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
+
+    def flush(self) -> StepRecord | None:
+        """Makes a record of the steps since the last one, if there are any: at the end of a run.
+
+        It has the norms of the last step, if that was finite; what clipping left of them is not known any more.
+        """
+        if self._last is None or not bool(self._last[2].isfinite()):  # host sync: a run ends
+            return None
+        step, norms, total = self._last
+        measurement = Measurement(self.layout, (None,) * len(norms), norms, total)
+        measurement.__dict__["present"] = self.since_last.present
+        signals = torch.stack([total, torch.ones_like(total)])
+        return self._record(step, measurement, Passed(Decision(measurement, Clips()), signals, clipped=False))
+
+    def close(self) -> None:
+        """Ends every view, and says which parameter groups never came that a policy was waiting for."""
+        if waiting := self.waiting_groups:
+            warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
+        self.flush()
+        for sink in self.sinks:
+            sink.close()
+
+    def __enter__(self) -> GradientPipeline:
+        """Itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes it, whatever happened."""
+        self.close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on: tensors, numbers, strings, lists and dicts only."""

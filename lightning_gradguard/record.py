@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 Verdict = Literal["ok", "clipped", "skipped", "overflow", "rolled_back", "nonfinite"]
@@ -247,31 +247,51 @@ class StepRecord:
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
-        return json.dumps(_encode(asdict(self)), allow_nan=False)
+        return json.dumps({"version": VERSION, **_encode(asdict(self))}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> StepRecord:
-        """The record that :meth:`to_json` wrote.
+        """The record that :meth:`to_json` wrote, by this version of the library or another.
+
+        What this version does not know is left out, and what the other did not write has its default: a number that
+        no record of an older version has reads as *not known*.
 
         Raises:
-            ValueError: if the line is not such a record; the message says what is missing or unknown.
+            ValueError: if the line is not such a record; the message says what is missing.
         """
         values = json.loads(line)
-        names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            got = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"not a StepRecord: fields that are missing or unknown: {got}")
-        values["findings"] = [Finding(**_decode_fields(Finding, finding)) for finding in values["findings"]]
-        if values["activations"] is not None:
-            stats = [ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in values["activations"]]
-            values["activations"] = stats
-        if values["inputs"] is not None:
-            values["inputs"] = [BatchStats(**_decode_fields(BatchStats, entry)) for entry in values["inputs"]]
-        if values["losses"] is not None:
-            values["losses"] = [LossStats(**_decode_fields(LossStats, entry)) for entry in values["losses"]]
-        return cls(**_decode_fields(cls, values))
+        if not isinstance(values, dict):
+            raise ValueError(f"not a StepRecord: got {type(values).__name__}")
+        missing = sorted(_REQUIRED - set(values))
+        if missing:
+            raise ValueError(f"not a StepRecord: fields that are missing: {missing}")
+        found = _decode_fields(cls, {"findings": [], "activations": None, **values})
+        found["findings"] = tuple(Finding(**_decode_fields(Finding, entry)) for entry in values.get("findings", ()))
+        if (stats := values.get("activations")) is not None:
+            found["activations"] = tuple(ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in stats)
+        for name, kind in (("inputs", BatchStats), ("losses", LossStats)):
+            if (entries := values.get(name)) is not None:
+                found[name] = tuple(kind(**_decode_fields(kind, entry)) for entry in entries)
+        defaults: dict[str, Any] = {f.name: _UNKNOWN.get(f.name) for f in fields(cls) if f.default is MISSING}
+        return cls(**{**defaults, **found})
 
 
+# Of the lines that to_json writes. It goes up when a field changes its meaning; new fields need no new version.
+VERSION = 1
+# Without these nothing can be shown; all others have a default when an older or newer version left them out.
+_REQUIRED = frozenset({"step", "layers", "layer_norms", "total_norm", "verdict"})
+_UNKNOWN: dict[str, Any] = {
+    "optimizer": 0,
+    "num_optimizers": 1,
+    "nonfinite_layers": (),
+    "num_steps": 1,
+    "num_clipped": 0,
+    "num_nonfinite": 0,
+    "max_layer_norms": (),
+    "max_total_norm": math.nan,
+    "nonfinite_total": 0,
+    "skipped_total": 0,
+}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -286,8 +306,9 @@ def _encode(value: Any) -> Any:
 
 
 def _decode_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    numeric = {f.name for f in fields(cls) if "float" in str(f.type)}  # a layer may well be called "inf"
-    return {key: _decode(value, key in numeric) for key, value in values.items()}
+    """The fields that the class has, with tuples for lists and numbers for the names of NaN and infinity."""
+    numeric = {f.name: "float" in str(f.type) for f in fields(cls)}  # a layer may well be called "inf"
+    return {key: _decode(value, numeric[key]) for key, value in values.items() if key in numeric}
 
 
 def _decode(value: Any, numeric: bool) -> Any:

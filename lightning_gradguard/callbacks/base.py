@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.session import Plan, Session
-from lightning_gradguard.callbacks.trainer import warn_if_nothing_was_seen
 from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.record import Finding, StepRecord
 
@@ -106,8 +105,6 @@ class GradientCallback(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the views."""
-        if self._driven is not None:
-            warn_if_nothing_was_seen(trainer)
         self._close()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

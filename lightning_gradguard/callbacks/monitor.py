@@ -32,6 +32,9 @@ class GradientNormMonitor(GradientCallback):
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the
             rules; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
         silence: ids of rules to leave out, such as ``("clipping-always",)``; ``docs/diagnosis.md`` has them all.
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -50,6 +53,7 @@ class GradientNormMonitor(GradientCallback):
         norm_type: float = 2.0,
         probe_every_n_steps: int | None = 50,
         silence: Sequence[str] = (),
+        joint: bool = False,
     ) -> None:
         check_choice(group_by, get_args(GroupBy), "group_by")
         if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
@@ -63,9 +67,11 @@ class GradientNormMonitor(GradientCallback):
         self.log_every_n_steps = check_interval(log_every_n_steps, "log_every_n_steps")
         self.sinks = check_all(sinks, Sink, "sinks") or ()
         self.group_by = group_by
+        self.joint = joint
         self.norm_type = float(norm_type)
 
     def _contribute(self, plan: Plan) -> None:
+        plan.joint = plan.joint or self.joint
         plan.take("see")
         plan.rules = default_rules() if self.rules is None else self.rules
         plan.silence = self.silence

@@ -149,7 +149,7 @@ class Diagnosis:
             if finding is None and (broken or not asked):
                 continue
             if finding is not None:
-                finding = replace(finding, severity=_earned(rule, finding.severity, watch.progress))
+                finding = replace(finding, severity=_earned(rule, finding.severity, watch.progress, record))
             patience = 1 if breaks else rule.patience
             if _update(standing, finding, patience, record.step, renew=rule.tallies):
                 assert standing.finding is not None
@@ -222,9 +222,11 @@ def _is_finite(record: StepRecord) -> bool:
     return record.verdict not in (*_BROKEN, "overflow") and math.isfinite(record.total_norm)
 
 
-def _earned(rule: Rule, severity: Severity, progress: Progress) -> Severity:
+def _earned(rule: Rule, severity: Severity, progress: Progress, record: StepRecord) -> Severity:
     """The severity that a finding has earned, given how training goes."""
     state = progress.state
+    if record.num_optimizers > 1 and state in ("stalls", "rises") and not progress.is_broken:
+        state = "unknown"  # losses that work against each other do not tell how training goes
     if rule.harmless_if_learning and state in ("learns", "unknown"):
         return "warning" if state == "unknown" and severity == "critical" else "info"
     return "warning" if state == "learns" and severity == "critical" else severity

@@ -10,6 +10,7 @@ from lightning_gradguard.record import StepRecord
 
 _BEGINNING = 3  # steps that make up the first loss
 _MIN_STEPS = 24  # before them a loss that stays where it is says nothing
+_BROKEN = 3  # records in a row that are not finite, from which a run is broken
 _MIN_FALL = 8  # and before these nor does one that falls
 _SIGMA = 3.0  # how far beyond the noise a change must be
 _SHARE = 0.02  # of the first loss by which it must fall to be called falling
@@ -104,9 +105,14 @@ class Progress:
         return self._steps
 
     @property
+    def is_broken(self) -> bool:
+        """Whether the last three records were all not finite."""
+        return self._broken >= _BROKEN
+
+    @property
     def state(self) -> State:
         """What the losses say, see the class."""
-        if self._broken >= 3:
+        if self.is_broken:
             return "rises"
         if self._steps < 2:
             return "unknown"

@@ -21,6 +21,7 @@ from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Late
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, measure_exactly
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharding import any_process
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
@@ -69,6 +70,9 @@ class Unguarded:
     spike: str | None = None
     on_device: DeviceDropper | None = None
 
+    def follow(self, optimizers: Optimizers) -> None:
+        """Nothing to go on with."""
+
     def judge(self, step: int, measurement: Measurement, decide: Decide, **ignored: Any) -> Judgement:
         """Lets the step through; on the CPU, where looking costs nothing, gradients are not multiplied by one."""
         decision = decide(measurement)
@@ -98,12 +102,12 @@ class Unguarded:
 
 
 class Judge:
-    """Stands between the gradients of one optimizer and its step.
+    """Stands between the gradients of one optimizer, or of several taken as one, and their step.
 
     Args:
         guard: counts bad steps and says what becomes of them.
         recovery: what puts buffers and weights back, shared by the judges of a model.
-        optimizer: whose steps these are.
+        optimizers: whose steps these are.
         optimizer_index: which optimizer this is, for messages.
         incidents: saves bad steps for replay; ``None`` saves nothing.
 
@@ -122,7 +126,7 @@ class Judge:
         self,
         guard: Guard,
         recovery: Recovery,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
         optimizer_index: int = 0,
         incidents: BlackBox | None = None,
     ) -> None:
@@ -132,19 +136,26 @@ class Judge:
         self.should_stop = False
         self.spike: str | None = None
         self.last_incident: str | None = None
-        self._optimizer = optimizer
+        self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
-        self.on_device = DeviceDropper(optimizer, recovery.buffers) if self._can_drop_on_device() else None
+        self.on_device = self._make_dropper()
 
-    def _can_drop_on_device(self) -> bool:
-        params = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        reason = "incidents are saved on the host" if self._incidents else why_not_on_device(self._optimizer, params)
+    def follow(self, optimizers: Optimizers) -> None:
+        """Goes on with other optimizers, or with those it had after their parameters have changed."""
+        self.recovery.follow(self._optimizers.plain, optimizers.plain)
+        self._optimizers = optimizers
+        self.on_device = self._make_dropper()
+
+    def _make_dropper(self) -> DeviceDropper | None:
+        params, plain = self._optimizers.params, self._optimizers.plain
+        reason = "incidents are saved on the host" if self._incidents else why_not_on_device(plain, params)
         if self.guard.on_device and reason is not None:
             raise ValueError(f"on_device=True cannot drop steps on the device: {reason}; pass on_device=None")
         on_cuda = bool(params) and all(parameter.device.type == "cuda" for parameter in params)
-        return reason is None and (on_cuda if self.guard.on_device is None else self.guard.on_device)
+        wanted = on_cuda if self.guard.on_device is None else self.guard.on_device
+        return DeviceDropper(plain, self.recovery.buffers) if wanted and reason is None else None
 
     def judge(
         self,
@@ -170,21 +181,21 @@ class Judge:
         decision = decide(measurement)
         signals = self._signals(decision, loss)
         together = signals.together()
-
-        # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
-        if self.on_device is not None:
-            self.on_device.release()
-            if scaler is None and not wait:
-                masked = self.on_device.drop_if_bad_(step, measurement, together, signals.buffers)
-                return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
+        self.end_step()
+        if self.on_device is not None and scaler is None and not wait:
+            # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
+            masked = self.on_device.drop_if_bad_(step, measurement, together, signals.buffers)
+            return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
 
         found = signals.on_host(together)
-        damage = None if math.isfinite(found.total) else inspect(measurement)
-        if damage is None and not math.isfinite(found.total):  # every element is finite, only the norm overflowed
-            decision = decide(measure_exactly(measurement))
-            signals = self._signals(decision, loss)
-            together = signals.together()
-            found = signals.on_host(together)  # host sync: rare
+        damage = None
+        if not math.isfinite(found.total):
+            damage = inspect(measurement)
+            if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
+                decision = decide(measure_exactly(measurement))
+                signals = self._signals(decision, loss)
+                together = signals.together()
+                found = signals.on_host(together)  # host sync: rare
         damage = damage or self._look_beyond_gradients(found, measurement.layout)
         if damage is not None:
             return self._drop(step, measurement, damage, scaler)
@@ -298,7 +309,7 @@ class Judge:
         if self._incidents is not None:
             self.last_incident = self._incidents.save(
                 step=step,
-                optimizer=self._optimizer,
+                optimizer=self._optimizers.plain[0],
                 optimizer_index=self._index,
                 action=self.guard.action,
                 cause=damage.cause,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,12 +39,12 @@ class DeviceDropper:
     counter moves. That is what ``GradScaler`` relies on, so nothing is dropped on the device beside a live one.
 
     Args:
-        optimizer: a fused one.
+        optimizers: fused ones.
         buffers: what a bad forward pass may have spoiled; put back on the device as well.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, buffers: Buffers) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], buffers: Buffers) -> None:
+        self._optimizers = list(optimizers)
         self._buffers = buffers
         self._queue: deque[WaitingStep] = deque()
 
@@ -64,17 +64,17 @@ class DeviceDropper:
         if buffers is not None:
             bad = bad | ~buffers.isfinite()
         self._buffers.keep_or_restore_(bad)
-        self._optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        for optimizer in self._optimizers:
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         signals = torch.stack([signals[0].masked_fill(bad, torch.nan), signals[1]])
         on_host, done = _copy_to_host(signals)
-        kept = replace(measurement, grads=(None,) * len(measurement.grads))
-        kept.__dict__["present"] = measurement.present
-        self._queue.append(WaitingStep(step, kept, on_host, done))
+        self._queue.append(WaitingStep(step, measurement.without_gradients(), on_host, done))
         return signals
 
     def release(self) -> None:
         """Takes the flag away, once the optimizer has stepped or for a step that is judged on the host."""
-        self._optimizer.__dict__.pop("found_inf", None)
+        for optimizer in self._optimizers:
+            optimizer.__dict__.pop("found_inf", None)
 
     def learned(self, *, wait: bool = False) -> Iterator[WaitingStep]:
         """The steps that the host can know of by now, oldest first, each once.
@@ -116,8 +116,9 @@ def _copy_to_host(signals: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     return on_host, done
 
 
-def why_not_on_device(optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> str | None:
-    """Why bad steps of this optimizer cannot be dropped on the device; ``None`` where they can."""
-    if not getattr(optimizer, "_step_supports_amp_scaling", False):
-        return f"{type(optimizer).__name__} does not read found_inf: make it with fused=True"
+def why_not_on_device(optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]) -> str | None:
+    """Why bad steps of these optimizers cannot be dropped on the device; ``None`` where they can."""
+    for optimizer in optimizers:
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            return f"{type(optimizer).__name__} does not read found_inf: make it with fused=True"
     return "its parameters are sharded" if any(map(is_distributed, params)) else None

@@ -44,8 +44,22 @@ class Recovery:
         self.snapshot = Snapshot(module, optimizers) if rollback else None
         self.rollback_after = rollback_after
         self.snapshot_every_n_steps = snapshot_every_n_steps
-        self._params = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+        self._module = module
+        self._optimizers = list(optimizers)
         self._since_snapshot = 0
+        self._started = False
+
+    def follow(self, before: Sequence[torch.optim.Optimizer], now: Sequence[torch.optim.Optimizer]) -> None:
+        """Goes on with other optimizers in the place of some, or with changed parameters.
+
+        The next good state is taken at once: a snapshot of parameters that are gone is of no use.
+        """
+        self._optimizers = [one for one in self._optimizers if not any(one is gone for gone in before)] + [*now]
+        buffers = Buffers(self._module)
+        if buffers.names != self.buffers.names:
+            self.buffers = buffers
+        if self.snapshot is not None:
+            self.snapshot = Snapshot(self._module, self._optimizers)
         self._started = False
 
     def start(self) -> None:
@@ -57,8 +71,8 @@ class Recovery:
             self._since_snapshot = 0
 
     def begin_step(self) -> None:
-        """Starts at the first step, if nobody did."""
-        if not self._started:
+        """Starts at the first step, if nobody did; later where its forward pass has left a buffer not finite."""
+        if not self._started and not self.buffers.not_finite():
             self.start()
 
     def sum_of_buffers(self) -> Tensor | None:
@@ -103,6 +117,9 @@ class Recovery:
     @torch.no_grad()
     def has_nonfinite_weights(self) -> bool:
         """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
-        flags = [parameter.isfinite().all() for parameter in map(local_values, self._params)]
+        flags = [parameter.isfinite().all() for parameter in map(local_values, self._params())]
         bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False
-        return any_process(bad, self._params)
+        return any_process(bad, self._params())
+
+    def _params(self) -> list[Tensor]:
+        return [p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]]

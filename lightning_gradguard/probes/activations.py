@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.measurement.sharding import is_distributed, local_values
 from lightning_gradguard.probes.functions import FunctionWatch
 from lightning_gradguard.record import ActivationStats
@@ -116,15 +116,15 @@ class Probe:
         self._seen, self._calls = {}, {}
         if not self._watched:
             self._watched = [
-                (part, self._hook(clean_name(name))) for name, part in self.module.named_modules() if _is_watched(part)
+                (part, self._hook(name)) for part, name in module_names(self.module).items() if _is_watched(part)
             ]
         self._inside, self._entered = [], False
         self._handles = [part.register_forward_hook(hook) for part, hook in self._watched]
         if self._compiled:
             torch.compiler.set_stance("force_eager")
         else:
-            for name, part in self.module.named_modules():
-                self._handles.append(part.register_forward_pre_hook(self._enter(clean_name(name))))
+            for part, name in module_names(self.module).items():
+                self._handles.append(part.register_forward_pre_hook(self._enter(name)))
                 self._handles.append(part.register_forward_hook(self._leave))
             self.functions.start()
         return True

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.optim import Optimizer
-
 from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.optimizers import Optimizers
 
 
-def optimizer_facts(layout: Layout, optimizer: Optimizer) -> dict[str, Any]:
+def optimizer_facts(layout: Layout, optimizers: Optimizers) -> dict[str, Any]:
     """The fields of a record that the optimizer's parameter groups tell.
 
     Example:
         >>> import torch
         >>> net = torch.nn.Linear(2, 1)
         >>> adam = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.1)
-        >>> optimizer_facts(Layout.from_optimizer(net, adam), adam)["weight_decays"]
+        >>> optimizer_facts(Layout.from_optimizer(net, adam), Optimizers(adam))["weight_decays"]
         (0.1, 0.1)
     """
-    rates = [_number(group.get("lr")) for group in optimizer.param_groups]
-    decays = [_number(group.get("weight_decay")) for group in optimizer.param_groups]
+    rates = [_number(group.get("lr")) for group in optimizers.groups]
+    decays = [_number(group.get("weight_decay")) for group in optimizers.groups]
     return {
         "learning_rates": _by_layer(layout, rates),
         "weight_decays": _by_layer(layout, decays),
-        "optimizer_kind": type(optimizer).__name__,
-        "maximizes": any(bool(group.get("maximize")) for group in optimizer.param_groups),
+        "optimizer_kind": type(optimizers.plain[0]).__name__,
+        "maximizes": any(bool(group.get("maximize")) for group in optimizers.groups),
     }
 
 

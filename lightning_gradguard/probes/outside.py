@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from lightning_gradguard.measurement.layout import Layout, clean_name
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.names import module_names
 
 
 def unoptimized(module: nn.Module, layouts: Sequence[Layout]) -> tuple[str, ...]:
@@ -17,12 +18,11 @@ def unoptimized(module: nn.Module, layouts: Sequence[Layout]) -> tuple[str, ...]
         layouts: of all its optimizers.
     """
     known = {id(parameter) for layout in layouts for parameter in layout.params}
-    forgotten = [
-        name.rpartition(".")[0] or name
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad and parameter.grad is not None and id(parameter) not in known
-    ]
-    return tuple(dict.fromkeys(clean_name(name) for name in forgotten))
+    return tuple(
+        name or "the module itself"
+        for part, name in module_names(module).items()
+        if any(p.requires_grad and p.grad is not None and id(p) not in known for p in part.parameters(recurse=False))
+    )
 
 
 def frozen_last(
@@ -36,7 +36,7 @@ def frozen_last(
         order: place of each module in the forward pass.
         flows: whether the output of a module had a gradient to pass on.
     """
-    parts = {clean_name(name): part for name, part in module.named_modules()}
+    parts = {name: part for part, name in module_names(module).items()}
     held = {id(p) for layout in layouts for p in layout.params} if len(layouts) > 1 else set()
     last: list[str] = []
     trains = False

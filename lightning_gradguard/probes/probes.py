@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from lightning_gradguard.measurement.layout import Layout, clean_name
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.names import module_names
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.activations import Probe, is_early, is_sampled
 from lightning_gradguard.probes.batch import BatchProbe
 from lightning_gradguard.probes.losses import Losses
@@ -61,7 +62,7 @@ class Instruments:
         self.probe = Probe(module, every_n_steps)
         self.temporal = TemporalProbe(module, every_n_steps)
         self._watched: list[_Watched] = []  # one for each optimizer
-        self._kinds = {clean_name(name): type(part).__name__ for name, part in module.named_modules()}
+        self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self.batch = BatchProbe()
         self.step = 0  # of the last forward pass
         self.clip_outside: float | None = None
@@ -130,7 +131,7 @@ class Instruments:
         """Backward passes without a step of this optimizer, now and then once they are suspiciously many."""
         return self._of(layout).steps.waiting()
 
-    def enrich(self, record: StepRecord, layout: Layout, optimizer: Optimizer | None = None) -> StepRecord:
+    def enrich(self, record: StepRecord, layout: Layout, optimizers: Optimizers | None = None) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
         self._claim_loss(layout)
         watched = self._of(layout)
@@ -151,8 +152,8 @@ class Instruments:
             watched.steps.ever = True
         if record.layers:
             facts |= watched.structure.facts(self.probe.order, self.probe.flows)
-        if optimizer is not None:
-            facts |= optimizer_facts(layout, optimizer)
+        if optimizers is not None:
+            facts |= optimizer_facts(layout, optimizers)
         if record.early:
             facts |= self._outside(record.num_optimizers)
         place = next(((epoch, batch) for step, epoch, batch in reversed(self._batches) if step == record.step), None)

@@ -107,7 +107,7 @@ class Layers:
         """The layers on the device."""
         if not view.per_layer:
             return cls(measurement.norms)
-        one_by_one = clips is not None and after is not None and clips.single_coefficient is None
+        one_by_one = clips is not None and bool(clips.answers) and clips.single_coefficient is None
         return cls(
             norms=measurement.norms,
             p_norms=p_norms(measurement, view.norm_type) if view.norm_type != 2.0 else None,
@@ -115,10 +115,17 @@ class Layers:
             after=after.norms if one_by_one and after is not None else None,
         )
 
-    def fields(self, measurement: Measurement, exact: Tensor, view: View) -> dict[str, Any]:
-        """The record's fields, from the host's values; ``exact`` are the norms of parameters."""
+    def fields(self, measurement: Measurement, exact: Tensor, folded: list[float] | None, view: View) -> dict[str, Any]:
+        """The record's fields, from the host's values.
+
+        Args:
+            measurement: of this step.
+            exact: the norms of parameters, those measured again that float32 cannot hold.
+            folded: the smallest coefficient of each layer since the last record, where one by one is known.
+            view: what records hold.
+        """
         if not view.per_layer:
-            return {"layers": (), "layer_norms": (), "weight_norms": None, "layer_shapes": None}
+            return {"layers": (), "layer_norms": ()}
         layout = measurement.layout
         norms = by_layer(layout, exact) if self.p_norms is None else _by_layer_p(layout, self.p_norms, view.norm_type)
         return {
@@ -126,7 +133,18 @@ class Layers:
             "layer_norms": _where_present(layout, norms.tolist(), measurement.present),
             "weight_norms": None if self.weight_norms is None else tuple(self.weight_norms),
             "layer_shapes": layout.layer_shapes,
+            "min_layer_coefficients": self._min_coefficients(layout, exact, folded),
         }
+
+    def _min_coefficients(
+        self, layout: Layout, exact: Tensor, folded: list[float] | None
+    ) -> tuple[float | None, ...] | None:
+        """The smallest coefficient of each layer: what was folded, and what this step's norms say."""
+        if not self.after:
+            return None
+        raw, clipped = by_layer(layout, exact), by_layer(layout, torch.tensor(self.after, dtype=torch.float64))
+        now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
+        return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,29 +222,20 @@ def build_record(
         Since.of(since, counters, view),
     )
 
-    # What float32 cannot hold is measured again; what is not finite is looked at, even if nobody guards.
     damage = dropped.damage if dropped is not None else None
-    if damage is None and not math.isfinite(totals.total_norm):
+    if damage is None and not math.isfinite(totals.total_norm):  # nobody guards: say at least what went through
         damage = inspect(measurement)
     norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
     if damage is None:
         norms, total = _exact(measurement, norms, total)
-    verdict = verdict_of(
-        judgement, nonfinite=damage is not None, clipped=bool(totals.clipped), scaled=scaler is not None
-    )
-    by_layer_of_step = _layer_coefficients(measurement.layout, norms, layers, fold)
     return StepRecord(
         step=step,
         optimizer=view.optimizer,
         num_optimizers=view.num_optimizers,
-        verdict=verdict,
-        nonfinite_layers=_layers_of_names(measurement.layout, damage.names) if damage else (),
-        cause=damage.cause if damage else None,
-        loss_scale=scaler.get_scale() if scaler else None,  # host sync: a logged step
-        min_layer_coefficients=by_layer_of_step if clips is not None and clips.answers else None,
         clip_ratio=clips.ratio if clips is not None else None,
+        **_judged(measurement.layout, judgement, damage, scaler, clipped=bool(totals.clipped)),
         **totals.fields(total, damage, view),
-        **layers.fields(measurement, norms, view),
+        **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
         **fold.fields(since, counters, view),
     )
 
@@ -271,6 +280,18 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
     )
 
 
+def _judged(
+    layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, *, clipped: bool
+) -> dict[str, Any]:
+    """The record's fields about what became of the step, and why."""
+    return {
+        "verdict": verdict_of(judgement, nonfinite=damage is not None, clipped=clipped, scaled=scaler is not None),
+        "nonfinite_layers": _layers_of_names(layout, damage.names) if damage else (),
+        "cause": damage.cause if damage else None,
+        "loss_scale": scaler.get_scale() if scaler else None,  # host sync: a logged step
+    }
+
+
 def weights_are_due(num_steps: int, num_new: int) -> bool:
     """Whether a record measures the norms of the weights: the first does, and the first in each 50 steps after it.
 
@@ -307,16 +328,6 @@ def _where_present(layout: Layout, values: Sequence[float], present: Sequence[bo
         return tuple(values)
     seen = {layer for layer, there in zip(layout.layer_of, present, strict=True) if there}
     return tuple(value if i in seen else None for i, value in enumerate(values))
-
-
-def _layer_coefficients(layout: Layout, norms: Tensor, layers: Layers, fold: Since) -> tuple[float | None, ...] | None:
-    """The smallest coefficient of each layer: what was folded, and what this step's norms say."""
-    if not layers.after:
-        return None
-    raw, clipped = by_layer(layout, norms), by_layer(layout, torch.tensor(layers.after, dtype=torch.float64))
-    now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
-    folded = fold.min_layer_coefficients
-    return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
 
 
 def _by_layer_p(layout: Layout, norms: Sequence[float], p: float) -> Tensor:

@@ -127,15 +127,20 @@ class SinceLast:
             **{key: float(getattr(self, key)) for key in self._SCALARS},  # host sync: a checkpoint is written
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state.
+
+        Returns:
+            Whether the fold is taken over.
+        """
         self._steps = []
         if list(self.layout.layers) != state["layers"] or len(self.present) != len(state["present"]):
-            return
+            return False
         self.max_layer_norms.copy_(state["max_layer_norms"])
         self.max_total_norm.fill_(state["max_total_norm"])
         self.min_coefficient.fill_(state["min_coefficient"])
         self.num_clipped, self.num_nonfinite = state["num_clipped"], state["num_nonfinite"]
         self.num_steps, self.present = int(state["num_steps"]), tuple(state["present"])
+        return True
 
     _SCALARS = ("max_total_norm", "min_coefficient", "num_clipped", "num_nonfinite", "num_steps")

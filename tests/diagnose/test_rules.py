@@ -30,6 +30,7 @@ from lightning_gradguard.diagnose import (
     NoStep,
     OldGradients,
     OptimizerImbalance,
+    OutputScale,
     PoorInitialization,
     RateDecayed,
     Runaway,
@@ -88,6 +89,10 @@ SICK = {
     "a loss without a floor, from above zero": (
         WrongSign(),
         [{"loss": 2.0 - 1.8**i, "total_norm": 1.8**i} for i in range(14)],
+    ),
+    "a net that is sure of everything": (
+        OutputScale(),
+        [{"losses": (LossStats("cross-entropy", 2.2, value=300.0),), "loss": 300.0}] * N,
     ),
     "softmax twice": (DoubleActivation(), steady(losses=(LossStats("cross-entropy", 2.3, True),))),
     "weight decay of 60": (
@@ -212,6 +217,7 @@ WELL = {
         [{"learning_rates": (0.1 * i,) * 6, "update_ratios": (0.01 * i,) * 6} for i in range(N)],
     ),
     "accumulation": (OldGradients(), steady(old_gradients=False)),
+    "a net that is unsure": (OutputScale(), steady(losses=(LossStats("cross-entropy", 2.2, value=2.4),))),
     "raw outputs": (DoubleActivation(), steady(losses=(LossStats("cross-entropy", 2.3, False),))),
     "the usual decay": (
         WeightDecay(),
@@ -316,7 +322,7 @@ WELL = {
             *over("update_ratios", [(0.01, *(0.9**i,) * 4, 0.01) for i in range(N)]),
         ],
     ),
-    "large and falling": (LargeUpdates(), [{"update_ratios": (0.3,) * 6, "loss": 0.8**i} for i in range(N)]),
+    "large, but not by much": (LargeUpdates(), [{"update_ratios": (0.15,) * 6, "loss": 0.8**i} for i in range(N)]),
     "AutoClip at the tenth percentile": (
         ClippingAlways(),
         steady(clip_rate=0.9, coefficient=0.6, verdict="clipped"),
@@ -437,6 +443,7 @@ def test_the_depth_profile_comes_with_its_slope_and_the_layers_left_behind(make_
         (lambda: CriticWon(left=1.0), "left must lie between 0 and 1, got 1.0"),
         (lambda: CriticWon(rise=1.0), "rise must be above 1, got 1.0"),
         (lambda: RateDecayed(share=1.0), "share must lie between 0 and 1, got 1.0"),
+        (lambda: OutputScale(times=1.0), "times must be above 1, got 1.0"),
         (lambda: StarvingPart(ratio=1.0), "ratio must lie between 0 and 1, got 1.0"),
         (lambda: SaturatedOutput(share=1.0), "share must lie between 0 and 1, got 1.0"),
         (lambda: Diverged(records=1), "records must be at least 2, got 1"),

@@ -12,6 +12,7 @@ from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.verdict import Decision, Dropped, Passed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import measure
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.spikes import SpikeRule
 
 
@@ -25,7 +26,8 @@ def net():
 
 def judge_of(net, guard):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    return Judge(guard, Recovery(net, [optimizer]), optimizer), Layout.from_optimizer(net, optimizer)
+    judge = Judge(guard, Recovery(net, [optimizer]), Optimizers(optimizer))
+    return judge, Layout.from_optimizer(net, optimizer)
 
 
 def nobody_clips(measurement):

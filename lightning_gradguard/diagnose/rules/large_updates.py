@@ -5,7 +5,6 @@ from __future__ import annotations
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.settled import SettledRatios, round_factor
-from lightning_gradguard.diagnose.trend import LossTrend
 from lightning_gradguard.record import Finding, StepRecord
 
 _GOOD = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
@@ -16,13 +15,13 @@ class LargeUpdates(Rule):
     """A step changes the weights by a large part of their own size.
 
     Speaks of the median over layers of the measured ||change|| / ||weights||, without layers that began at
-    zero, as adapters and closing layers of residual branches do. One step that replaces the weights
-    (``jump``) is enough; a smaller ratio (``share``) must go on while the loss does not fall.
+    zero, as adapters and closing layers of residual branches do. What a single step did to the weights stays done, so
+    that the finding stands from then on; while the loss falls it is *info*.
 
     Args:
-        share: ratio that is too much if it lasts, > 0. The literature calls up to 0.1 healthy, and runs that train
-            well were seen at 0.13 in their first steps.
-        jump: ratio that is too much even once, > ``share``.
+        share: ratio that is too much, > 0. The literature calls up to 0.1 healthy, and runs that train well were seen
+            at 0.13 in their first steps.
+        jump: ratio of a step that replaces the weights, > ``share``.
 
     Raises:
         ValueError: unless 0 < ``share`` < ``jump``.
@@ -44,22 +43,17 @@ class LargeUpdates(Rule):
         if not 0 < share < jump:
             raise ValueError(f"share and jump must be positive and in order, got {share} and {jump}")
         self.share, self.jump = share, jump
-        self._trend = LossTrend()
         self._ratios = SettledRatios()
         self._largest = 0.0
-        self._last = 0.0
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        self._trend.add(record)
         ratio = self._ratios.median(record)
         if ratio is not None:
-            self._last = ratio
             self._largest = max(self._largest, ratio)
-        lasting = self._last > self.share and not self._trend.is_falling
-        if not (lasting or self._largest > self.jump):
+        if self._largest <= self.share:
             return None
-        ratio = self._largest if self._largest > self.jump else self._last
+        ratio = self._largest
         factor = min(round_factor(ratio / _GOOD), _MOST)
         return Finding(
             rule=self.id,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import DEEP, has_norms, missing_norms, weight_layers
+from lightning_gradguard.diagnose.depth import DEEP, has_norms, missing_norms
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
@@ -70,7 +70,12 @@ class PoorInitialization(Rule):
         weights = record.weight_norms
         if weights is None:
             return None
-        zero = tuple(record.layers[i] for i in weight_layers(record) if weights[i] == 0 and record.layer_norms[i] == 0)
+        kinds = record.layer_kinds or ("",) * len(weights)
+        zero = tuple(
+            name
+            for name, kind, weight, norm in zip(record.layers, kinds, weights, record.layer_norms, strict=True)
+            if weight == 0 and norm == 0 and "Norm" not in kind and ".bias" not in kind
+        )
         if not zero:
             return None
         return Finding(
