@@ -7,13 +7,15 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo cases gallery test lower-bounds check clean
+.PHONY: help setup demo cases gallery docs test lower-bounds clients huggingface check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
 	@echo "make test    lint, type check and test (sets up $(VENV) first)"
 	@echo "make cases   every case study over five seeds, recorded (under an hour on two cores)"
 	@echo "make gallery examples/README.md from the recorded results"
+	@echo "make docs    the site, in site/: pages, gallery, reference (a minute at most)"
+	@echo "make clients trains models of published packages, watched and not (sets up .venv-clients; gigabytes, an hour)"
 	@echo "make check   format, lint and type check only"
 	@echo "make clean   remove $(VENV) and what runs left behind"
 
@@ -25,17 +27,21 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing torch first: a later, freer choice would bring gigabytes of CUDA packages"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	@echo "==> installing lightning-gradguard with what its examples and tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,examples]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs,examples]"
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/python -m lightning_gradguard demo
+	@$(BIN)/python examples/demo.py
 
 cases: $(STAMP)
-	@$(BIN)/python examples/cases.py
+	@$(BIN)/python examples/cases.py --record examples/results
 
 gallery: $(STAMP)
 	@$(BIN)/python examples/gallery.py
+
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "==> site/index.html; to read it with its search: $(BIN)/python -m http.server --directory site"
 
 test: $(STAMP) browser
 	@echo "==> ruff, mypy"
@@ -48,6 +54,23 @@ test: $(STAMP) browser
 lower-bounds: $(STAMP)
 	@echo "==> the core rows again, with lightning and torchmetrics at their lower bounds"
 	@sh tests/lower_bounds.sh
+
+# Published packages with models of their own, in an environment of their own; torch first, as above.
+CLIENTS := .venv-clients
+
+$(CLIENTS)/installed: benchmarks/clients/requirements.txt constraints.txt
+	@echo "==> setting up $(CLIENTS) (once; two gigabytes)"
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt) -r $<
+	@touch $@
+
+clients: $(CLIENTS)/installed
+	@nice -n 10 $(CLIENTS)/bin/python -m benchmarks.clients --record
+
+huggingface: $(STAMP)
+	@echo "==> the transformers callback, against transformers and accelerate in an environment of their own"
+	@sh tests/huggingface.sh
 
 check: $(STAMP)
 	@$(BIN)/ruff format .
@@ -67,4 +90,4 @@ browser:
 	fi
 
 clean:
-	rm -rf $(VENV) .venv-lower runs .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-lower .venv-clients .venv-huggingface runs site .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from benchmarks.machine import describe, in_words, markdown_table, save
+from benchmarks.machine import add_record_option, describe, figure_path, in_words, markdown_table, save
 from lightning_gradguard.clip.adagc import AdaGC
 from lightning_gradguard.clip.agc import AGC
 from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
@@ -146,7 +146,7 @@ def draw(traces: dict[str, Trace], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="for the table; the picture shows seed 0 (default: 5)")
-    parser.add_argument("--path", type=Path, default=Path(__file__).parents[1] / "docs" / "clipping.png")
+    add_record_option(parser, "clipping_figure")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     machine, rows, first = describe(), [], {}
@@ -164,9 +164,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
         )
         print(*rows[-1], flush=True)
-    draw(first, args.path)
+    draw(first, figure_path("clipping.png", record=args.record))
     table = markdown_table(["policy", f"accuracy, {args.seeds} seeds", "steps clipped", "cosine when clipped"], rows)
-    save("clipping_figure", {"machine": machine, "rows": rows}, f"# A noisy training\n\n{table}\n\n{in_words(machine)}")
+    page = f"# A noisy training\n\n{table}\n\n{in_words(machine)}"
+    save(args.name, {"machine": machine, "rows": rows}, page, record=args.record)
 
 
 if __name__ == "__main__":

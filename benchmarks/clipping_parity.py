@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.machine import describe, in_words, markdown_table, save
+from benchmarks.machine import add_record_option, describe, in_words, markdown_table, save
 from lightning_gradguard.clip.adagc import AdaGC
 from lightning_gradguard.clip.autoclip import AutoClip
 from lightning_gradguard.clip.base import ClipPolicy
@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=40)
+    add_record_option(parser, "clipping_parity")
     args = parser.parse_args()
     torch.set_num_threads(1)
     machine = describe()
@@ -115,7 +116,7 @@ def main() -> None:
 {markdown_table(["policy", "clipped before", *[f"x {rise:g}" for rise in RISES]], recovered)}
 
 {in_words(machine)}"""
-    save("clipping_parity", {"machine": machine, "parity": compared, "recovery": recovered}, page)
+    save(args.name, {"machine": machine, "parity": compared, "recovery": recovered}, page, record=args.record)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from lightning_gradguard.clip.clipper import Policies
 _HOST_READS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero")
 _WHOLE_HOST_READS = (Tensor.tolist, Tensor.numpy, Tensor.cpu)  # on CPU these are no operators
 _FROM_HOST = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
+_MOVES = ("_to_copy", "copy_")
 _INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
 
 
@@ -75,6 +76,11 @@ def _copies_from_host(func: Any, args: Sequence[Any]) -> bool:
     return func is Tensor.new_tensor or (func in _FROM_HOST and not isinstance(args[0], Tensor))
 
 
+def _leaves_the_host(values: Sequence[Any]) -> bool:
+    devices = {tensor.device.type for tensor in _tensors(list(values))}
+    return "cpu" in devices and len(devices) > 1
+
+
 class Counter(TorchDispatchMode):
     """Counts what is done while it is active, to the gradients of some parameters."""
 
@@ -89,7 +95,9 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.count.calls += 1
-        self.count.host_reads += func._schema.name.split("::")[1] in _HOST_READS
+        name = func._schema.name.split("::")[1]
+        self.count.host_reads += name in _HOST_READS
+        self.count.host_copies += name in _MOVES and _leaves_the_host([*args, result])
         if any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns):
             return result  # a view moves nothing
         for value, argument in zip(args, func._schema.arguments, strict=False):
@@ -121,7 +129,9 @@ def network(num_layers: int = 50) -> nn.Module:
     return nn.ModuleList([nn.Linear(*sizes[min(index % 10, 2)]) for index in range(num_layers)])
 
 
-def count_step(clip: Policies | None, *, guard: bool, log: bool = False, factor: float = 1e-3) -> Count:
+def count_step(
+    clip: Policies | None, *, guard: bool, log: bool = False, factor: float = 1e-3, device: str = "cpu"
+) -> Count:
     """Counts the third step of a pipeline: the first ones plan and start.
 
     Args:
@@ -129,9 +139,10 @@ def count_step(clip: Policies | None, *, guard: bool, log: bool = False, factor:
         guard: whether to skip what is not finite.
         log: whether the step makes a record.
         factor: of normally distributed gradients.
+        device: of the network; ``"meta"`` stands for one that is not the host, without values.
     """
     torch.manual_seed(0)
-    net = network()
+    net = network().to(device)
     parameters = list(net.parameters())
     groups = [{"params": parameters[start::2], "name": name} for start, name in enumerate(("even", "odd"))]
     optimizer = torch.optim.SGD(groups if isinstance(clip, Mapping) else parameters, lr=0.1)
@@ -209,12 +220,17 @@ def page(counts: dict[str, Count], described: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="counted", help="of the files under benchmarks/results")
+    machine.add_record_option(parser, "counted")
     options = parser.parse_args(argv)
     described = machine.describe()
     counts = {name: run() for name, run in variants().items()}
     text = page(counts, described)
-    machine.save(options.name, {"machine": described, "counts": {k: asdict(c) for k, c in counts.items()}}, text)
+    machine.save(
+        options.name,
+        {"machine": described, "counts": {k: asdict(c) for k, c in counts.items()}},
+        text,
+        record=options.record,
+    )
     print(text)
 
 

@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["gpt2", "1b"])
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--name", default="gpu", help="of the files under benchmarks/results; empty writes none")
+    machine.add_record_option(parser, "gpu")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -190,8 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "models": {name: measure(name, options.repeats, device) for name in options.models},
     }
     text = page(results)
-    if options.name:
-        machine.save(options.name, results, text)
+    machine.save(options.name, results, text, record=options.record)
     print(text)
 
 

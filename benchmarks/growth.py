@@ -1,6 +1,6 @@
 """How cost grows: with tensors, with parameters, with steps, with what is logged; and what starting takes.
 
-    python -m benchmarks.growth [--quick] [--name growth] [--figure docs/growth.png]
+    python -m benchmarks.growth [--quick] [--record]
 
 CPU time of a quiet step with everything on (ZClip that has nothing to clip, guard) beside ``clip_grad_norm_``,
 alternating, one thread.
@@ -251,8 +251,7 @@ def page(results: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a minute: the largest sizes are left out")
-    parser.add_argument("--name", default="growth", help="of the files under benchmarks/results")
-    parser.add_argument("--figure", type=Path, default=Path("docs/growth.png"))
+    machine.add_record_option(parser, "growth")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     quick = options.quick
@@ -266,8 +265,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "reading": by_reading([30, 100] + ([] if quick else [300, 1000])),
     }
     text = page(results)
-    machine.save(options.name, results, text)
-    draw(results, options.figure)
+    machine.save(options.name, results, text, record=options.record)
+    draw(results, machine.figure_path("growth.png", record=options.record))
     print(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+TRIED = Path("runs/benchmarks")
 
 
 def describe() -> dict[str, Any]:
@@ -58,11 +60,27 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([f"| {lines[0]} |", f"|{align}|", *[f"| {line} |" for line in lines[1:]]])
 
 
-def save(name: str, values: dict[str, Any], page: str) -> None:
-    """Writes ``results/<name>.json`` and ``.md``."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(page.rstrip() + "\n")
+def add_record_option(parser: argparse.ArgumentParser, name: str) -> None:
+    """Adds ``--record`` and ``--name``: trying a benchmark leaves what is recorded as it is."""
+    parser.add_argument("--name", default=name, help="of the files that are written (default: %(default)s)")
+    help_text = f"write to benchmarks/results; without it what is measured goes to {TRIED}"
+    parser.add_argument("--record", action="store_true", help=help_text)
+
+
+def save(name: str, values: dict[str, Any], page: str, *, record: bool) -> None:
+    """Writes ``<name>.json`` and ``.md`` where results are recorded, or where they are tried."""
+    folder = RESULTS if record else TRIED
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(page.rstrip() + "\n")
+
+
+def figure_path(name: str, *, record: bool) -> Path:
+    """Where a figure of the docs goes: there when it is recorded, else beside the other trials."""
+    if record:
+        return RESULTS.parents[1] / "docs" / name
+    TRIED.mkdir(parents=True, exist_ok=True)
+    return TRIED / name
 
 
 def _module(path: str) -> str:

@@ -8,13 +8,14 @@ as many elements read (or written) as the gradients have; what AGC reads of the 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.machine import describe, in_words, markdown_table, save
+from benchmarks.machine import add_record_option, describe, in_words, markdown_table, save
 from benchmarks.peers import timm_agc
 from lightning_gradguard.clip.apply import apply_, is_clipped
 from lightning_gradguard.clip.base import ClipPolicy
@@ -76,7 +77,10 @@ def row(name: str, step: Callable[[], Any]) -> list[str]:
     ]
 
 
-def main() -> Sequence[Sequence[str]]:
+def main(argv: Sequence[str] | None = None) -> Sequence[Sequence[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_record_option(parser, "operator_calls")
+    options = parser.parse_args(argv)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     rows = [row(name, step) for name, step in others().items()]
@@ -84,7 +88,7 @@ def main() -> Sequence[Sequence[str]]:
     table = markdown_table(["one step, 100 parameters", "operator calls", "host reads", "reads", "writes"], rows)
     machine = describe()
     page = f"# Operator calls of clipping\n\n{__doc__}\n{table}\n\n{in_words(machine)}"
-    save("operator_calls", {"machine": machine, "rows": rows}, page)
+    save(options.name, {"machine": machine, "rows": rows}, page, record=options.record)
     print(table)
     return rows
 

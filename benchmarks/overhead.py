@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a minute: two workloads, few rounds")
     parser.add_argument("--brief", action="store_true", help="leave out the policies one by one")
     parser.add_argument("--no-around", action="store_true", help="leave out what needs fits of its own")
-    parser.add_argument("--name", default="overhead", help="of the files under benchmarks/results")
+    machine.add_record_option(parser, "overhead")
     options = parser.parse_args(argv)
     if options.quick:
         options.workloads, options.rounds = ["cnn20", "lstm"], 5
@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not options.no_around:
             steps, fits = (6, 1) if options.quick else (8, 2) if name == "gpt" else (10, 3)
             results["around"][name] = around(make, steps, fits, f"{title}, around")
-        machine.save(options.name, results, page(results))  # after each, lest a long run is lost
+        machine.save(options.name, results, page(results), record=options.record)  # after each, lest a long run is lost
     print(page(results))
 
 

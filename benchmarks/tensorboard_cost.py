@@ -169,14 +169,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60, help="records written by each way")
     parser.add_argument("--records", type=int, default=2000, help="records of the run that the tab shows")
     parser.add_argument("--layers", type=int, nargs="+", default=[26, 200, 1000])
-    parser.add_argument("--name", default="tensorboard", help="of the files under benchmarks/results")
+    machine.add_record_option(parser, "tensorboard")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, Any] = {"machine": machine.describe(), "rounds": options.rounds, "records": options.records}
     results["writing"] = {layers: writing(layers, options.rounds) for layers in (20, 200, 1000)}
     results["pictures"] = pictures(options.layers, options.records)
     text = page(results)
-    machine.save(options.name, results, text)
+    machine.save(options.name, results, text, record=options.record)
     print(text)
 
 

@@ -1,6 +1,8 @@
 """Trains three small models on handwritten digits, and takes the pictures of the README from TensorBoard.
 
-    python docs/screenshots.py            # needs chromium and chromedriver; a minute or two
+    python docs/screenshots.py --out docs   # needs chromium and chromedriver; a minute or two
+
+Without `--out` they go to a new folder under `runs/`, so that nothing recorded is overwritten by trying it.
 
 Nothing is drawn by hand: the transformer is fed a few batches that nobody normalized, and one with a NaN in it; the
 20 sigmoid layers vanish by themselves, and the same layers with residual connections and normalization do not.
@@ -8,6 +10,7 @@ Nothing is drawn by hand: the transformer is fed a few batches that nobody norma
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import tempfile
@@ -28,7 +31,6 @@ from lightning_gradguard import GradGuard, GradientNormMonitor, ZClip
 from tests.browser.conftest import Board, open_browser
 from tests.browser.tab import Tab
 
-DOCS = Path(__file__).parent
 STEPS = 700
 
 
@@ -113,35 +115,42 @@ def train(logdir: Path, name: str, module: Digits, callback: pl.Callback) -> Non
     trainer.fit(module, DataLoader(data, batch_size=32, shuffle=True))
 
 
-def take_pictures(logdir: Path) -> None:
+def take_pictures(logdir: Path, out: Path) -> None:
     """Starts TensorBoard and a browser, and saves what they show."""
+    out.mkdir(parents=True, exist_ok=True)
     board = Board(logdir)
-    driver = open_browser(Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp()), size="1500,1000")
+    driver = open_browser(Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp()), size="1500,1100")
     try:
-        board.wait_for("transformer")
+        for name in ("transformer", "sigmoid", "residual"):
+            board.wait_for(f'"{name}"')
         tab = Tab(driver, board.address)
         tab.load("&p.gradguard.run=transformer")
         tab.find("#card-nonfinite").click()
-        save(tab, "gradient-flow.png")
+        save(tab, out / "gradient-flow.png")
         tab.is_dark(True)
         tab.wait(lambda: tab.data("theme") == "dark", "dark theme")
-        save(tab, "gradient-flow-dark.png")
+        save(tab, out / "gradient-flow-dark.png")
         tab.load("&p.gradguard.run=sigmoid&p.gradguard.compare=residual")
-        save(tab, "gradient-flow-vanishing.png")
+        save(tab, out / "gradient-flow-vanishing.png")
+        tab.load(state="runs")
+        save(tab, out / "gradient-flow-runs.png")
     finally:
         driver.quit()
         board.stop()
 
 
-def save(tab: Tab, name: str) -> None:
+def save(tab: Tab, path: Path) -> None:
     """Saves what the browser shows."""
     time.sleep(0.5)  # for what TensorBoard animates
-    tab.driver.save_screenshot(str(DOCS / name))
-    print(f"wrote docs/{name}")
+    tab.driver.save_screenshot(str(path))
+    print(f"wrote {path}")
 
 
 def main() -> None:
     """All of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/screenshots"), help="folder (default: %(default)s)")
+    out = parser.parse_args().out
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
     torch.set_num_threads(1)
@@ -153,7 +162,7 @@ def main() -> None:
         for name in ("sigmoid", "residual"):
             torch.manual_seed(0)
             train(logdir, name, Digits(Stack(name == "residual"), lr=1e-3), GradientNormMonitor(log_every_n_steps=2))
-        take_pictures(logdir)
+        take_pictures(logdir, out)
 
 
 if __name__ == "__main__":

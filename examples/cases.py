@@ -1,6 +1,6 @@
 """Every study with five seeds, recorded for the gallery; under an hour on two cores.
 
-python examples/cases.py                        # all of them: make cases
+python examples/cases.py                        # all of them, to look at; make cases records them
 python examples/cases.py --only gan bad_batches
 """
 
@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="studies at a time, one core each (default: 2)")
     parser.add_argument("--only", nargs="+", metavar="STUDY", help="some of the studies, by the name of their record")
-    parser.add_argument("--record", type=Path, default=HERE / "results", metavar="FOLDER")
+    parser.add_argument(
+        "--record", type=Path, default=Path("runs/cases"), metavar="FOLDER", help="default: %(default)s"
+    )
     args = parser.parse_args(argv)
     for option, count in (("--seeds", args.seeds), ("--jobs", args.jobs)):
         if count < 1:

@@ -104,7 +104,7 @@ def pictures(folder: Path, home: Path) -> str:
     """What TensorBoard shows of two studies, as ``screenshots.py`` left it."""
     record = folder / SCREENSHOTS
     if not record.is_file():
-        return "*No pictures yet; `python examples/screenshots.py` takes them.*"
+        return "*No pictures yet; `python examples/screenshots.py --out examples/results` takes them.*"
     about = json.loads(record.read_text(encoding="utf-8"))
     parts, command = [], ""
     for shot in about["shots"]:
@@ -113,7 +113,8 @@ def pictures(folder: Path, home: Path) -> str:
             parts.append(f"```bash\n{command}\ntensorboard --logdir runs/{shot['study']}\n```")
         parts += [PICTURES[shot["file"]], f"![{shot['file']}]({os.path.relpath(folder / shot['file'], home)})"]
     parts.append(
-        f"*Taken by `python examples/screenshots.py`, {about['date']}, {about['machine']}, {about['versions']}.*"
+        f"*Taken by `python examples/screenshots.py --out examples/results`, {about['date']}, {about['machine']}, "
+        f"{about['versions']}.*"
     )
     return "\n\n".join(parts)
 

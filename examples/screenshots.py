@@ -1,9 +1,10 @@
 """Takes the gallery's pictures of TensorBoard: two studies run, the real TensorBoard opens on them, a browser looks.
 
-    python examples/screenshots.py        # two minutes; needs chromium, chromedriver, and the tests of this repository
+    python examples/screenshots.py --out examples/results
     python examples/gallery.py            # puts them on the page, with the commands, date and machine recorded here
 
-Nothing is drawn by hand: what is clicked here, a reader can click.
+It takes two minutes, and needs chromium, chromedriver, and the tests of this repository. Nothing is drawn by hand:
+what is clicked here, a reader can click.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ PICTURES: list[tuple[str, list[str], dict[str, Callable[[webdriver.Chrome, str],
 def main(argv: Sequence[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, default=HERE / "results", metavar="FOLDER", help="default: examples/results"
+        "--out", type=Path, default=Path("runs/screenshots"), metavar="FOLDER", help="default: %(default)s"
     )
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():

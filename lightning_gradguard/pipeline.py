@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,15 +18,17 @@ from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
+from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
-from lightning_gradguard.recording.since_last import Counters, SinceLast
-from lightning_gradguard.sinks import Sink
+from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
+from lightning_gradguard.sinks import Sink, Views
 
 
 class GradientPipeline:
@@ -56,6 +57,10 @@ class GradientPipeline:
         per_layer: whether records hold layers, or totals only.
         optimizer_index: which optimizer this is, for the record.
         num_optimizers: how many there are.
+        handed_on: whether the gradients are handed to the optimizer as they are when :meth:`before_step` returns; if
+            something clips them after it, records do not claim to know the norm after clipping.
+        must_own: whether an optimizer that holds no parameter of the module is refused, as one that was made for a copy
+            of it; else it is watched, and has no gradient.
         instruments: probes of activations, updates and time, for the rules that need more than gradients; shared by
             the pipelines of a model. See :class:`~lightning_gradguard.probes.probes.Instruments` for the calls
             around the forward pass.
@@ -64,7 +69,7 @@ class GradientPipeline:
 
     Attributes:
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
-        last_recorded: step of the last record; ``None`` before the first.
+        last_recorded: step of the last record that was not an early one; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
         judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
 
@@ -100,6 +105,8 @@ class GradientPipeline:
         per_layer: bool = True,
         optimizer_index: int = 0,
         num_optimizers: int = 1,
+        handed_on: bool = True,
+        must_own: bool = True,
         instruments: Instruments | None = None,
         recovery: Recovery | None = None,
         incidents: BlackBox | None = None,
@@ -108,7 +115,8 @@ class GradientPipeline:
         guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
         self.module = module
         self.optimizers = Optimizers(optimizer)
-        check_owner(module, self.optimizers)
+        if must_own:
+            check_owner(module, self.optimizers)
         self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
             check_droppable(self.optimizers)
@@ -117,14 +125,24 @@ class GradientPipeline:
             self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
-        self.sinks = list(sinks)
+        self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
-        self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None)
+        self.view = View(
+            optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None, handed_on=handed_on
+        )
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
+        self._last_early: int | None = None
         self.counters = Counters()
         self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
+        self._measuring = Part(
+            f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
+        )
+        self._recording = Part(f"the record of optimizer {optimizer_index}", "its steps are not recorded any more")
+        self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
+        self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
+        self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
         self._clip = clip
         self._group_by = group_by
         self._build()
@@ -167,7 +185,13 @@ class GradientPipeline:
         """What was saved of the last bad step, in words; ``None`` if nothing was."""
         return self.judge.last_incident
 
-    @torch.no_grad()
+    def totals(self) -> Totals:
+        """What was done up to now, over all steps of the run: a host sync on a device."""
+        self.since_last.fold()
+        clipped = None if self.clipper is None else int(self.counters.clipped + self.since_last.num_clipped)
+        nonfinite = int(self.counters.nonfinite + self.since_last.num_nonfinite)
+        return Totals(self.counters.steps, clipped, nonfinite, self.counters.skipped)
+
     def before_step(
         self,
         *,
@@ -195,19 +219,34 @@ class GradientPipeline:
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
+        options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
+        if isinstance(self.judge, Unguarded) and self.clipper is None:
+            return self._measuring.run(self._step, **options)
+        return self._step(**options)
+
+    @torch.no_grad()
+    def _step(
+        self,
+        *,
+        step: int | None,
+        log: bool | None,
+        scaler: GradScaler | None,
+        loss: Tensor | float | None,
+        stepping: torch.optim.Optimizer | None,
+    ) -> StepRecord | None:
         if not self.layout.fits(self.optimizers.groups):
             self.follow(self.optimizers)
         if not self.layout.has_gradients():
             return self._record_without_gradients(step)
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
-        measurement = measure(self.layout)
+        measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
-        early = not log and self.instruments is not None and self.instruments.is_early(step)
+        early = not log and self._is_early(step)
         log = log or early
-        self.since_last.count(measurement.present)
+        self._recording.run(self.since_last.count, measurement.present)
 
         record = self._record_late_steps(wait=log)
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
@@ -218,17 +257,17 @@ class GradientPipeline:
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
-        self.since_last.add(judgement.decision.measurement, judgement.signals, clips)
+        self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last = step, measurement.norms, measurement.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        if log or self.judge.spike is not None:
+        if log or judgement.nonfinite or self.judge.spike is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped:
             clips.apply_()
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
-            self.instruments.before_step(self.layout, step)
+            self._probing.run(self.instruments.before_step, self.layout, step)
         return record
 
     def after_step(self) -> None:
@@ -239,15 +278,13 @@ class GradientPipeline:
         if self.judge.on_device is not None:
             self.judge.end_step()
         if self.instruments is not None:
-            self.instruments.after_step(self.layout)
-            waiting = self.instruments.waiting(self.layout)
-            if waiting is not None:
-                self._publish(no_step_record(self.layout, self.view, self.instruments.step, waiting=waiting))
+            self._probing.run(self.instruments.after_step, self.layout)
+            self._record_waiting()
 
     def _decide(self, measurement: Measurement) -> Decision:
         return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
 
-    def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord:
+    def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""
         self.counters.skipped += 1
         record = self._record(step, dropped.measurement, dropped, scaler=scaler)
@@ -270,45 +307,72 @@ class GradientPipeline:
         *,
         scaler: GradScaler | None = None,
         early: bool = False,
-    ) -> StepRecord:
-        self.since_last.fold()
-        self.counters.add(self.since_last)
-        self.last_recorded, self._last = step, None
-        record = build_record(
-            measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
-        )
-        self.since_last.reset()
-        return self._publish(replace(record, early=early))
+    ) -> StepRecord | None:
+        """The record of a step, shown to the rules and the views; ``None`` where it cannot be made."""
+        record = self._recording.run(self._build_record, step, measurement, judgement, scaler, early)
+        return None if record is None else self._publish(record)
+
+    def _is_early(self, step: int) -> bool:
+        """Whether the probes ask for a record between two logged ones; at most one for each step of the x-axis."""
+        if self.instruments is None or step in (self.last_recorded, self._last_early):
+            return False
+        return bool(self._probing.run(self.instruments.is_early, step))
 
     def _record_without_gradients(self, step: int | None) -> StepRecord | None:
         """Records that no parameter has a gradient, on early steps, as long as none ever had."""
+        step = self._probing.run(self._early_without_gradients, step)
+        record = None if step is None else self._recording.run(no_step_record, self.layout, self.view, step)
+        return None if record is None else self._publish(record)
+
+    def _early_without_gradients(self, step: int | None) -> int | None:
         if self.instruments is None:
             return None
         self.instruments.without_step(self.layout)
-        if self.counters.steps > 0:
-            return None
         step = self.instruments.step if step is None else step
-        if not self.instruments.is_early(step):
-            return None
-        return self._publish(no_step_record(self.layout, self.view, step))
+        return step if self.counters.steps == 0 and self.instruments.is_early(step) else None
+
+    def _record_waiting(self) -> None:
+        """Records that backward passes come and no step, now and then."""
+        assert self.instruments is not None
+        waiting = self._probing.run(self.instruments.waiting, self.layout)
+        if waiting is None:
+            return
+        step = self.instruments.step
+        record = self._recording.run(no_step_record, self.layout, self.view, step, waiting=waiting)
+        if record is not None:
+            self._publish(record)
 
     def _publish(self, record: StepRecord) -> StepRecord:
         """Adds to a record what probes saw and rules found, and hands it to the views."""
         if self.instruments is not None:
-            record = self.instruments.enrich(record, self.layout, self.optimizers)
+            record = self._probing.run(self.instruments.enrich, record, self.layout, self.optimizers) or record
         if self.last_incident is not None and record.cause is not None:
             record = replace(record, incident=self.last_incident)
         if self.diagnosis is not None:
-            record = replace(record, findings=self.diagnosis.observe(record))
+            record = replace(record, findings=self._diagnosing.run(self.diagnosis.observe, record) or ())
         if (found := self.judge.take_spike(record)) is not None:
             record = replace(record, findings=(*record.findings, found))
-        for sink in list(self.sinks):
-            try:
-                sink.write(record)
-            except OSError as error:  # a full disk costs the record, never the run
-                self.sinks.remove(sink)
-                warnings.warn(f"{type(sink).__name__} cannot write, and gets no more records: {error}", stacklevel=3)
+        self._showing.run(self.views.write, record)
         return record
+
+    def _build_record(
+        self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
+    ) -> StepRecord:
+        self._count()
+        self._last = None
+        if early:
+            self._last_early = step
+        else:
+            self.last_recorded = step
+        record = build_record(
+            measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
+        )
+        self.since_last.reset()
+        return replace(record, early=early)
+
+    def _count(self) -> None:
+        self.since_last.fold()
+        self.counters.add(self.since_last)
 
     def follow(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizers) -> None:
         """Goes on with another optimizer in the place of the one it had, or with changed parameters.
@@ -321,10 +385,14 @@ class GradientPipeline:
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
         self.judge.follow(self.optimizers)
-        if not self.since_last.load_state_dict(since.state_dict()):
-            self.counters.add(since)
+        self._recording.run(self._take_over, since)
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
+
+    def _take_over(self, since: SinceLast) -> None:
+        """Goes on with the fold over the layout before, where layers are the same; else keeps its counts."""
+        if not self.since_last.load_state_dict(since.state_dict()):
+            self.counters.add(since)
 
     def flush(self) -> StepRecord | None:
         """Makes a record of the steps since the last one, if there are any: at the end of a run.
@@ -344,8 +412,7 @@ class GradientPipeline:
         if waiting := self.waiting_groups:
             warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
         self.flush()
-        for sink in self.sinks:
-            sink.close()
+        self.views.close()
 
     def __enter__(self) -> GradientPipeline:
         """Itself."""
@@ -360,21 +427,30 @@ class GradientPipeline:
         self._record_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),
-            "window": self.since_last.state_dict(),
+            "window": self._recording.run(self.since_last.state_dict) or {},
             "guard": self.judge.state_dict(),
             "clip": self.clipper.state_dict() if self.clipper else {},
-            "diagnosis": self.diagnosis.state_dict() if self.diagnosis else {},
-            "instruments": self.instruments.state_dict(self.layout) if self.instruments else {},
+            "diagnosis": self._diagnosing.run(self.diagnosis.state_dict) or {} if self.diagnosis else {},
+            "instruments": self._instruments_state(),
+            "last_recorded": -1 if self.last_recorded is None else self.last_recorded,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
+        last = state.get("last_recorded", -1)
+        self.last_recorded = None if last < 0 else last
         self.counters.load_state_dict(state["counters"])
-        self.since_last.load_state_dict(state["window"])
+        if state["window"]:
+            self._recording.run(self.since_last.load_state_dict, state["window"])
         self.judge.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])
         if self.diagnosis and state.get("diagnosis"):
-            self.diagnosis.load_state_dict(state["diagnosis"])
+            self._diagnosing.run(self.diagnosis.load_state_dict, state["diagnosis"])
         if self.instruments and state.get("instruments"):
-            self.instruments.load_state_dict(self.layout, state["instruments"])
+            self._probing.run(self.instruments.load_state_dict, self.layout, state["instruments"])
+
+    def _instruments_state(self) -> dict[str, Any]:
+        if self.instruments is None:
+            return {}
+        return self._probing.run(self.instruments.state_dict, self.layout) or {}

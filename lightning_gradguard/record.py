@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -321,6 +322,24 @@ def _decode(value: Any, numeric: bool) -> Any:
     if isinstance(value, list):
         return tuple(_decode(item, numeric) for item in value)
     return value
+
+
+@functools.lru_cache(maxsize=32)  # records of a run hold the same depths
+def forward_order(depth: tuple[int | None, ...]) -> tuple[int, ...]:
+    """Indices of layers as the forward pass meets them, from the ``depth`` of a record.
+
+    A layer that was not seen to run stays behind the one that it is registered after.
+
+    Example:
+        >>> forward_order((2, 0, None, 1))
+        (1, 2, 3, 0)
+    """
+    keys = []
+    last = -1
+    for index, place in enumerate(depth):
+        last = place if place is not None else last
+        keys.append((last, index))
+    return tuple(index for _, index in sorted(keys))
 
 
 class LastWeights:

@@ -41,6 +41,13 @@ def test_a_quiet_step_copies_nothing_to_the_device(make, groups):
     assert (found.host_copies, found.host_reads) == (0, 1)
 
 
+@pytest.mark.parametrize("groups", [False, True], ids=["one policy", "one for each parameter group"])
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL.keys())
+def test_a_quiet_step_moves_nothing_from_the_host_to_another_device(make, groups):
+    found = count_step({"even": make(), "odd": make()} if groups else make(), guard=False, device="meta")
+    assert (found.host_copies, found.host_reads) == (0, 0)
+
+
 def test_the_count_does_not_vary():
     assert count_step(HIGH, guard=True) == count_step(HIGH, guard=True)
 
@@ -66,6 +73,8 @@ COPIES = {
     "an index": lambda: torch.ones(3)[[0, 2]],
     "an index among others": lambda: torch.ones(3, 3)[:, [0, 2]],
     "a place to write": lambda: torch.ones(3).__setitem__([0, 2], 0.5),
+    "a tensor of the host that is moved": lambda: torch.ones(3).to("meta"),
+    "a tensor of the host that is written elsewhere": lambda: torch.empty(3, device="meta").copy_(torch.ones(3)),
 }
 
 

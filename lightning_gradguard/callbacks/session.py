@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
-import rich
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_gradguard.callbacks.sinks import sink_for
+from lightning_gradguard.callbacks.console import say, width
+from lightning_gradguard.callbacks.ending import tell_the_end
+from lightning_gradguard.callbacks.folders import run_folder
+from lightning_gradguard.callbacks.seen import Seen
+from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
+    changed_afterwards,
     is_deepspeed,
     log_engine_norm,
     log_interval,
@@ -29,14 +35,21 @@ from lightning_gradguard.callbacks.trainer import (
 from lightning_gradguard.callbacks.unseen_steps import UnseenSteps
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
-from lightning_gradguard.diagnose.diagnosis import Rule
-from lightning_gradguard.measurement.layout import GroupBy
+from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
+from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.measurement.layout import GroupBy, check_owner
+from lightning_gradguard.measurement.loss_scale import true_loss
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
-from lightning_gradguard.record import Finding, StepRecord
-from lightning_gradguard.report.console import summary
-from lightning_gradguard.sinks import MemorySink, Sink
+from lightning_gradguard.record import StepRecord
+from lightning_gradguard.report.live import ConsoleSink
+from lightning_gradguard.report.offline import RECORDS_NAME
+from lightning_gradguard.report.records_file import RecordsFile
+from lightning_gradguard.sinks import MemorySink, Sink, Views
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PolicyMap = Mapping[int | str, ClipPolicy | None]
 
 
@@ -55,6 +68,8 @@ class Plan:
     rules: Sequence[Rule] = ()
     silence: Sequence[str] = ()
     probe_every_n_steps: int | None = None
+    probe_eagerly: bool = False
+    prog_bar: bool = False
     sinks: list[Sink] = field(default_factory=list)
     log_every_n_steps: int | None = None
     group_by: GroupBy = "layer"
@@ -62,6 +77,8 @@ class Plan:
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
     joint: bool = False
+    verbose: bool = True
+    keep_records: bool = True
 
     def take(self, role: str) -> None:
         """Takes a role for the callback that is writing now.
@@ -75,6 +92,20 @@ class Plan:
             )
         self.roles[role] = self.contributor
 
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The roles taken that change a gradient; what only watches is none of them."""
+        return tuple(role for role in ("tame", "survive") if role in self.roles)
+
+    def without(self, roles: Sequence[str]) -> Plan:
+        """Returns a plan that leaves these acting roles out."""
+        return replace(
+            self,
+            roles={role: who for role, who in self.roles.items() if role not in roles},
+            clip=None if "tame" in roles else self.clip,
+            guard=None if "survive" in roles else self.guard,
+        )
+
 
 class Session:
     """Runs the pipelines of one fit.
@@ -83,32 +114,41 @@ class Session:
         plan: what to do.
         trainer: whose fit it is.
         driver: the callback that forwards the Trainer's hooks.
-
-    Raises:
-        MisconfigurationException: if the Trainer clips as well.
     """
 
     def __init__(self, plan: Plan, trainer: pl.Trainer, driver: Callback) -> None:
-        if plan.clip is not None and trainer.gradient_clip_val:
-            raise MisconfigurationException(
-                f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {plan.roles['tame']} would both clip: "
-                f"remove gradient_clip_val from the Trainer, or the policy from {plan.roles['tame']}."
-            )
         self.plan = plan
         self.driver = driver
         self.memory = MemorySink(max_records=1000)
+        self.diagnoses: list[Diagnosis] = []
+        self.seen = Seen(self.memory.records, self.diagnoses)
+        self._trainer = weakref.ref(trainer)
         self.pipelines: list[GradientPipeline] = []
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
+        self.views = Views([self.memory])
+        self._rows: list[LoggerSink] = []
+        self._further: list[Sink] = []
+        self.console: ConsoleSink | None = None
         self._told_of_skip = False
+        self._told_of_strangers = False
         self.unseen: UnseenSteps | None = None
         self._outer: nn.Module | None = None
+        self._handed_on = True
         self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
+        self._watching = Part(
+            "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
+        )
+        self._probing = Part(
+            "the set of probes", "rules that need more than gradients stay silent", remove=self._detach_probes
+        )
+        self._passing_on = Part("the total norm in the Trainer's metrics", "grad_norm_total is not there any more")
+        self._ending = Part("the look back at the end", "the run's summary is not shown")
 
-    @property
-    def findings(self) -> list[Finding]:
-        """What the rules found, optimizer by optimizer."""
-        return [f for p in self.pipelines if p.diagnosis for f in p.diagnosis.findings]
+    def is_in_use_beside(self, trainer: pl.Trainer) -> bool:
+        """Whether its fit is still running, and is not one of this Trainer's."""
+        own = self._trainer()
+        return own is not None and own is not trainer and own.state.status == TrainerStatus.RUNNING
 
     def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Builds one pipeline for each optimizer; does nothing the second time."""
@@ -117,16 +157,26 @@ class Session:
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         outer = outer_module(trainer, module)
-        self.sinks: list[Sink] = [self.memory]
-        if trainer.is_global_zero:
-            self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
+        further = self._further = self._further_views(trainer)
+        self.views = Views([self.memory, *further])
+        self._rows = [view for view in further if isinstance(view, LoggerSink)]
         if self.plan.probe_every_n_steps is not None:
-            self.instruments = Instruments(module, self.plan.probe_every_n_steps)
-            if trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val:
-                self.instruments.clip_outside = float(trainer.gradient_clip_val)
+            every, eagerly = self.plan.probe_every_n_steps, self.plan.probe_eagerly
+            self.instruments = self._probing.run(Instruments, module, every, eagerly=eagerly)
+            clips = trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val
+            if self.instruments is not None and clips:
+                self.instruments.clip_outside = float(clips)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
+        ours = [c for c in trainer.callbacks if getattr(c, "_session", None) is self]  # type: ignore[attr-defined]
+        after_us = changed_afterwards(trainer, module, ours)
+        self._handed_on = not after_us
+        if self.plan.clip is not None and after_us:
+            rank_zero_warn(
+                f"{self.plan.roles['tame']} clips before {' and '.join(after_us)}, which may change gradients once "
+                "more: records do not claim to know what the optimizer gets (post_clip is left out)."
+            )
         each: list[list[Optimizer]] = [list(optimizers)] if self.plan.joint else [[one] for one in optimizers]
         policies = policies_by_optimizer(self.plan.clip, each)
         self.pipelines = [self._make_pipeline(i, o, policies[i], len(each)) for i, o in enumerate(each) if o]
@@ -148,23 +198,38 @@ class Session:
         self, index: int, optimizers: list[Optimizer], clip: Policies | None, num_optimizers: int
     ) -> GradientPipeline:
         assert self._outer is not None
-        return GradientPipeline(
+        self._warn_of_strangers(self._outer, Optimizers(optimizers))
+        pipeline = GradientPipeline(
             self._outer,
             optimizers,
             clip=clip,
             on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
             rules=self.plan.rules,
             silence=self.plan.silence,
-            sinks=self.sinks,
+            sinks=[self.views],
             group_by=self.plan.group_by,
             norm_type=self.plan.norm_type,
             per_layer="see" in self.plan.roles,
             optimizer_index=index,
             num_optimizers=num_optimizers,
+            handed_on=self._handed_on,
+            must_own=False,
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
         )
+        if pipeline.diagnosis is not None:
+            self.diagnoses.append(pipeline.diagnosis)
+        return pipeline
+
+    def _warn_of_strangers(self, module: nn.Module, optimizers: Optimizers) -> None:
+        """Says once that an optimizer holds nothing of the model: the run goes on, and the rules speak of it."""
+        try:
+            check_owner(module, optimizers)
+        except ValueError as error:
+            if not self._told_of_strangers:
+                rank_zero_warn(f"{error}. The run goes on; its weights will not move.")
+            self._told_of_strangers = True
 
     def _pipeline_of(self, trainer: pl.Trainer, optimizer: Optimizer) -> GradientPipeline | None:
         """The pipeline of the optimizer that is about to step; one that was made anew takes over from the one before.
@@ -208,23 +273,56 @@ class Session:
     def _groups(self) -> list[str]:
         return [name for pipeline in self.pipelines for name in pipeline.layout.group_names]
 
-    def before_forward(self, trainer: pl.Trainer, batch: Any, batch_idx: int) -> None:
-        """Attaches the probes of a sampled step."""
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
+        if self.plan.clip is None and self.plan.guard is None:
+            return self._watching.run(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _further_views(self, trainer: pl.Trainer) -> list[Sink]:
+        if not trainer.is_global_zero:
+            return []
+        views: list[Sink] = [*self.plan.sinks]
+        for logger in trainer.loggers:
+            part = Part(f"the view in {type(logger).__name__}", "it gets no records")
+            views += part.run(sinks_for, logger, lambda: trainer.current_epoch) or []
+        folder = run_folder(trainer) if self.plan.keep_records else None
+        if folder is not None:
+            views.append(RecordsFile(folder / RECORDS_NAME))
+        if self.plan.verbose and not trainer.barebones:
+            self.console = ConsoleSink(say, width())
+            views.append(self.console)
+        return views
+
+    def before_batch(self, trainer: pl.Trainer, batch: Any, index: int) -> None:
+        """Attaches the probes of a sampled step, and remembers the batch, where incidents are saved."""
+        for rows in self._rows:
+            rows.flush()
         if self.instruments is not None:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
-            self.instruments.before_forward(step, batch, batch_idx, trainer.current_epoch)
+            self._probing.run(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
+        if self.survival is not None:
+            self.survival.before_batch(batch, index)
 
-    def after_forward(self, loss: Tensor, root: Tensor) -> None:
-        """Removes them."""
+    def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
+        """Removes them, and takes note of the loss."""
+        root, loss = loss, true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
         if self.instruments is not None:
-            self.instruments.after_forward(loss, root)
+            self._probing.run(self.instruments.after_forward, loss, root)
+        if self.survival is not None:
+            self.survival.before_backward(loss)
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
         if is_deepspeed(trainer):
-            log_engine_norm(trainer)
+            self._passing_on.run(log_engine_norm, trainer)
         for pipeline in self.pipelines:
             pipeline.after_step()
+        if self.instruments is not None:  # a step without a backward pass has them still attached
+            self._probing.run(self.instruments.after_forward)
+        comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        for rows in self._rows:
+            rows.wait_for_row() if comes else rows.flush()
 
     def before_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
@@ -250,7 +348,7 @@ class Session:
         )
         if self.survival is not None:
             self.survival.after_step()
-        self._publish(trainer, pipeline, record)
+        self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
         if record is not None and record.verdict in ("skipped", "rolled_back"):
@@ -272,7 +370,7 @@ class Session:
             return False
         return beside or last is None or step - last >= every or is_last_step(trainer)
 
-    def _publish(self, trainer: pl.Trainer, pipeline: GradientPipeline, record: StepRecord | None) -> None:
+    def _pass_on(self, trainer: pl.Trainer, pipeline: GradientPipeline, record: StepRecord | None) -> None:
         """Puts the total norm and the count of dropped steps where callbacks monitor metrics.
 
         The norm is that of the last step which was let through: a NaN would end ``EarlyStopping`` for a step that the
@@ -291,31 +389,66 @@ class Session:
             metrics[name] = torch.zeros_like(pipeline.total_norm)  # nothing was applied yet
         if self.survival is not None:
             metrics[f"gradguard/skipped_steps{of_which}"] = torch.tensor(float(pipeline.counters.skipped))
-        if record is not None and pipeline.moved:
+        if record is not None and pipeline.moved and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm
 
-    def print_summary(self) -> None:
-        """Prints layers, their norms and what was found, if layers were watched."""
-        if any(record.layers for record in self.memory.records):
-            rich.print(summary(self.memory.records, self.findings))
+    def tell_the_end(self, trainer: pl.Trainer, exception: BaseException | None = None) -> None:
+        """Says how the run went, however it ended."""
+        self._ending.run(self._tell_the_end, trainer, exception)
 
-    def close(self) -> None:
-        """Ends every view."""
-        if self.unseen is not None:
-            self.unseen.stop()
+    def _tell_the_end(self, trainer: pl.Trainer, exception: BaseException | None) -> None:
+        if self.console is not None:
+            incidents = self.survival.incidents if self.survival else None
+            bundles = incidents.folder.saved if incidents else []
+            tell_the_end(self.console, self.pipelines, self._further, bundles, trainer, exception)
+
+    def end(self) -> None:
+        """Says what never came, and makes a last record of what was folded since the one before."""
+        self._ending.run(self._end)
+
+    def _end(self) -> None:
         if waiting := self._waiting_groups():
             warn_of_waiting(waiting, self._groups(), at_the_end=True)
         for pipeline in self.pipelines:
             pipeline.flush()
-        for sink in self.sinks if self.pipelines else []:
-            sink.close()
+
+    def fail(self, trainer: pl.Trainer) -> None:
+        """Leaves Trainer, module and optimizers as they were found, in the middle of a step perhaps."""
+        self.let_go()
+        for pipeline in self.pipelines:
+            pipeline.judge.end_step()
+        if self.survival is not None:
+            self.survival.fail(trainer)
+
+    def leave(self) -> None:
+        """Leaves Trainer and module as they were found, at the end of the fit."""
+        self.let_go()
+        if self.survival is not None:
+            self.survival.leave()
+
+    def let_go(self) -> None:
+        """Takes the hooks off the model, and ends every view, whatever happened."""
+        self._probing.run(self._detach_probes)
+        if self.unseen is not None:
+            self.unseen.stop()
+        self.views.close()
+
+    def _detach_probes(self) -> None:
+        if self.instruments is not None:
+            self.instruments.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each pipeline, by optimizer index."""
+        return self.run(self._states) or {}
+
+    def _states(self) -> dict[str, Any]:
         return {str(p.optimizer_index): p.state_dict() for p in self.pipelines}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives each pipeline its state back."""
+        self.run(self._load, state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         for pipeline in self.pipelines:
             own = state.get(str(pipeline.optimizer_index))
             if own is None:

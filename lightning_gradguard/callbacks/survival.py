@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_gradguard.callbacks.stand_in import StandIn
+from lightning_gradguard.callbacks.trainer import outer_module
 from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
 from lightning_gradguard.incident.bundle import IncidentFolder
 from lightning_gradguard.incident.fake_trainer import call_training_step, loss_of
@@ -72,10 +78,14 @@ class Survival:
             rollback_after=options.rollback_after,
             snapshot_every_n_steps=options.snapshot_every_n_steps,
         )
-        self.incidents = None if options.incident_dir is None else make_blackbox(options, trainer, module)
+        self.incidents: BlackBox | None = None
+        if options.incident_dir is not None:
+            recording = Part("the recorder of incidents", "bad steps are not saved")
+            self.incidents = recording.run(make_blackbox, options, trainer, module)
         self._module = module
         self._loss: Tensor | None = None
         self._failing = False
+        self._stand_ins: list[StandIn] = []
         self._guard_checkpoints(trainer)
         if options.hold_lr_on_skip:
             self._hold_schedulers(trainer)
@@ -83,10 +93,12 @@ class Survival:
     def before_batch(self, batch: Any, index: int) -> None:
         """Remembers the batch, where incidents are saved."""
         if self.incidents is not None:
-            self.incidents.before_batch(batch, index)
+            self.incidents.part.run(self.incidents.before_batch, batch, index)
 
     def before_backward(self, loss: Tensor) -> None:
-        """Adds up the loss of the step, in real units, where spikes are looked for."""
+        """Adds up the loss of the step, in real units, where spikes are looked for; shows it to the black box."""
+        if self.incidents is not None:
+            self.incidents.before_backward(loss)
         if self.options.spikes is not None and self.options.spikes.watch_loss:
             self._loss = loss if self._loss is None else self._loss + loss
 
@@ -98,40 +110,38 @@ class Survival:
     def after_step(self) -> None:
         """The next batch belongs to another step."""
         if self.incidents is not None:
-            self.incidents.after_step()
+            self.incidents.part.run(self.incidents.after_step)
 
-    def fail(self) -> None:
-        """An exception ends the fit: what is saved from now on is saved because of it."""
+    def fail(self, trainer: pl.Trainer) -> None:
+        """An exception ends the fit: what is saved from now on is saved because of it, and is looked at all the same.
+
+        Whatever saves after an exception is called after this; then this leaves.
+        """
         self._failing = True
-        self._module.__dict__.pop("lr_scheduler_step", None)
+        trainer.callbacks.append(_LastToGo(self))  # type: ignore[attr-defined]
 
-    def end(self, trainer: pl.Trainer) -> None:
-        """Takes away what was put around Trainer and module."""
-        self._module.__dict__.pop("lr_scheduler_step", None)
-        trainer.__dict__.pop("save_checkpoint", None)
+    def leave(self) -> None:
+        """Takes away what stands in place of methods of Trainer and module."""
+        for stand_in in self._stand_ins:
+            stand_in.leave()
 
     def _hold_schedulers(self, trainer: pl.Trainer) -> None:
-        step_scheduler = self._module.lr_scheduler_step
-
-        def held(scheduler: Any, metric: Any) -> None:
+        def step(step_scheduler: Callable[..., None], scheduler: Any, metric: Any) -> None:
             by_step = any(c.scheduler is scheduler and c.interval == "step" for c in trainer.lr_scheduler_configs)
             dropped = any(p.optimizer is scheduler.optimizer and not p.moved for p in self.pipelines)
             if not (by_step and dropped):
                 step_scheduler(scheduler, metric)
 
-        self._module.__dict__["lr_scheduler_step"] = held
+        self._stand_ins.append(StandIn(self._module, "lr_scheduler_step", step))
 
     def _guard_checkpoints(self, trainer: pl.Trainer) -> None:
         """No checkpoint with a NaN in it: gradients may be fine and the update overflow all the same."""
-        present: Any = trainer.save_checkpoint
-        save = getattr(present, "_gradguard_original", present)
 
-        def checked(*args: Any, **kwargs: Any) -> None:
+        def save_if_finite(save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
             if self._may_save(trainer):
                 save(*args, **kwargs)
 
-        checked._gradguard_original = save  # type: ignore[attr-defined]
-        trainer.__dict__["save_checkpoint"] = checked
+        self._stand_ins.append(StandIn(trainer, "save_checkpoint", save_if_finite))
 
     def _may_save(self, trainer: pl.Trainer) -> bool:
         spoiled = self.recovery.buffers.not_finite()
@@ -151,6 +161,17 @@ class Survival:
         return False
 
 
+class _LastToGo(Callback):
+    """Stands last in a Trainer's list of callbacks while an exception goes round, and is gone after it."""
+
+    def __init__(self, survival: Survival) -> None:
+        self._survival = survival
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        trainer.callbacks.remove(self)  # type: ignore[attr-defined]
+        self._survival.leave()
+
+
 def make_blackbox(options: GuardOptions, trainer: pl.Trainer, module: pl.LightningModule) -> BlackBox:
     """The incident recorder of one fit."""
     assert options.incident_dir is not None
@@ -164,6 +185,7 @@ def make_blackbox(options: GuardOptions, trainer: pl.Trainer, module: pl.Lightni
         config=lambda: describe_run(trainer, module),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
+        outer=outer_module(trainer, module),
     )
 
 
@@ -180,10 +202,10 @@ def why_not_in_process(trainer: pl.Trainer, module: pl.LightningModule) -> str |
 def make_run(trainer: pl.Trainer) -> RunStep:
     """The training step of one batch as the Trainer runs it, but for the hooks."""
 
-    def run(module: Any, batch: Any, index: int) -> Tensor:
+    def run(module: Any, batch: Any, index: int) -> Tensor | None:
         with trainer.precision_plugin.train_step_context():
             loss = loss_of(call_training_step(module, batch, index))
-        return loss / trainer.accumulate_grad_batches
+        return None if loss is None else loss / trainer.accumulate_grad_batches
 
     return run
 
@@ -202,10 +224,21 @@ def describe_run(trainer: pl.Trainer, module: pl.LightningModule) -> Mapping[str
         "accumulate_grad_batches": trainer.accumulate_grad_batches if module.automatic_optimization else 1,
         "automatic_optimization": module.automatic_optimization,
         "epoch": trainer.current_epoch,
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "num_training_batches": _number(lambda: trainer.num_training_batches),
+        "estimated_stepping_batches": _number(lambda: trainer.estimated_stepping_batches),
         "global_step": trainer.global_step,
         "strategy": type(trainer.strategy).__name__,
         "device": str(module.device),
     }
+
+
+def _number(ask: Callable[[], float]) -> int | None:
+    """``None`` where the Trainer does not know, or for a data loader without end."""
+    with contextlib.suppress(Exception):
+        return int(value) if math.isfinite(value := ask()) else None
+    return None
 
 
 def _step_dtype(trainer: pl.Trainer) -> torch.dtype:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -54,15 +56,48 @@ def steps_now(trainer: pl.Trainer) -> bool:
     return not (trainer.strategy.handles_gradient_accumulation and trainer.fit_loop._should_accumulate())
 
 
+def changed_afterwards(trainer: pl.Trainer, module: pl.LightningModule, ours: Sequence[object]) -> list[str]:
+    """Who may change gradients between our hook and the optimizer's step, in words; empty where nobody does.
+
+    Lightning calls the callbacks first, then the module's own ``on_before_optimizer_step``, then
+    ``configure_gradient_clipping``, which clips if the Trainer was told to.
+
+    Args:
+        trainer: the Trainer.
+        module: the model.
+        ours: our own callbacks, which share one step.
+    """
+    found = []
+    if trainer.gradient_clip_val:
+        found.append(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})")
+    if module.automatic_optimization and is_overridden("configure_gradient_clipping", module, pl.LightningModule):
+        found.append(f"{type(module).__name__}.configure_gradient_clipping")
+    if is_overridden("on_before_optimizer_step", module, pl.LightningModule):
+        found.append(f"{type(module).__name__}.on_before_optimizer_step")
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    last = max((index for index, callback in enumerate(callbacks) if callback in ours), default=-1)
+    for callback in callbacks[last + 1 :]:
+        if is_overridden("on_before_optimizer_step", callback, Callback):
+            found.append(f"{type(callback).__name__}.on_before_optimizer_step")
+    return found
+
+
 def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequence[Optimizer]) -> None:
     """Raises when fit starts, before a weight has moved, if what was asked for cannot be kept.
 
     Raises:
         MisconfigurationException: says what, why, and what to do instead.
     """
-    asked = [role for role in ("tame", "survive") if role in plan.roles]
-    if is_deepspeed(trainer) and asked:
-        names = " and ".join(sorted({plan.roles[role] for role in asked}))
+    if plan.clip is not None and trainer.gradient_clip_val:
+        who = plan.roles["tame"]
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {who} would both clip: remove "
+            f"gradient_clip_val from the Trainer, or the policy from {who}. If you did not set it, the library that "
+            "makes the Trainer did (GluonTS sets 10.0): pass gradient_clip_val=None among the arguments that it hands "
+            "on to the Trainer, or set trainer.gradient_clip_val = None before fit."
+        )
+    if is_deepspeed(trainer) and plan.acting:
+        names = " and ".join(sorted({plan.roles[role] for role in plan.acting}))
         raise MisconfigurationException(
             f"{names}: under DeepSpeed the engine holds the gradients, in its own flat buffers, and steps by itself; "
             "nothing outside it can clip or skip. Set gradient_clip_val on the Trainer, which DeepSpeed carries out, "

@@ -10,6 +10,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from lightning_gradguard.harmless.part import Part
+
 
 class UnseenSteps:
     """Warns, once, of the first optimizer that steps a parameter of the model and was not shown to the pipelines.
@@ -29,11 +31,13 @@ class UnseenSteps:
         self._seen: set[int] = set()
         self._strangers: set[int] = set()
         self._handle: RemovableHandle | None = None
+        self._part = Part("the look for unseen steps", "they are not told of", remove=self.stop)
 
     def start(self) -> None:
         """Looks at every step from now on."""
         if self._handle is None:
-            self._handle = register_optimizer_step_post_hook(self._after_step)
+            hook = self._part.hook(self._after_step, "a step of an optimizer")
+            self._handle = register_optimizer_step_post_hook(hook)
 
     def stop(self) -> None:
         """Looks no longer; what torch was given is taken back."""

@@ -43,8 +43,15 @@ class AdaGC(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> AdaGC(warmup=200).warmup
-        200
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=AdaGC(warmup=0))
+        >>> for grad in [[0.3, 0.4]] * 3 + [[30.0, 40.0]]:  # norms of 0.5, and one of 50
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.3150, 0.4200]])
 
     Reference: Wang et al. 2025, arXiv:2502.11034.
     """
@@ -70,7 +77,7 @@ class AdaGC(ClipPolicy):
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No norm seen; a running mean of zero means *unknown*."""
         return {
-            "gamma": torch.zeros(len(layout.params), device=device),
+            "gamma": torch.zeros(len(layout.params), dtype=torch.float32, device=device),
             "count": torch.zeros((), dtype=torch.int64, device=device),
         }
 

@@ -6,19 +6,16 @@ import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import final
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import patterns, positive
-from lightning_gradguard.clip.agc_sharded import measure_sharded_units
 from lightning_gradguard.clip.agc_units import units_of
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
-from lightning_gradguard.measurement.norms import Norms
-from lightning_gradguard.measurement.units import UnitOrder, Units
+from lightning_gradguard.measurement.needs import Needs
 
 
 @final
@@ -45,8 +42,16 @@ class AGC(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> AGC(ratio=0.02, exclude=["head.*"]).exclude
-        ('head.*',)
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = torch.nn.init.ones_(net.weight)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=AGC(ratio=0.01))
+        >>> net.weight.grad = torch.tensor([[0.3, 0.4], [0.003, 0.004]])  # of units whose weights have a norm of 1.41
+        >>> pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.0085, 0.0113],
+                [0.0030, 0.0040]])
 
     Reference: Brock et al. 2021, arXiv:2102.06171.
     """
@@ -70,101 +75,23 @@ class AGC(ClipPolicy):
             names = f"they are called {layout.names[0]!r}, ..."
             warnings.warn(f"AGC: exclude={unused} matches no parameter of this optimizer; {names}", stacklevel=2)
 
+    def needs(self, layout: Layout) -> Needs:
+        """Returns the units of every parameter that is not excluded."""
+        kinds = zip(layout.names, units_of(layout), strict=True)
+        return Needs(units=tuple(None if _is_excluded(name, self.exclude) else units for name, units in kinds))
+
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares the gradient of each unit with its weights."""
-        if measurement.layout.sharding is not None:
-            return self._decide_sharded(measurement)
-        wanted = _wanted_of(measurement.layout, self.exclude)
         answer: list[Tensor | None] = [None] * len(measurement.grads)
-        seen = measurement.by_unit(wanted.gradients)
-        wanted.follow(seen.order, measurement)
         changes = []
-        if wanted.clipped:
-            factors = self._factors(seen.norms, wanted.weights.of_units(wanted.clipped).norms)
-            changes.append((factors < 1.0).any())
-            answer = seen.spread(factors, len(answer))
-        for index, units in wanted.odd:
-            factors, answer[index] = self._factors_of_odd(measurement, index, units)
+        for units in measurement.by_unit(self):
+            factors = norm_coefficient(units.norms, units.weights.clamp(min=self.eps) * self.ratio)
             changes.append((factors < 1.0).any().to(measurement.total.device, non_blocking=True))
-        if len(changes) > 1:
+            for index, factor in units.spread(factors):
+                answer[index] = factor
+        if len(changes) > 1:  # sparse and complex gradients are measured apart
             changes = [torch.stack(changes).any()]
         return Clip(units=answer, changes=changes[0] if changes else None)
-
-    def _factors(self, grads: Tensor, weights: Tensor) -> Tensor:
-        return norm_coefficient(grads, weights.clamp(min=self.eps) * self.ratio)
-
-    def _factors_of_odd(self, measurement: Measurement, index: int, units: Units) -> tuple[Tensor, Tensor]:
-        """The same for one sparse or complex gradient: as a vector, and so that it broadcasts."""
-        grad = measurement.grads[index]
-        weight: Tensor = measurement.layout.params[index]
-        assert grad is not None
-        if grad.layout != torch.strided:  # the rows of an embedding that occurred
-            grad = grad.coalesce()
-            weight, grad = weight[grad.indices()[0]], grad.values()
-        norms = units.norms(grad)
-        if measurement.scale is not None:
-            norms = norms * (measurement.scale[index] if measurement.scale.dim() else measurement.scale)
-        factors = self._factors(norms, units.norms(weight))
-        return factors, units.spread(factors, grad.shape, 1)[0]
-
-    def _decide_sharded(self, measurement: Measurement) -> Clip:
-        """The same where a unit's elements may lie on several processes."""
-        layout = measurement.layout
-        wanted = [i for i, name in enumerate(layout.names) if not _is_excluded(name, self.exclude)]
-        answer: list[Tensor | None] = [None] * len(measurement.grads)
-        changes = measurement.total.new_zeros((), dtype=torch.bool)
-        for seen in measure_sharded_units(layout, units_of(layout), wanted, measurement.grads):
-            factors = norm_coefficient(seen.grads, seen.weights.clamp(min=self.eps) * self.ratio)
-            changes = changes | (factors < 1.0).any()
-            answer[seen.index] = factors[seen.unit_of]
-        return Clip(units=answer, changes=changes)
-
-
-class _Wanted:
-    """What of a layout is clipped; the rest of it is found anew only when gradients come or go.
-
-    Attributes:
-        units: of each parameter; ``None`` for those that are left alone.
-        gradients: asks for the units of gradients.
-        weights: measures those of weights.
-        clipped: the parameters whose units were measured, ``None`` for others; empty if there is none.
-        odd: indices and units of sparse and complex gradients.
-    """
-
-    def __init__(self, layout: Layout, exclude: tuple[str, ...]) -> None:
-        self.units = [
-            None if _is_excluded(name, exclude) else units
-            for name, units in zip(layout.names, units_of(layout), strict=True)
-        ]
-        self.gradients, self.weights = Norms(self.units), Norms(self.units)
-        self.clipped: list[Tensor | None] = []
-        self.odd: list[tuple[int, Units]] = []
-        self._order: UnitOrder | None = None
-
-    def follow(self, order: UnitOrder, measurement: Measurement) -> None:
-        """Takes in which gradients there are, if that changed."""
-        if order is self._order:
-            return
-        here = {index for run in order.runs for index in run.indices}
-        params = measurement.layout.params
-        self.clipped = [param if index in here else None for index, param in enumerate(params)] if here else []
-        self.odd = [
-            (index, units)
-            for index, (units, grad) in enumerate(zip(self.units, measurement.grads, strict=True))
-            if units is not None and grad is not None and grad.numel() and index not in here
-        ]
-        self._order = order
-
-
-_wanted: WeakKeyDictionary[Layout, dict[tuple[str, ...], _Wanted]] = WeakKeyDictionary()
-
-
-def _wanted_of(layout: Layout, exclude: tuple[str, ...]) -> _Wanted:
-    """Found once for each layout."""
-    known = _wanted.setdefault(layout, {})
-    if exclude not in known:
-        known[exclude] = _Wanted(layout, exclude)
-    return known[exclude]
 
 
 def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:

@@ -41,7 +41,7 @@ def after(measurement: Measurement, clip: Clip) -> Measurement:
     if clip.then is None and clip.bound is None and clip.units is None:
         return measurement
     grads = tuple(None if grad is None else grad.clone() for grad in measurement.grads)
-    copy = replace(measurement, grads=grads, units=None, scale=None)
+    copy = replace(measurement, grads=grads, found={}, scale=None)
     if measurement.scale is not None:
         apply_(copy, Clip(coefficient=measurement.scale))
     apply_(copy, clip)
@@ -67,8 +67,7 @@ def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
                 left, right = dense_values(grad) / raw.total.to(grad.device), dense_values(cut)
                 product = (left * right.conj()).sum(dtype=None if left.is_complex() else raw.norms.dtype)
                 products[index] = torch.real(product)
-        sharding = raw.layout.sharding
-        inner = (sharding.sum(products) if sharding else products).sum() / clipped.total
+        inner = raw.layout.sharding.sum(products).sum() / clipped.total
     return inner.clamp(max=1.0)
 
 
@@ -84,8 +83,7 @@ def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
         device = measurement.total.device
         found = [(unit < 1.0).any().to(device) for unit in clip.units if unit is not None]
         changes = torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
-        sharding = measurement.layout.sharding
-        changes = sharding.any(changes) if sharding else changes
+        changes = measurement.layout.sharding.any(changes)
     elif clip.bound is not None:
         changes = (measurement.max_abs > clip.bound).any()
     else:

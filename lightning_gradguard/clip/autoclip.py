@@ -43,8 +43,15 @@ class AutoClip(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> AutoClip(percentile=10, max_norm=1.0).percentile
-        10.0
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=AutoClip())
+        >>> for grad in [[3.0, 4.0]] * 3 + [[300.0, 400.0]]:  # norms of 5, and one of 500
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[3., 4.]])
 
     Reference: Seetharaman et al. 2020, arXiv:2007.14469.
     """
@@ -66,9 +73,9 @@ class AutoClip(ClipPolicy):
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """An empty history: the places not yet taken hold the largest float, which sorts last."""
         return {
-            "history": torch.full((self.window,), LARGEST, device=device),
+            "history": torch.full((self.window,), LARGEST, dtype=torch.float32, device=device),
             "count": torch.zeros((), dtype=torch.int64, device=device),
-            "threshold": torch.full((), LARGEST, device=device),
+            "threshold": torch.full((), LARGEST, dtype=torch.float32, device=device),
         }
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
@@ -83,14 +90,15 @@ class AutoClip(ClipPolicy):
         written = history.scatter(0, slot, entry.to(history.dtype).view(1))
         history = torch.where(known, written, history)
         count = count + known
-        threshold = self._percentile(history, count.clamp(max=self.window))
+        threshold = self._percentile(history, (count - 1).clamp(min=0, max=self.window - 1))
         state.update(history=history, count=count, threshold=threshold)
 
         target = threshold if self.max_norm is None else threshold.clamp(max=self.max_norm)
         return limited(measurement, self.by, target, target)
 
-    def _percentile(self, history: Tensor, num: Tensor) -> Tensor:
+    def _percentile(self, history: Tensor, last: Tensor) -> Tensor:
+        """The percentile of the entries up to the one that ranks ``last``."""
         ranked = history.sort().values
-        position = (num - 1).clamp(min=0) * (self.percentile / 100.0)
+        position = last.to(ranked.dtype) * (self.percentile / 100.0)
         ranks = torch.arange(self.window, dtype=ranked.dtype, device=ranked.device)
         return ranked.dot((1.0 - (ranks - position).abs()).clamp(min=0.0))  # the two neighbours, by their nearness

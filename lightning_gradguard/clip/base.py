@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_gradguard.arguments import By
+from lightning_gradguard.arguments import By, show_arguments
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.needs import NOTHING, Needs
 
 State = dict[str, Tensor]
 
@@ -70,8 +71,8 @@ class ClipPolicy(ABC):
     flat dict of tensors that the pipeline keeps for each optimizer, hands to :meth:`decide`, and puts into the
     checkpoint. Everything stays on the device: a policy never reads a value on the host.
 
-    To write one takes :meth:`init_state` and :meth:`decide`; :meth:`check` besides for one that has something to warn
-    of. What it may rely on:
+    To write one takes :meth:`init_state` and :meth:`decide`; besides, :meth:`needs` for one that goes by units, and
+    :meth:`check` for one that has something to warn of. What it may rely on:
 
     - **When.** :meth:`decide` is called once for each step of its optimizer: after accumulation, all-reduce and
       unscaling, before anybody knows whether the step is bad. A step without any gradient does not call it. A step
@@ -108,6 +109,9 @@ class ClipPolicy(ABC):
 
     per_parameter: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return show_arguments(self)
+
     @abstractmethod
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """Returns the complete state before the first step: tensors on ``device``, of a dtype that you name.
@@ -127,6 +131,15 @@ class ClipPolicy(ABC):
         Returns:
             What to do to the gradients; nothing is written to them here.
         """
+
+    def needs(self, layout: Layout) -> Needs:
+        """Returns what is to be measured of the gradients beyond the norm of each; nothing, unless a policy says so.
+
+        Called once for a layout, before the first step; :meth:`decide` then finds the answer in
+        ``measurement.by_unit(self)``. A policy that asks others returns ``Needs.of(others, layout)``. Under several
+        processes all must return the same.
+        """
+        return NOTHING
 
     def check(self, layout: Layout) -> None:  # noqa: B027
         """Warns if the policy can do nothing with these parameters; called when training starts."""

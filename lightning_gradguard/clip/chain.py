@@ -12,6 +12,7 @@ from lightning_gradguard.clip.apply import after
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, ask
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.needs import Needs
 
 
 @final
@@ -30,10 +31,16 @@ class Chain(ClipPolicy):
         ValueError: if the list is empty.
 
     Example:
-        >>> from lightning_gradguard.clip.agc import AGC
-        >>> from lightning_gradguard.clip.norm import NormClip
-        >>> len(Chain([AGC(), NormClip(1.0)]).policies)
-        2
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> from lightning_gradguard import NormClip, ValueClip
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> pipeline = GradientPipeline(net, optimizer, clip=Chain([ValueClip(0.3), NormClip(0.1)]))
+        >>> net.weight.grad = torch.tensor([[3.0, 0.4]])
+        >>> pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.0707, 0.0707]])
     """
 
     def __init__(self, policies: Sequence[ClipPolicy]) -> None:
@@ -54,6 +61,10 @@ class Chain(ClipPolicy):
         """The states of all, each key with its policy's number in front."""
         states = [policy.init_state(layout, device) for policy in self.policies]
         return {f"{i}.{key}": value for i, state in enumerate(states) for key, value in state.items()}
+
+    def needs(self, layout: Layout) -> Needs:
+        """Returns the needs of all policies."""
+        return Needs.of(self.policies, layout)
 
     def check(self, layout: Layout) -> None:
         """Lets each policy check."""

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gradguard.clip.agc import AGC
 from lightning_gradguard.clip.apply import after, apply_, is_clipped
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, ask, fresh_state
+from lightning_gradguard.clip.chain import Chain
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.needs import Needs
 
 Policies = ClipPolicy | Mapping[str, ClipPolicy | None]
 
@@ -33,13 +36,36 @@ def check_policy(value: object, where: str) -> None:
 
 @dataclass
 class _Part:
-    """One policy, the parameters it clips (indices into the optimizer's layout; ``None``: all), and its memory."""
+    """One policy with the parameters that it clips.
+
+    Attributes:
+        group: the name of its parameter group; empty for all parameters.
+        policy: what decides.
+        layout: its parameters.
+        indices: these as indices into the optimizer's layout; ``None``: all.
+        state: what it remembers.
+        needs: what is to be measured for it.
+    """
 
     group: str
     policy: ClipPolicy
     layout: Layout
     indices: list[int] | None
     state: State
+    needs: Needs
+
+    @classmethod
+    def of(
+        cls, group: str, policy: ClipPolicy, layout: Layout, indices: list[int] | None, device: torch.device
+    ) -> _Part:
+        needs = Needs.of([policy], layout).within(indices)
+        return cls(group, policy, layout, indices, fresh_state(policy, layout, device), needs)
+
+    def decide(self, measurement: Measurement) -> tuple[Measurement, Clip]:
+        """What the policy sees of a measurement of all parameters, and its answer."""
+        indices = self.indices
+        seen = measurement if indices is None else measurement.part(self.layout, indices, self.needs)
+        return seen, ask(self.policy, seen, self.state)
 
 
 @dataclass(frozen=True)
@@ -145,6 +171,8 @@ class Clipper:
         TypeError: if something else than a policy is given.
 
     Attributes:
+        parts: each policy with its parameters and its memory.
+        needs: what is to be measured for all of them at each step, besides norms.
         waiting: names of parameter groups that have a policy and do not exist yet.
     """
 
@@ -154,7 +182,7 @@ class Clipper:
         self.waiting: tuple[str, ...] = ()
         if not isinstance(policies, Mapping):
             check_policy(policies, "clip")
-            self.parts.append(_Part("", policies, layout, None, fresh_state(policies, layout, device)))
+            self.parts.append(_Part.of("", policies, layout, None, device))
         else:
             for group, policy in policies.items():
                 if policy is not None:
@@ -163,19 +191,16 @@ class Clipper:
                     self.waiting += (group,)
                 elif policy is not None:
                     indices = [i for i, g in enumerate(layout.group_of) if layout.group_names[g] == group]
-                    own = layout.subset(indices)
-                    self.parts.append(_Part(group, policy, own, indices, fresh_state(policy, own, device)))
+                    self.parts.append(_Part.of(group, policy, layout.subset(indices), indices, device))
         for part in self.parts:
             part.policy.check(part.layout)
-        self._ratio = getattr(policies, "ratio", None) if isinstance(policies, ClipPolicy) else None
+        self.needs = Needs.together([part.needs for part in self.parts])
+        self._ratio = _ratio_of(policies) if isinstance(policies, ClipPolicy) else None
 
     def decide(self, measurement: Measurement) -> Clips:
         """Asks each policy."""
-        answers = []
-        for part in self.parts:
-            seen = measurement if part.indices is None else measurement.part(part.layout, part.indices)
-            answers.append((seen, ask(part.policy, seen, part.state)))
-        return Clips(tuple(answers), tuple(part.indices for part in self.parts), self._ratio)
+        answers = tuple([part.decide(measurement) for part in self.parts])
+        return Clips(answers, tuple([part.indices for part in self.parts]), self._ratio)
 
     def state_dict(self) -> dict[str, Any]:
         """What the policies remember, per-parameter values with the names they belong to."""
@@ -246,6 +271,14 @@ def check_policies(value: object, name: str) -> None:
             raise ValueError(f"{name}: optimizer indices count from 0, got {key}")
         if policy is not None:
             check_policy(policy, f"{name}[{key!r}]")
+
+
+def _ratio_of(policy: ClipPolicy) -> float | None:
+    """The gradient-to-weight ratio from which a policy clips: AGC's, also within a chain; AdaGC's ratio is another."""
+    if isinstance(policy, AGC):
+        return policy.ratio
+    each = policy.policies if isinstance(policy, Chain) else ()
+    return next((ratio for ratio in map(_ratio_of, each) if ratio is not None), None)
 
 
 def warn_of_waiting(waiting: Sequence[str], present: Sequence[str], *, at_the_end: bool = False) -> None:

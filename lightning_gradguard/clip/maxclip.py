@@ -44,8 +44,15 @@ class MaxClip(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> MaxClip(decay=0.99).decay
-        0.99
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=MaxClip())
+        >>> for grad in [[0.3, 0.4]] * 3 + [[0.3, 40.0]]:  # elements up to 0.4, and one of 40
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.3000, 0.4120]])
 
     Reference: Huang et al. 2025, arXiv:2502.17055.
     """
@@ -59,7 +66,7 @@ class MaxClip(ClipPolicy):
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No maximum seen."""
         return {
-            "bound": torch.zeros(len(layout.params), device=device),
+            "bound": torch.zeros(len(layout.params), dtype=torch.float32, device=device),
             "steps": torch.zeros(len(layout.params), dtype=torch.int64, device=device),
         }
 
@@ -80,5 +87,5 @@ class MaxClip(ClipPolicy):
 
     def _weight(self, steps: Tensor) -> Tensor | float:
         if self.original:  # m / (1 - decay^t), as a running mean
-            return (1.0 - self.decay) / -torch.expm1(steps * math.log(self.decay))
+            return (1.0 - self.decay) / -torch.expm1(steps.float() * math.log(self.decay))
         return 1.0 - self.decay

@@ -37,8 +37,15 @@ class QuantileClip(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> QuantileClip(quantile=0.9, rate=0.1).quantile
-        0.9
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=QuantileClip())
+        >>> for grad in [[3.0, 4.0]] * 3 + [[300.0, 400.0]]:  # norms of 5, and one of 500
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[2.7145, 3.6193]])
 
     Reference: Andrew et al. 2021, arXiv:1905.03871.
     """
@@ -53,7 +60,7 @@ class QuantileClip(ClipPolicy):
 
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No step seen: a threshold of zero means *unknown*."""
-        return {"threshold": torch.zeros((), device=device)}
+        return {"threshold": torch.zeros((), dtype=torch.float32, device=device)}
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Clips to the tracked quantile, then moves it."""

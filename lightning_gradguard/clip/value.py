@@ -30,8 +30,14 @@ class ValueClip(ClipPolicy):
         ValueError: if it is NaN, zero or negative.
 
     Example:
-        >>> ValueClip(max_value=0.5).max_value
-        0.5
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=ValueClip(max_value=0.5))
+        >>> net.weight.grad = torch.tensor([[3.0, 0.4]])
+        >>> pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[0.5000, 0.4000]])
 
     Reference: Mikolov 2012, *Statistical language models based on neural networks* (PhD thesis, Brno).
     """

@@ -55,8 +55,15 @@ class ZClip(ClipPolicy):
         TypeError, ValueError: for arguments outside these ranges.
 
     Example:
-        >>> ZClip(z=3.0, max_norm=1.0).z
-        3.0
+        >>> import torch
+        >>> from lightning_gradguard import GradientPipeline
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=ZClip())
+        >>> for grad in [[3.0, 4.0]] * 3 + [[300.0, 400.0]]:  # norms of 5, and a spike of 500
+        ...     net.weight.grad = torch.tensor([grad])
+        ...     pipeline.before_step(log=False)
+        >>> net.weight.grad
+        tensor([[3.0118, 4.0158]])
 
     Reference: Kumar et al. 2025, arXiv:2504.02507.
     """
@@ -82,8 +89,8 @@ class ZClip(ClipPolicy):
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """No step seen; a mean of zero means *unknown*. Steps are counted for ``original`` only."""
         return {
-            "mean": torch.zeros((), device=device),
-            "variance": torch.zeros((), device=device),
+            "mean": torch.zeros((), dtype=torch.float32, device=device),
+            "variance": torch.zeros((), dtype=torch.float32, device=device),
             "count": torch.zeros((), dtype=torch.int64, device=device),
         }
 
@@ -132,10 +139,11 @@ class ZClip(ClipPolicy):
     def _learn_as_published(self, learned: Tensor, known: Tensor, state: State) -> None:
         """Mean and population variance of the warm-up, then moving ones."""
         count = state["count"] + known
-        weight = count.reciprocal().masked_fill(count > self.warmup, 1.0 - self.decay)
+        past = count > self.warmup
+        weight = count.to(learned.dtype).reciprocal().masked_fill(past, 1.0 - self.decay)
         mean = torch.lerp(state["mean"], learned, weight)
         square = (learned - mean).square()
-        square = torch.where(count <= self.warmup, square / (1.0 - weight).clamp(min=_EPS), square)
+        square = torch.where(past, square, square / (1.0 - weight).clamp(min=_EPS))
         variance = torch.lerp(state["variance"], square, weight)
         state["mean"] = torch.where(known, mean, state["mean"])
         state["variance"] = torch.where(known, variance, state["variance"])

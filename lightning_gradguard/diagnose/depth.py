@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_gradguard.record import StepRecord
+from lightning_gradguard.record import StepRecord, forward_order
 
 # Their gradients are scaled otherwise than those of weight matrices: not comparable over depth.
 _LEFT_OUT = ("Norm", "Embedding", ".bias")
@@ -60,7 +60,7 @@ def execution_order(record: StepRecord) -> Sequence[int]:
     Without a recorded forward pass that is the order of registration. A layer that was not seen to run stays behind
     the one that it is registered after.
     """
-    return range(len(record.layers)) if record.depth is None else _in_order(record.depth)
+    return range(len(record.layers)) if record.depth is None else forward_order(record.depth)
 
 
 def weight_layers(record: StepRecord) -> Sequence[int]:
@@ -72,18 +72,8 @@ def weight_layers(record: StepRecord) -> Sequence[int]:
 
 # Records of a run hold the same depths and kinds, so what follows from them is found once.
 @functools.lru_cache(maxsize=32)
-def _in_order(depth: tuple[int | None, ...]) -> tuple[int, ...]:
-    keys = []
-    last = -1
-    for index, place in enumerate(depth):
-        last = place if place is not None else last
-        keys.append((last, index))
-    return tuple(index for _, index in sorted(keys))
-
-
-@functools.lru_cache(maxsize=32)
 def _of_weights(kinds: tuple[str, ...], depth: tuple[int | None, ...] | None) -> tuple[int, ...]:
-    order = range(len(kinds)) if depth is None else _in_order(depth)
+    order = range(len(kinds)) if depth is None else forward_order(depth)
     return tuple(i for i in order if not any(part in kinds[i] for part in _LEFT_OUT))
 
 

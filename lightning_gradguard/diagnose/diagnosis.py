@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.diagnose.state import memory_of, remember
+from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.record import Finding, LastWeights, Severity, StepRecord
 
 
@@ -45,6 +47,9 @@ class Rule(ABC):
     sees_bad_steps: bool = False
     sees_missing_steps: bool = False
     tallies: bool = False
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     @abstractmethod
     def observe(self, record: StepRecord) -> Finding | None:
@@ -82,6 +87,13 @@ class _Watch:
     asked: list[tuple[Rule, _Standing]]
     progress: Progress
     broken: int = 0  # records of bad steps in a row
+    breaks: bool = False  # whether the run breaks at the last record: not a single bad batch of one that learns
+
+    def take_in(self, record: StepRecord) -> None:
+        """Takes note of how training goes."""
+        self.progress.add(record)
+        self.broken = self.broken + 1 if record.verdict in _BROKEN else 0
+        self.breaks = self.broken > 1 or (self.broken == 1 and self.progress.state != "learns")
 
 
 class Diagnosis:
@@ -124,6 +136,8 @@ class Diagnosis:
         if unknown:
             raise ValueError(f"cannot silence {unknown}: the rules are {ids}")
         self._rules = [rule for rule in rules if rule.id not in silence]
+        self._parts = {rule.id: _part_of(rule) for rule in rules}
+        self._memories = {rule.id: _memory_of(rule) for rule in rules}
         self._watches: dict[int, _Watch] = {}  # by optimizer
         self._weights = LastWeights()
 
@@ -136,29 +150,29 @@ class Diagnosis:
         """
         record = self._weights.fill(record)
         watch = self._watch(record.optimizer)
-        watch.progress.add(record)
-        broken = record.verdict in _BROKEN
-        watch.broken = watch.broken + 1 if broken else 0
-        breaks = broken and (watch.broken > 1 or watch.progress.state != "learns")
-        news = []
-        for place, (rule, standing) in enumerate(watch.asked):
-            asked = all(getattr(record, name) is not None for name in rule.needs)
-            asked = asked and (rule.sees_bad_steps or _is_finite(record))
-            asked = asked and (rule.sees_missing_steps or record.num_steps > 0)
-            finding = rule.observe(record) if asked else None
-            if breaks:
-                finding = finding or standing.suspected  # a run that breaks confirms what was seen just before
-            if finding is None and (broken or not asked):
-                continue
-            if finding is not None:
-                standing.said = finding
-                severity = _earned(rule, finding.severity, watch.progress, record)
-                finding = replace(finding, severity=severity, place=place)
-            patience = 1 if breaks else rule.patience
-            if _update(standing, finding, patience, record.step, renew=rule.tallies):
-                assert standing.finding is not None
-                news.append(standing.finding)
-        return tuple(news)
+        watch.take_in(record)
+        news = [
+            self._parts[rule.id].run(self._ask, place, rule, standing, watch, record)
+            for place, (rule, standing) in enumerate(watch.asked)
+        ]
+        return tuple(finding for finding in news if finding is not None)
+
+    def _ask(self, place: int, rule: Rule, standing: _Standing, watch: _Watch, record: StepRecord) -> Finding | None:
+        """What is news of one rule at this record."""
+        asked = all(getattr(record, name) is not None for name in rule.needs)
+        asked = asked and (rule.sees_bad_steps or _is_finite(record))
+        asked = asked and (rule.sees_missing_steps or record.num_steps > 0)
+        finding = rule.observe(record) if asked else None
+        if watch.breaks:
+            finding = finding or standing.suspected  # a run that breaks confirms what was seen just before
+        if finding is None and (watch.broken or not asked):
+            return None
+        if finding is not None:
+            standing.said = finding
+            severity = _earned(rule, finding.severity, watch.progress, record)
+            finding = replace(finding, severity=severity, place=place)
+        patience = 1 if watch.breaks else rule.patience
+        return standing.finding if _update(standing, finding, patience, record.step, renew=rule.tallies) else None
 
     def _watch(self, optimizer: int) -> _Watch:
         if optimizer not in self._watches:
@@ -188,8 +202,7 @@ class Diagnosis:
     def state_dict(self) -> dict[str, Any]:
         """What rules remember and what stands, as plain values: a resumed run finds what it would have found.
 
-        Raises:
-            TypeError: if a rule remembers what no checkpoint can hold.
+        A rule that remembers what no checkpoint can hold is left out of it, and says so once.
         """
         return {
             "weights": memory_of(self._weights),
@@ -197,7 +210,11 @@ class Diagnosis:
                 str(optimizer): {
                     "broken": watch.broken,
                     "progress": memory_of(watch.progress),
-                    "rules": {rule.id: [memory_of(rule), memory_of(standing)] for rule, standing in watch.asked},
+                    "rules": {
+                        rule.id: kept
+                        for rule, standing in watch.asked
+                        if (kept := self._memories[rule.id].run(_kept, rule, standing)) is not None
+                    },
                 }
                 for optimizer, watch in self._watches.items()
             },
@@ -212,8 +229,24 @@ class Diagnosis:
             remember(watch.progress, kept["progress"])
             for rule, standing in watch.asked:
                 if rule.id in kept["rules"]:
-                    for thing, memory in zip((rule, standing), kept["rules"][rule.id], strict=True):
-                        remember(thing, memory)
+                    self._memories[rule.id].run(_take_up, rule, standing, kept["rules"][rule.id])
+
+
+def _part_of(rule: Rule) -> Part:
+    return Part(f"the rule {rule.id!r}", "it is not asked any more", foreign=not is_ours(rule))
+
+
+def _memory_of(rule: Rule) -> Part:
+    return Part(f"the memory of the rule {rule.id!r}", "it begins anew in a run that is resumed")
+
+
+def _kept(rule: Rule, standing: _Standing) -> list[dict[str, Any]]:
+    return [memory_of(rule), memory_of(standing)]
+
+
+def _take_up(rule: Rule, standing: _Standing, kept: Sequence[Mapping[str, Any]]) -> None:
+    for thing, memory in zip((rule, standing), kept, strict=True):
+        remember(thing, memory)
 
 
 def by_cause(findings: Sequence[Finding]) -> list[Finding]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.measurement.names import join, module_names
-from lightning_gradguard.measurement.norms import accumulator
 from lightning_gradguard.measurement.sharding import is_distributed
+from lightning_gradguard.measurement.tensors import accumulator
 
 
 class Buffers:

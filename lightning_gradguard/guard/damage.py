@@ -77,8 +77,7 @@ def inspect(measurement: Measurement) -> Damage | None:
     for index, (grad, fine) in enumerate(zip(measurement.grads, finite, strict=True)):
         if grad is not None and not fine:
             counts[index] = torch.tensor(count_nonfinite(grad))
-    if layout.sharding:
-        counts = layout.sharding.sum(counts).ceil().long()
+    counts = layout.sharding.sum(counts).ceil().long()
     nan: dict[str, int] = {}
     inf: dict[str, int] = {}
     for name, (num_nan, num_inf) in zip(layout.names, counts.tolist(), strict=True):

@@ -22,7 +22,7 @@ from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, measure_exactly
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import any_process
+from lightning_gradguard.measurement.sharding import any_process, num_processes
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
 Decide = Callable[[Measurement], Decision]
@@ -57,6 +57,12 @@ class Signals:
 assert [field.name for field in fields(Signals)][:2] == ["total", "coefficient"]  # what a record reads of the vector
 
 
+def _together(decision: Decision) -> Tensor:
+    """Total norm and smallest coefficient of a step, in one vector."""
+    total = decision.measurement.total
+    return Signals(total, decision.clips.smallest_coefficient(total)).together()
+
+
 class Unguarded:
     """Stands in for a :class:`Judge` where nobody guards: every step is let through.
 
@@ -74,13 +80,27 @@ class Unguarded:
         """Nothing to go on with."""
 
     def judge(self, step: int, measurement: Measurement, decide: Decide, **ignored: Any) -> Judgement:
-        """Lets the step through; on the CPU, where looking costs nothing, gradients are not multiplied by one."""
+        """Lets the step through.
+
+        On the CPU, where looking costs nothing, a norm that overflowed is measured again exactly, a step that is not
+        finite is marked, so that it makes a record, and gradients are not multiplied by one.
+        """
         decision = decide(measurement)
-        clips = decision.clips
-        signals = Signals(measurement.total, clips.smallest_coefficient(measurement.total)).together()
-        on_cpu = signals.device.type == "cpu"
-        idle = not clips.answers or (on_cpu and float(signals[1]) == 1.0)
-        return Passed(decision, signals, clipped=not idle)
+        signals = _together(decision)
+        if signals.device.type != "cpu":
+            return Passed(decision, signals, clipped=bool(decision.clips.answers))
+        total, coefficient = signals.tolist()
+        nonfinite = not math.isfinite(total) and inspect(measurement) is not None
+        if not math.isfinite(total) and not nonfinite:  # every element is finite, only the norm overflowed
+            decision = decide(measure_exactly(measurement))
+            signals = _together(decision)
+            coefficient = float(signals[1])
+        return Passed(
+            decision,
+            signals,
+            clipped=coefficient < 1.0 or (nonfinite and bool(decision.clips.answers)),
+            nonfinite=nonfinite,
+        )
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """None, ever."""
@@ -307,7 +327,8 @@ class Judge:
     def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
         self.last_incident = None
         if self._incidents is not None:
-            self.last_incident = self._incidents.save(
+            self.last_incident = self._incidents.part.run(
+                self._incidents.save,
                 step=step,
                 optimizer=self._optimizers.plain[0],
                 optimizer_index=self._index,
@@ -336,8 +357,8 @@ class Judge:
 
 def mean_over_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their means, by one all-reduce; unchanged where there is one process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if num_processes() == 1:
         return dict(values)
-    together = torch.stack(list(values.values())) / dist.get_world_size()
+    together = torch.stack(list(values.values())) / num_processes()
     dist.all_reduce(together)
     return dict(zip(values, together.unbind(), strict=True))

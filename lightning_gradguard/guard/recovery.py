@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.guard.buffers import Buffers
 from lightning_gradguard.guard.snapshot import Snapshot
-from lightning_gradguard.measurement.sharding import any_process, local_values
+from lightning_gradguard.measurement.sharding import any_process, local
 
 
 class Recovery:
@@ -117,7 +117,7 @@ class Recovery:
     @torch.no_grad()
     def has_nonfinite_weights(self) -> bool:
         """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
-        flags = [parameter.isfinite().all() for parameter in map(local_values, self._params())]
+        flags = [parameter.isfinite().all() for parameter in map(local, self._params())]
         bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False
         return any_process(bad, self._params())
 

@@ -29,11 +29,13 @@ class Passed:
         decision: that holds for it.
         signals: ``[total norm, smallest coefficient]`` of the step, on the device.
         clipped: whether its gradients have to be written to; where that is not known on the host, ``True``.
+        nonfinite: whether it is known that its gradients are not finite, though nobody guards.
     """
 
     decision: Decision
     signals: Tensor
     clipped: bool
+    nonfinite: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradguard.incident.rng import RngState, capture_rng, restore_rng
+from lightning_gradguard.harmless.rng import RngState, capture_rng, restore_rng
 
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 # What a LightningModule sends to its Trainer from inside a step: a second run of the step must not log again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import is_
 from typing import Any, Literal
@@ -16,7 +16,8 @@ from lightning_gradguard.measurement.names import clean_name as clean_name
 from lightning_gradguard.measurement.names import module_names, tensor_names
 from lightning_gradguard.measurement.norms import Norms
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import Sharding, find_sharding, local_gradient, local_values
+from lightning_gradguard.measurement.sharded import find_sharding
+from lightning_gradguard.measurement.sharding import Sharding, Whole
 
 GroupBy = Literal["layer", "parameter"]
 
@@ -38,7 +39,8 @@ class Layout:
         group_names: the ``"name"`` of each parameter group, or its index as a string.
         owners: for each parameter the module it is a parameter of (for a parametrized one the module whose weight it
             makes); ``None`` for one that the module does not hold.
-        sharding: how the parameters are spread over processes; ``None`` where every process has them whole.
+        sharding: how the parameters are spread over processes; asked whatever it is, see
+            :class:`~lightning_gradguard.measurement.sharding.Sharding`.
         in_order: the same parameters in the order of the optimizer's groups.
         group_sizes: how many each group has.
     """
@@ -50,7 +52,7 @@ class Layout:
     group_of: tuple[int, ...]
     group_names: tuple[str, ...]
     owners: tuple[nn.Module | None, ...]
-    sharding: Sharding | None = None
+    sharding: Sharding = field(default_factory=Whole)
     in_order: tuple[Tensor, ...] = ()
     group_sizes: tuple[int, ...] = ()
 
@@ -151,9 +153,7 @@ class Layout:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of each parameter; under sharding of the whole one."""
-        if self.sharding is not None:
-            return tuple(piece.shape for piece in self.sharding.pieces)
-        return tuple(tuple(parameter.shape) for parameter in self.params)
+        return self.sharding.shapes(self.params)
 
     @functools.cached_property
     def layer_shapes(self) -> tuple[str, ...]:
@@ -175,24 +175,20 @@ class Layout:
             layer_of=tuple(position[self.layers[self.layer_of[i]]] for i in indices),
             group_of=tuple(self.group_of[i] for i in indices),
             owners=tuple(self.owners[i] for i in indices),
-            sharding=self.sharding.subset(indices) if self.sharding else None,
+            sharding=self.sharding.subset(indices),
         )
 
     def gradients(self) -> list[Tensor | None]:
         """The gradient of each parameter now, or this process's piece of it; ``None`` where there is none."""
-        if self.sharding is None:
-            return [parameter.grad for parameter in self.params]
-        return [local_gradient(parameter) for parameter in self.params]
+        return self.sharding.gradients(self.params)
 
     def has_gradients(self) -> bool:
         """Whether there is a gradient anywhere; the same on every process."""
-        if self.sharding is not None and self.sharding.flat:
-            return True  # this process may hold nothing of what others have a gradient for
-        return any(parameter.grad is not None for parameter in self.params)
+        return self.sharding.has_gradients(self.params)
 
-    def values(self) -> list[Tensor]:
-        """The value of each parameter now, or this process's piece of it, detached."""
-        return [local_values(parameter) for parameter in self.params]
+    def values(self) -> Sequence[Tensor]:
+        """The value of each parameter now, or this process's piece of it, to be read without autograd."""
+        return self.sharding.values(self.params)
 
 
 def check_owner(module: nn.Module, optimizers: Optimizers) -> None:

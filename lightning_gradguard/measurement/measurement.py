@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lightning_gradguard.measurement.layout import Layout
-from lightning_gradguard.measurement.norms import Norms, accumulator, is_plain
-from lightning_gradguard.measurement.norms import dense_values as dense_values
-from lightning_gradguard.measurement.units import UnitNorms, UnitPart
+from lightning_gradguard.measurement.needs import NOTHING, Found, HasNeeds, Needs
+from lightning_gradguard.measurement.norms import Norms
+from lightning_gradguard.measurement.tensors import accumulator
+from lightning_gradguard.measurement.tensors import dense_values as dense_values
+from lightning_gradguard.measurement.unit_norms import UnitNorms
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +30,8 @@ class Measurement:
             float32, or float64 if one of the gradients is. Accumulated in at least float32 whatever the
             gradient's dtype. A NaN or infinite element shows as NaN or infinity here.
         total: l2 norm over all of them, shape ``[]``.
-        units: norms of units that were measured along with the rest, of the layout in ``origin``.
-        origin: where this is a part, what layout was measured and which of its parameters these are.
+        needs: of the policies that get this, beyond norms.
+        found: the norms of units that were found in the same pass, of all who need some.
         scale: what the gradients are still to be multiplied by, ``[]`` or ``[num_params]``: all numbers are those
             after it; ``None`` for nothing.
     """
@@ -38,8 +40,8 @@ class Measurement:
     grads: tuple[Tensor | None, ...]
     norms: Tensor
     total: Tensor
-    units: UnitNorms | None = None
-    origin: tuple[Layout, tuple[int, ...]] | None = None
+    needs: Needs = NOTHING
+    found: Found = field(default_factory=dict)
     scale: Tensor | None = None
 
     @functools.cached_property
@@ -48,66 +50,49 @@ class Measurement:
 
         Under FSDP1 slices do not tell, so there every parameter that is trained counts as having one.
         """
-        if self.layout.sharding and self.layout.sharding.flat:
-            return tuple([parameter.requires_grad for parameter in self.layout.params])
-        return tuple([grad is not None for grad in self.grads])
+        return self.layout.sharding.present(self.layout.params, self.grads)
 
-    def part(self, layout: Layout, indices: Sequence[int]) -> Measurement:
-        """What a part of the parameters measures, given its layout and its indices in this one."""
-        norms = self.norms[layout.index(indices, self.norms.device)]
-        grads = tuple(self.grads[i] for i in indices)
-        origin = self.layout, tuple(indices)
-        return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), self.units, origin)
-
-    def by_unit(self, norms: Norms) -> UnitNorms:
-        """l2 norm of each unit of the gradients that are dense, real and not empty.
-
-        The first time this is a second read of the gradients. It asks that :func:`measure` finds them in its one
-        pass from the next step on.
+    def part(self, layout: Layout, indices: Sequence[int], needs: Needs = NOTHING) -> Measurement:
+        """Returns what a part of the parameters measures, for a policy of its own.
 
         Args:
-            norms: with the units of each parameter, ``None`` for those that are not asked about; the same object at
-                each step.
+            layout: of the part.
+            indices: its parameters, as indices in this layout.
+            needs: of its policy, with these indices.
         """
-        assert norms.units is not None
-        layout, indices = self.origin or (self.layout, None)
-        part = self._unit_part(norms, indices)
-        if self.units is None or part is None:
-            kinds = {i if indices is None else indices[i]: kind for i, kind in enumerate(norms.units) if kind}
-            layout.norms_of_gradients.also(kinds, len(layout.params))
-            found = norms.of_units(self.grads)
-        else:
-            order, places = part
-            found = UnitNorms(self.units.norms if places is None else self.units.norms[places], order)
-        return found if self.scale is None else found.scaled(self.scale)
+        norms = self.norms[self.layout.index(indices, self.norms.device)]
+        grads = tuple([self.grads[i] for i in indices])
+        return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), needs, self.found)
 
-    def _unit_part(self, norms: Norms, indices: Sequence[int] | None) -> UnitPart | None:
-        """Where the units that somebody asks about are among those that were measured, found once for each order."""
-        if self.units is None or norms.units is None:
-            return None
-        parts = self.units.order.parts
-        if norms not in parts:
-            wanted = [i for i, kind in enumerate(norms.units) if kind is not None and is_plain(self.grads[i])]
-            parts[norms] = self.units.order.part(wanted, indices, self.units.norms.device)
-        return parts[norms]
+    def by_unit(self, policy: HasNeeds) -> list[UnitNorms]:
+        """Returns the norms of the units that a policy needs, of gradients and of weights.
+
+        They were found in the pass that :func:`measure` made for these needs. Where it was not told of them, and for
+        copies of gradients that a chain clipped, they are measured here, at the price of another read.
+
+        Args:
+            policy: which declares its units in :meth:`~lightning_gradguard.clip.base.ClipPolicy.needs`.
+        """
+        needs = self.needs.of_policy(policy) or policy.needs(self.layout).within(self.needs.indices)
+        units = self.layout.sharding.by_unit(needs, self.grads, self.layout.params, self.found)
+        return units if self.scale is None else [each.scaled(self.scale) for each in units]
 
     @functools.cached_property
     def max_abs(self) -> Tensor:
         """Largest absolute element of each gradient, ``[num_params]``; a second read of the gradients, on demand."""
-        values = self.layout.norms_of_gradients.largest(self.grads).to(self.norms)
-        values = self.layout.sharding.largest(values) if self.layout.sharding else values
+        own = self.layout.norms_of_gradients.largest(self.grads).to(self.norms)
+        values = self.layout.sharding.largest(own)
         return values if self.scale is None else values * self.scale
 
     @functools.cached_property
     def weight_norms(self) -> Tensor:
         """l2 norm of each parameter, ``[num_params]``; reads the parameters, on demand."""
-        values = self.layout.params if self.layout.sharding is None else self.layout.values()
-        with torch.no_grad():  # detaching each parameter would cost more than the norms
-            return whole_norms(self.layout, values, self.layout.norms_of_values)
+        with torch.no_grad():
+            return whole_norms(self.layout, self.layout.values(), self.layout.norms_of_values)
 
     def without_gradients(self) -> Measurement:
         """The same numbers, without the gradients, whose memory is let go."""
-        kept = replace(self, grads=(None,) * len(self.grads))
+        kept = replace(self, grads=(None,) * len(self.grads), found={})
         kept.__dict__["present"] = self.present
         return kept
 
@@ -123,7 +108,7 @@ class Measurement:
 
 
 @torch.no_grad()
-def measure(layout: Layout) -> Measurement:
+def measure(layout: Layout, needs: Needs = NOTHING) -> Measurement:
     """Measures the gradients of a layout's parameters as they are now.
 
     One call of ``torch._foreach_norm`` for the ordinary ones; small same-shape ones are stacked, very large
@@ -132,6 +117,7 @@ def measure(layout: Layout) -> Measurement:
 
     Args:
         layout: which parameters, see :class:`~lightning_gradguard.measurement.layout.Layout`.
+        needs: what policies need besides, found in the same pass; it keeps the plan, so give the same at each step.
 
     Example:
         >>> import torch
@@ -142,11 +128,8 @@ def measure(layout: Layout) -> Measurement:
         5.0
     """
     grads = tuple(layout.gradients())
-    if layout.sharding is None:
-        norms, units = layout.norms_of_gradients.with_units(grads)
-    else:
-        norms, units = whole_norms(layout, grads, layout.norms_of_gradients), None
-    return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), units)
+    norms, found = layout.sharding.measure(grads, layout.norms_of_gradients, needs)
+    return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), needs, found)
 
 
 def whole_norms(layout: Layout, tensors: Sequence[Tensor | None], norms_of: Norms | None = None) -> Tensor:
@@ -157,12 +140,7 @@ def whole_norms(layout: Layout, tensors: Sequence[Tensor | None], norms_of: Norm
         tensors: gradients, values or copies of them; ``None`` counts as zero.
         norms_of: what measures such tensors again and again; ``None`` for a single time.
     """
-    norms = (norms_of or Norms())(tensors)
-    if layout.sharding is None:
-        return norms
-    # A process without pieces would know neither device nor dtype.
-    wide = torch.float64 in [parameter.dtype for parameter in layout.params]
-    return layout.sharding.norms(norms.to(layout.params[0].device, torch.float64 if wide else torch.float32))
+    return layout.sharding.norms((norms_of or Norms())(tensors))
 
 
 @torch.no_grad()
@@ -180,8 +158,7 @@ def measure_exactly(measurement: Measurement) -> Measurement:
         scaled = measure_tensors(torch._foreach_div(list(grads.values()), units))
         norms[list(grads)] = scaled.cpu().double() * torch.tensor(units, dtype=torch.float64)
     device = measurement.norms.device
-    if measurement.layout.sharding:
-        norms = measurement.layout.sharding.norms(norms.to(device)).cpu()
+    norms = measurement.layout.sharding.norms(norms).cpu()
     total = torch.linalg.vector_norm(norms)
     if device.type == "mps":  # what float32 cannot hold stays infinite there
         norms, total = norms.float(), total.float()
@@ -197,8 +174,7 @@ def p_norms(measurement: Measurement, p: float) -> Tensor:
     for index, grad in enumerate(measurement.grads):
         if grad is not None and dense_values(grad).numel():
             norms[index] = torch.linalg.vector_norm(dense_values(grad).to(_at_least_float32(grad.dtype)), p)
-    sharding = measurement.layout.sharding
-    return sharding.norms(norms, p) if sharding else norms
+    return measurement.layout.sharding.norms(norms, p)
 
 
 def count_nonfinite(grad: Tensor) -> tuple[int, int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,12 +87,31 @@ class Units:
 WHOLE = Units(())
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """Parameters of one shape on one device, whose units follow each other in a vector of units.
+@dataclass(frozen=True)
+class Wanted:
+    """Which units of a list of tensors somebody wants to know.
 
     Attributes:
-        indices: which parameters.
+        units: of each tensor that is asked about; ``None`` for none of its units.
+        indices: the places of these tensors in the list; ``None`` where they are the list.
+    """
+
+    units: tuple[Units | None, ...]
+    indices: tuple[int, ...] | None = None
+
+    def places(self) -> Iterator[tuple[int, int, Units]]:
+        """For each tensor with units: its number among those asked about, its place in the list, its units."""
+        for number, units in enumerate(self.units):
+            if units is not None:
+                yield number, number if self.indices is None else self.indices[number], units
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Tensors of one shape on one device, whose units follow each other in a vector of units.
+
+    Attributes:
+        indices: which tensors, in the order of whoever wants them.
         units: of each of them.
         shape: of each of them.
         device: of each of them.
@@ -105,59 +124,48 @@ class Run:
 
     @functools.cached_property
     def num_each(self) -> int:
-        """Units of one parameter."""
+        """Units of one tensor."""
         return self.units.count(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class UnitOrder:
-    """Where a vector of units has those of which parameter.
+    """Which part of a vector of units belongs to which tensor.
 
     Attributes:
-        runs: the parameters, in the vector's order.
-        parts: what :meth:`part` found, for whoever asks at each step.
+        blocks: the tensors, in the vector's order.
     """
 
-    runs: tuple[Run, ...]
-    parts: WeakKeyDictionary[object, UnitPart | None] = field(default_factory=WeakKeyDictionary)
+    blocks: tuple[Block, ...]
 
     @functools.cached_property
     def sizes(self) -> list[int]:
-        """Units of each run."""
-        return [len(run.indices) * run.num_each for run in self.runs]
+        """Units of each block."""
+        return [len(block.indices) * block.num_each for block in self.blocks]
 
-    def part(self, wanted: Sequence[int], indices: Sequence[int] | None, device: torch.device) -> UnitPart | None:
-        """The order of some parameters' units, and their places in this one; ``None`` if some are not here.
+    @functools.cached_property
+    def indices(self) -> frozenset[int]:
+        """The tensors that have units here."""
+        return frozenset(index for block in self.blocks for index in block.indices)
 
-        Args:
-            wanted: parameters, as positions in ``indices``.
-            indices: parameters that are asked about; ``None``: all.
-            device: of the places.
-        """
-        own = {position if indices is None else indices[position]: position for position in wanted}
-        runs: list[Run] = []
-        places: list[int] = []
-        start = 0
-        for run in self.runs:
-            kept = sorted((own.pop(index), place) for place, index in enumerate(run.indices) if index in own)
-            if kept:
-                runs.append(replace(run, indices=tuple(position for position, _ in kept)))
-            for _, place in kept:
-                places.extend(range(start + place * run.num_each, start + (place + 1) * run.num_each))
-            start += len(run.indices) * run.num_each
-        if own:
-            return None
-        unchanged = places == list(range(start))
-        return UnitOrder(tuple(runs)), None if unchanged else torch.tensor(places, dtype=torch.int64, device=device)
+    def pick(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+        """Those of the tensors that have units here, ``None`` in place of the others."""
+        return [tensor if index in self.indices else None for index, tensor in enumerate(tensors)]
+
+    def one_each(self, values: Tensor) -> Tensor:
+        """Repeats one number for each tensor for each of its units."""
+        each = [values[index].expand(block.num_each) for block in self.blocks for index in block.indices]
+        return torch.cat(each) if each else values.new_zeros(0)
+
+    def spread(self, factors: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Cuts a vector of factors up: for each tensor its index, and its part in a shape that broadcasts over it."""
+        for block, part in zip(self.blocks, factors.split(self.sizes), strict=True):
+            local = part.to(block.device, non_blocking=True)
+            yield from zip(block.indices, block.units.spread(local, block.shape, len(block.indices)), strict=True)
 
 
-# An order, and the places of its units in that of which it is a part; no places for all of them.
-UnitPart = tuple[UnitOrder, Tensor | None]
-
-
-@dataclass(frozen=True, eq=False)
-class UnitNorms:
-    """Norms of the units of some parameters.
+class FoundUnits(NamedTuple):
+    """Norms of units.
 
     Attributes:
         norms: one vector of all.
@@ -166,23 +174,6 @@ class UnitNorms:
 
     norms: Tensor
     order: UnitOrder
-
-    def scaled(self, coefficient: Tensor) -> UnitNorms:
-        """After multiplying the parameters by ``coefficient``: ``[]``, or one for each parameter."""
-        if coefficient.dim():
-            each = [coefficient[i].expand(run.num_each) for run in self.order.runs for i in run.indices]
-            coefficient = torch.cat(each) if each else coefficient.new_zeros(0)
-        return replace(self, norms=self.norms * coefficient)
-
-    def spread(self, factors: Tensor, num_params: int) -> list[Tensor | None]:
-        """For each of the parameters its part of one factor for each unit, which broadcasts over it, or ``None``."""
-        spread: list[Tensor | None] = [None] * num_params
-        parts = factors.split(self.order.sizes)
-        for run, part in zip(self.order.runs, parts, strict=True):
-            local = part.to(run.device, non_blocking=True)
-            for index, factor in zip(run.indices, run.units.spread(local, run.shape, len(run.indices)), strict=True):
-                spread[index] = factor
-        return spread
 
 
 def norms_of_pieces(tensor: Tensor, num: int, dtype: torch.dtype | None) -> Tensor:

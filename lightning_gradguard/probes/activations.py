@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.measurement.sharding import is_distributed, local_values
+from lightning_gradguard.measurement.tensors import accumulator
+from lightning_gradguard.probes.compiled import modules_in_compiled_code
 from lightning_gradguard.probes.functions import FunctionWatch
+from lightning_gradguard.probes.plain import plain_values
+from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 from lightning_gradguard.record import ActivationStats
 
 # An output beyond these is on the flat part of the curve: the derivative is below 0.04 (tanh) and 0.02 (sigmoid).
@@ -25,18 +28,7 @@ _CAN_DIE = ("ReLU", "ReLU6", "GELU", "SiLU")
 _ACTIVATION_MODULES = (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU)
 _DEAD_ABOVE = -1e-2  # GELU and SiLU tend to zero from below
 _MAX_CALLS = 8  # of one module in one forward pass; a cell in a loop over time would fill the record
-_LAST_EARLY = 64  # by then what is certain has been said
 _WINDOW = 64  # sampled batches after which the memory of dead units is renewed, so that a revived one is seen
-
-
-def is_sampled(step: int, every_n_steps: int) -> bool:
-    """Whether a step is sampled: regularly, and the early ones, for that is where runs break."""
-    return step % every_n_steps == 0 or is_early(step)
-
-
-def is_early(step: int) -> bool:
-    """Whether a step is one of 0, 1, 2, 4, 8 … 64."""
-    return step <= _LAST_EARLY and step & (step - 1) == 0
 
 
 @dataclass
@@ -51,7 +43,7 @@ class _Seen:
     num_batches: int = 1
 
 
-class Probe:
+class Probe(SampledProbe):
     """Looks at the outputs of layers and activation functions on sampled steps.
 
     On a sampled step forward hooks are attached before the forward pass and removed after it; on every other step
@@ -59,12 +51,13 @@ class Probe:
     drawn. Nothing crosses to the host before :meth:`take`.
 
     Watched are modules that own parameters, activation modules, and activations, softmax and attention that are applied
-    as functions, under the name of the module that applies them: ``encoder.relu()``. A ``torch.compile``-d module runs
-    eagerly on sampled steps, since compiled code does not see hooks that come later; functions are not watched in it.
+    as functions, under the name of the module that applies them: ``encoder.relu()``. What runs inside of compiled code
+    is not seen, and no function in a model that has any, unless it is made to run eagerly.
 
     Args:
         module: the model.
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well.
+        eagerly: whether to look into compiled code, which whoever runs the step then runs eagerly.
 
     Attributes:
         functions: what looks at functions.
@@ -85,13 +78,14 @@ class Probe:
         ['Linear', 'ReLU']
     """
 
-    def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:
+    def __init__(self, module: nn.Module, every_n_steps: int = 50, *, eagerly: bool = False) -> None:
         check_count(every_n_steps, "every_n_steps")
         self.module = module
+        self.eagerly = eagerly
         self.every_n_steps = every_n_steps
         self.order: dict[str, int] = {}
-        self._watched: list[tuple[nn.Module, Callable[..., None]]] = []
-        self._handles: list[RemovableHandle] = []
+        self._watched: list[tuple[str, nn.Module]] = []
+        self.part = Part("the probe of activations", "rules that look at activations stay silent")
         self._calls: dict[str, int] = {}
         self._seen: dict[str, _Seen] = {}
         self._first: dict[str, _Seen] | None = None  # the first sample: how the run began is not to be lost
@@ -105,29 +99,33 @@ class Probe:
         self._ready: tuple[ActivationStats, ...] | None = None  # a sample that a checkpoint held
         self.functions = FunctionWatch(self._see_function)
         self.flows: dict[str, bool] = {}  # whether a gradient flows through the output of a module
-        self._compiled = any(_is_compiled(part) for part in module.modules())
 
     def start(self, step: int) -> bool:
         """Attaches the hooks if the step is sampled; call it before the forward pass."""
-        if not is_sampled(step, self.every_n_steps) or self._handles:
-            return bool(self._handles)
+        if not is_sampled(step, self.every_n_steps) or self.part.is_attached:
+            return self.part.is_attached
         if self._seen and not self._told and self._first is None:
             self._first = self._seen
         self._seen, self._calls = {}, {}
         if not self._watched:
+            hidden = set() if self.eagerly else modules_in_compiled_code(self.module)
             self._watched = [
-                (part, self._hook(name)) for part, name in module_names(self.module).items() if _is_watched(part)
+                (name, part)
+                for part, name in module_names(self.module).items()
+                if is_watched(part) and part not in hidden
             ]
         self._inside, self._entered = [], False
-        self._handles = [part.register_forward_hook(hook) for part, hook in self._watched]
-        if self._compiled:
-            torch.compiler.set_stance("force_eager")
-        else:
-            for part, name in module_names(self.module).items():
-                self._handles.append(part.register_forward_pre_hook(self._enter(name)))
-                self._handles.append(part.register_forward_hook(self._leave))
-            self.functions.start()
+        for name, module in self._watched:
+            self.part.attach(module, self._hook(name), name)
+        if self.eagerly or not modules_in_compiled_code(self.module):
+            self._watch_functions()
         return True
+
+    def _watch_functions(self) -> None:
+        for part, name in module_names(self.module).items():
+            self.part.attach_before(part, self._enter(name), name)
+            self.part.attach(part, self._leave, name)
+        self.functions.part.run(self.functions.start)
 
     def look_for_modules(self) -> None:
         """Makes the next sample look anew which modules there are."""
@@ -135,14 +133,9 @@ class Probe:
 
     def stop(self) -> None:
         """Removes the hooks; call it after the forward pass."""
-        if not self._handles:
-            return
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._previous = [], None
-        self.functions.stop()
-        if self._compiled:
-            torch.compiler.set_stance("default")
+        self.part.detach()
+        self._previous = None
+        self.functions.part.run(self.functions.stop)
 
     @torch.no_grad()
     def take(self) -> tuple[ActivationStats, ...] | None:
@@ -151,7 +144,7 @@ class Probe:
         The first call tells of the first sample instead, however many there were by then: what initialization does
         shows nowhere else.
         """
-        if self._handles:
+        if self.part.is_attached:
             return None
         if not self._seen:
             ready, self._ready = self._ready, None
@@ -161,7 +154,8 @@ class Probe:
         self._first, self._seen, self._told = None, {}, True
         values = [value for entry in seen for value in entry.values.values()]
         home = values[0].device
-        values = [value if value.device == home else value.to(home, non_blocking=True) for value in values]
+        dtype = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
+        values = [value.to(home, dtype, non_blocking=True) for value in values]
         numbers = iter(torch.stack(values).tolist())  # the one host sync of a sampled step
         return tuple(_stats(entry, {key: next(numbers) for key in entry.values}) for entry in seen)
 
@@ -217,11 +211,9 @@ class Probe:
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) and output else output
-            if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() == 0:
+            output = plain_values(output[0] if isinstance(output, tuple) and output else output)
+            if output is None:
                 return
-            if is_distributed(output):  # this process looks at its own units
-                output = cast(Any, output).to_local()
             first, self._entered = not self._entered, True
             call = self._calls[name] = self._calls.get(name, 0) + 1
             self.order.setdefault(name, len(self.order))
@@ -231,9 +223,10 @@ class Probe:
                 self._seen[key] = entry
                 self._look(entry, output, args[0] if first and args else None, module)
                 self.flows[name] = output.requires_grad
-                if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad:
+                if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad and not output.is_leaf:
                     smallest = torch.finfo(output.dtype).smallest_normal
-                    output.register_hook(_underflow_hook(entry.values, smallest))
+                    hook = self.part.hook(_underflow_hook(entry.values, smallest), f"module {name!r}")
+                    output.register_hook(hook)
             self._previous = module
 
         return hook
@@ -243,22 +236,23 @@ class Probe:
         """Takes in an output; ``given`` is what went into the first module."""
         values = entry.values
         output = output.detach()
-        floats = output.float()
+        floats = output.to(accumulator(output.dtype))
         entry.num_elements = floats.numel()
         values["norm"] = torch.linalg.vector_norm(floats)
-        if entry.kind in _CAN_DIE:
+        kinds = {entry.kind, *(base.__name__ for base in type(module).__mro__)}  # of a subclass it is that of its base
+        if not kinds.isdisjoint(_CAN_DIE):
             low, high = self._extremes_of_units(floats)
             values["dead"], entry.num_batches = self._dead(entry.name, low, high)
             values["low"], values["high"] = low.amin(), high.amax()
         else:
             values["low"], values["high"] = torch.aminmax(floats)
-        if isinstance(given, Tensor) and given.is_floating_point():
-            values["input_rms"] = local_values(given).float().square().mean().sqrt()
-        if entry.kind in ("Tanh", "RNN", "RNNCell") and getattr(module, "nonlinearity", "tanh") == "tanh":
+        if (inputs := plain_values(given)) is not None:
+            values["input_rms"] = inputs.to(accumulator(inputs.dtype)).square().mean().sqrt()
+        if not kinds.isdisjoint(("Tanh", "RNN", "RNNCell")) and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
-        elif entry.kind in ("Linear", "Conv1d", "Conv2d", "Conv3d"):
+        elif not kinds.isdisjoint(("Linear", "Conv1d", "Conv2d", "Conv3d")):
             self._spread(values, floats, module)
-        elif entry.kind == "Sigmoid":
+        elif "Sigmoid" in kinds:
             values["saturated"] = ((floats - 0.5).abs() > 0.5 - _SIGMOID_FLAT).float().mean()
 
     def _spread(self, values: dict[str, Tensor], output: Tensor, module: nn.Module | None) -> None:
@@ -271,7 +265,7 @@ class Probe:
         """Smallest and largest output of each unit."""
         unit = self._unit_dim(output)
         others = [dim for dim in range(output.dim()) if dim != unit]
-        return (output.amin(others), output.amax(others)) if others else (output, output)
+        return (output.amin(others), output.amax(others)) if others else (output.clone(), output.clone())
 
     def _dead(self, key: str, low: Tensor, high: Tensor) -> tuple[Tensor, int]:
         """Share of units that were never active over the sampled batches, and how many those are."""
@@ -292,11 +286,8 @@ class Probe:
         return 1 if output.dim() == 3 and conv else output.dim() - 1
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Whether a probe looks at what a module gives: it owns parameters, or is an activation."""
     if any(True for _ in module.parameters(recurse=False)):
         return True
     return isinstance(module, _ACTIVATION_MODULES)

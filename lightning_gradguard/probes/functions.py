@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.record import LossStats
 
 # Operator of torch, mapped to the module that does the same; in-place ones end with an underscore.
@@ -41,14 +42,21 @@ class FunctionWatch(TorchDispatchMode):
 
     Attributes:
         on: whether it looks; where it cannot be taken off the stack of modes at once, it only passes on.
+        part: its guard. What fails in here takes the looking away, not the training.
     """
 
     def __init__(self, see: See) -> None:
         super().__init__()
         self.on = False
+        self.part = Part("the look at functions", "rules that look at them stay silent", remove=self.stop)
         self._see = see
         self._losses: list[tuple[str, Tensor, Tensor, Tensor]] = []  # kind; baseline, given probabilities, value
         self._given: Tensor | None = None  # whether the last log_softmax got probabilities
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Yes: else torch would run compiled functions eagerly while it looks, with other last bits."""
+        return True
 
     def start(self) -> None:
         """Begins to look."""
@@ -60,9 +68,9 @@ class FunctionWatch(TorchDispatchMode):
 
     def stop(self) -> None:
         """Ends it, and leaves the stack of modes as it was."""
-        if self.on and _get_current_dispatch_mode() is self:
-            self.__exit__(None, None, None)
         self.on = False
+        if _get_current_dispatch_mode() is self:
+            self.__exit__(None, None, None)
 
     def take(self) -> tuple[LossStats, ...] | None:
         """What losses were given since it began, ``None`` without any."""
@@ -83,10 +91,9 @@ class FunctionWatch(TorchDispatchMode):
         if self.on:
             name = func.overloadpacket.__name__
             if name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS:
-                self._look(name, args, kwargs, output)
+                self.part.run(self._look, name, args, kwargs, output)
         return output
 
-    @torch.no_grad()
     def _look(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         if name.startswith(_ATTENTION):
             if "backward" not in name and _is_plain(args[0]) and _is_plain(args[1]):
@@ -153,7 +160,7 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
 
 
 def _is_plain(value: Any) -> bool:
-    return type(value) in (Tensor, torch.nn.Parameter) and value.layout == torch.strided
+    return type(value) in (Tensor, torch.nn.Parameter) and value.layout == torch.strided and not value.is_meta
 
 
 def _entropy_of(share: Tensor) -> Tensor:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.harmless.part import Part, tell
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.probes.activations import Probe, is_early, is_sampled
+from lightning_gradguard.probes.activations import Probe, is_watched
 from lightning_gradguard.probes.batch import BatchProbe
+from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.losses import Losses
 from lightning_gradguard.probes.optimizer import optimizer_facts
 from lightning_gradguard.probes.outside import frozen_last, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
+from lightning_gradguard.probes.sampled import SampledProbe, is_early, is_sampled
 from lightning_gradguard.probes.steps import Steps
 from lightning_gradguard.probes.structure import Structure
 from lightning_gradguard.probes.updates import UpdateMeter
@@ -47,6 +50,9 @@ class Instruments:
         module: the model.
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well. 50 makes
             the mean cost of probing small against a training step.
+        eagerly: whether compiled code runs eagerly on sampled steps, so that the probes see inside of it. Its weights
+            then differ from those of an unwatched run in their last bits; without it they do not, and activations and
+            gradients over time of compiled modules are not seen, which is said once.
 
     Attributes:
         step: of the last forward pass.
@@ -56,11 +62,21 @@ class Instruments:
         TypeError, ValueError: if ``every_n_steps`` is no int of at least 1.
     """
 
-    def __init__(self, module: nn.Module, every_n_steps: int = 50) -> None:
+    def __init__(self, module: nn.Module, every_n_steps: int = 50, *, eagerly: bool = False) -> None:
         self.module = module
         self.every_n_steps = every_n_steps
-        self.probe = Probe(module, every_n_steps)
-        self.temporal = TemporalProbe(module, every_n_steps)
+        self.probe = Probe(module, every_n_steps, eagerly=eagerly)
+        self.temporal = TemporalProbe(module, every_n_steps, eagerly=eagerly)
+        compiled = modules_in_compiled_code(module)
+        self._eagerly = Eagerly() if eagerly and compiled else None
+        self._num_unseen = 0 if eagerly else sum(map(is_watched, compiled))
+        self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
+        self._updates = Part("the measurement of updates", "rules that look at them stay silent")
+        self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
+        self._loss = Part("the look at the loss", "records hold none")
+        self._inputs = Part("the look at batches", "rules that look at them stay silent")
+        self._counting = Part("the count of backward passes", "rules that look for steps that are missing stay silent")
+        self._settings = Part("the look at the optimizer's settings", "rules that look at them stay silent")
         self._watched: list[_Watched] = []  # one for each optimizer
         self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self.batch = BatchProbe()
@@ -80,16 +96,17 @@ class Instruments:
             epoch: its epoch.
         """
         if step != self.step:
-            for watched in self._watched:
-                watched.steps.begin()
+            self._counting.run(self._begin_step)
         self.step = step
         if index is not None:
             self._batches.append((step, epoch, index))
-        self._sampling = is_sampled(step, self.every_n_steps)
+        for probe in self._probes:
+            probe.part.run(probe.start, step)
+        self._sampling = bool(self._inputs.run(is_sampled, step, self.every_n_steps))
         if self._sampling and batch is not None:
-            self.batch.look(batch)
-        self.probe.start(step)
-        self.temporal.start(step)
+            self._inputs.run(self.batch.look, batch)
+        if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
+            self._eagerly.start()
 
     def is_early(self, step: int) -> bool:
         """Whether a record is made at this step even if none is logged, so that what is certain is said at once."""
@@ -102,84 +119,72 @@ class Instruments:
             loss: without a loss scale.
             root: what the backward pass begins at, where that is another tensor.
         """
-        self.probe.stop()
-        self.temporal.stop()
+        if self._num_unseen:
+            tell(
+                f"{self._num_unseen} modules run inside of compiled code, which stays compiled: their activations and "
+                "gradients over time are not seen. probe_eagerly=True runs sampled steps eagerly and sees them; the "
+                "weights then differ in their last bits from those of a run that is not watched."
+            )
+            self._num_unseen = 0
+        self.detach()
         if loss is None:
             return
-        value = loss.detach().float()
-        self._pending = value.clone() if self._pending is None else self._pending + value
-        for watched in self._watched:
-            watched.steps.add_backward()
-        root = loss if root is None else root
-        if self._sampling and root.requires_grad:
-            root.register_hook(self._look_for_old_gradients)
+        self._loss.run(self._add_loss, loss)
+        self._counting.run(self._count_backward, loss if root is None else root)
+
+    def detach(self) -> None:
+        """Takes every hook off, whatever happened in between."""
+        for probe in self._probes:
+            probe.part.run(probe.stop)
+            probe.part.detach()
+        functions = self.probe.functions
+        functions.part.run(functions.stop)
+        if functions.part.gone:  # within an operator it could not be taken off
+            with suppress(Exception):
+                functions.stop()
+        if self._eagerly is not None:
+            self._eagerly.stop()
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
-        watched = self._of(layout)
-        watched.meter.before_step(step)
-        watched.steps.step()
-        self._claim_loss(layout)
+        self._updates.run(self._copy_parameters, layout, step)
+        self.without_step(layout)
 
     def without_step(self, layout: Layout) -> None:
         """Takes the loss of a step for which no parameter of an optimizer has a gradient."""
-        self._of(layout).steps.step()
-        self._claim_loss(layout)
+        self._counting.run(self._count_step, layout)
+        self._loss.run(self._claim_loss, layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
-        self._of(layout).meter.after_step()
+        self._updates.run(self._compare_parameters, layout)
 
     def waiting(self, layout: Layout) -> int | None:
         """Backward passes without a step of this optimizer, now and then once they are suspiciously many."""
-        return self._of(layout).steps.waiting()
+        return self._counting.run(self._waiting, layout)
 
     def enrich(self, record: StepRecord, layout: Layout, optimizers: Optimizers | None = None) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
-        self._claim_loss(layout)
-        watched = self._of(layout)
-        loss, spread, bad = watched.losses.take()
-        facts: dict[str, Any] = {
-            "loss": loss,
-            "loss_std": spread,
-            "num_nonfinite_losses": bad,
-            "activations": self.probe.take(),
-            "temporal_norms": self.temporal.take(),
-            "update_ratios": watched.meter.take(),
-            "inputs": self.batch.take(),
-            "losses": self.probe.functions.take(),
-            "old_gradients": watched.steps.take_old_gradients(),
+        facts: dict[str, Any] = self._loss.run(self._facts_of_losses, layout) or {}
+        facts |= {
+            "activations": self.probe.part.run(self.probe.take),
+            "temporal_norms": self.temporal.part.run(self.temporal.take),
+            "update_ratios": self._updates.run(self._take_updates, layout),
+            "inputs": self._inputs.run(self.batch.take),
+            "losses": self.probe.functions.part.run(self.probe.functions.take),
+            "old_gradients": self._counting.run(self._take_old_gradients, layout, record.num_steps > 0),
             "clip_outside": self.clip_outside,
         }
-        if record.num_steps > 0:
-            watched.steps.ever = True
         if record.layers:
-            facts |= watched.structure.facts(self.probe.order, self.probe.flows)
+            facts |= self._structure.run(self._facts_of_structure, layout) or {}
         if optimizers is not None:
-            facts |= optimizer_facts(layout, optimizers)
+            facts |= self._settings.run(optimizer_facts, layout, optimizers) or {}
         if record.early:
-            facts |= self._outside(record.num_optimizers)
+            facts |= self._structure.run(self._outside, record.num_optimizers) or {}
         place = next(((epoch, batch) for step, epoch, batch in reversed(self._batches) if step == record.step), None)
         if place is not None:
             facts["epoch"], facts["batch"] = place
         return replace(record, **facts)
-
-    def _outside(self, num_optimizers: int) -> dict[str, Any]:
-        """What is outside the optimizers, once all of them are known."""
-        layouts = [watched.meter.layout for watched in self._watched]
-        if len(layouts) < num_optimizers or any(layout.sharding is not None for layout in layouts):
-            return {}
-        return {
-            "unoptimized": unoptimized(self.module, layouts),
-            "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
-        }
-
-    @torch.no_grad()
-    def _look_for_old_gradients(self, gradient: Tensor) -> None:
-        """Runs when the backward pass of a sampled step begins."""
-        for watched in self._watched:
-            if watched.meter.layout.sharding is None:
-                watched.steps.look([parameter.grad for parameter in watched.meter.layout.params])
 
     def state_dict(self, layout: Layout) -> dict[str, Any]:
         """What was seen and is not told yet, of one optimizer; what all share with it."""
@@ -198,6 +203,64 @@ class Instruments:
         watched.meter.load_state(state["meter"])
         self.temporal.load_state(state["temporal"])
         self.probe.load_state_dict(state["probe"])
+
+    def _copy_parameters(self, layout: Layout, step: int) -> None:
+        self._of(layout).meter.before_step(step)
+
+    def _compare_parameters(self, layout: Layout) -> None:
+        self._of(layout).meter.after_step()
+
+    def _take_updates(self, layout: Layout) -> tuple[float | None, ...] | None:
+        return self._of(layout).meter.take()
+
+    def _facts_of_structure(self, layout: Layout) -> dict[str, Any]:
+        return self._of(layout).structure.facts(self.probe.order, self.probe.flows)
+
+    def _facts_of_losses(self, layout: Layout) -> dict[str, Any]:
+        self._claim_loss(layout)
+        loss, spread, bad = self._of(layout).losses.take()
+        return {"loss": loss, "loss_std": spread, "num_nonfinite_losses": bad}
+
+    def _outside(self, num_optimizers: int) -> dict[str, Any]:
+        """What is outside the optimizers, once all of them are known."""
+        layouts = [watched.meter.layout for watched in self._watched]
+        if len(layouts) < num_optimizers or not all(layout.sharding.whole for layout in layouts):
+            return {}
+        return {
+            "unoptimized": unoptimized(self.module, layouts),
+            "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
+        }
+
+    def _begin_step(self) -> None:
+        for watched in self._watched:
+            watched.steps.begin()
+
+    def _count_backward(self, root: Tensor) -> None:
+        for watched in self._watched:
+            watched.steps.add_backward()
+        if self._sampling and root.requires_grad:
+            root.register_hook(self._counting.hook(self._look_for_old_gradients, "the loss"))
+
+    def _look_for_old_gradients(self, gradient: Tensor) -> None:
+        """Runs when the backward pass of a sampled step begins."""
+        for watched in self._watched:
+            if watched.meter.layout.sharding.whole:
+                watched.steps.look([parameter.grad for parameter in watched.meter.layout.params])
+
+    def _waiting(self, layout: Layout) -> int | None:
+        return self._of(layout).steps.waiting()
+
+    def _count_step(self, layout: Layout) -> None:
+        self._of(layout).steps.step()
+
+    def _take_old_gradients(self, layout: Layout, stepped: bool) -> bool | None:
+        steps = self._of(layout).steps
+        steps.ever = steps.ever or stepped
+        return steps.take_old_gradients()
+
+    def _add_loss(self, loss: Tensor) -> None:
+        value = loss.detach().float()
+        self._pending = value.clone() if self._pending is None else self._pending + value
 
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""

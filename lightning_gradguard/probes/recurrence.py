@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
+from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.measurement.names import module_names
-from lightning_gradguard.probes.activations import is_sampled
+from lightning_gradguard.probes.compiled import modules_in_compiled_code
+from lightning_gradguard.probes.over_time import norms_over_time
+from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 
 
-class TemporalProbe:
+class TemporalProbe(SampledProbe):
     """Measures ||d h_T / d x_t|| over t for ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``, on sampled steps.
 
     Weights of a recurrent module are shared over time, so that their gradient cannot show that the past is
@@ -23,12 +24,15 @@ class TemporalProbe:
     input at every time step. That is done on the first few sequences of the batch by a pass of its own after the
     module's: the user's graph, gradients, random numbers and buffers stay as they were.
 
-    Loops over cells and packed sequences are not seen. Under ``bidirectional`` the forward direction is measured.
+    Loops over cells and packed sequences are not seen; what else is left out, and why, is listed at
+    :func:`~lightning_gradguard.probes.over_time.norms_over_time`. Under ``bidirectional`` the forward direction is
+    measured.
 
     Args:
         module: the model; without a recurrent module in it the probe does nothing.
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well.
         max_sequences: how many sequences of a batch to look at, >= 1. Four show the decay as well as a whole batch.
+        eagerly: whether to look into compiled code, which whoever runs the step then runs eagerly.
 
     Raises:
         TypeError, ValueError: if an argument is no int of at least 1.
@@ -44,27 +48,33 @@ class TemporalProbe:
         [7]
     """
 
-    def __init__(self, module: nn.Module, every_n_steps: int = 50, max_sequences: int = 4) -> None:
+    def __init__(
+        self, module: nn.Module, every_n_steps: int = 50, max_sequences: int = 4, *, eagerly: bool = False
+    ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("max_sequences", max_sequences)):
             check_count(value, name)
         self.module = module
         self.every_n_steps = every_n_steps
         self.max_sequences = max_sequences
-        self._recurrent = [(n, m) for m, n in module_names(module).items() if isinstance(m, nn.RNNBase)]
-        self._handles: list[RemovableHandle] = []
+        hidden = set() if eagerly else modules_in_compiled_code(module)
+        self._recurrent = [
+            (name, part)
+            for part, name in module_names(module).items()
+            if isinstance(part, nn.RNNBase) and part not in hidden
+        ]
+        self.part = Part("the probe of gradients over time", "rules that look at them stay silent")
         self._seen: dict[str, Tensor] = {}
 
     def start(self, step: int) -> bool:
         """Attaches hooks if the step is sampled and there is a recurrent module; call it before the forward pass."""
-        if self._recurrent and not self._handles and is_sampled(step, self.every_n_steps):
-            self._handles = [m.register_forward_hook(self._hook(n), with_kwargs=True) for n, m in self._recurrent]
-        return bool(self._handles)
+        if not self.part.is_attached and is_sampled(step, self.every_n_steps):
+            for name, module in self._recurrent:
+                self.part.attach(module, self._hook(name), name, with_kwargs=True)
+        return self.part.is_attached
 
     def stop(self) -> None:
         """Removes the hooks; call it after the forward pass."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self.part.detach()
 
     def take(self) -> dict[str, tuple[float, ...]] | None:
         """The norms over time of the first sample not yet told, by module name; ``None`` without a new one."""
@@ -83,33 +93,11 @@ class TemporalProbe:
 
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            inputs = args[0] if args else kwargs.get("input")
-            if name not in self._seen and isinstance(inputs, Tensor) and inputs.dim() == 3:
-                hidden = args[1] if len(args) > 1 else kwargs.get("hx")
-                with _disable_current_modes():  # what looks at functions is not to see this pass
-                    self._seen[name] = self._measure(module, inputs, hidden)
+            if name in self._seen:
+                return
+            with _disable_current_modes():  # what looks at functions is not to see this pass
+                norms = norms_over_time(module, args, kwargs, output, self.max_sequences)
+            if norms is not None:
+                self._seen[name] = norms
 
         return hook
-
-    def _measure(self, module: nn.RNNBase, inputs: Tensor, hidden: Any) -> Tensor:
-        batch = 0 if module.batch_first else 1
-        few = min(self.max_sequences, inputs.shape[batch])
-        x = inputs.detach().narrow(batch, 0, few).clone().requires_grad_()
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.enable_grad(), torch.random.fork_rng(devices=devices):
-            output, _ = module.forward(x, _narrow(hidden, few))  # forward, not __call__: no hook sees this pass
-            last = output.select(1 - batch, -1)[:, : module.proj_size or module.hidden_size]
-            generator = torch.Generator().manual_seed(0)
-            direction = torch.randn(last.shape[-1], generator=generator).to(last)
-            (gradient,) = torch.autograd.grad((last * direction).sum(), x)
-        over_time = gradient.detach().movedim(1 - batch, 0).flatten(1)
-        return torch.linalg.vector_norm(over_time, dim=1, dtype=torch.float32)
-
-
-def _narrow(hidden: Any, few: int) -> Any:
-    """The states of the first sequences; states lie as [layers, batch, features]."""
-    if hidden is None:
-        return None
-    if isinstance(hidden, tuple):
-        return tuple(_narrow(state, few) for state in hidden)
-    return hidden.detach().narrow(1, 0, few).contiguous()

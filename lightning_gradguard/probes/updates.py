@@ -14,7 +14,7 @@ from lightning_gradguard.arguments import check_count
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import by_layer, whole_norms
 from lightning_gradguard.measurement.norms import Norms
-from lightning_gradguard.probes.activations import is_sampled
+from lightning_gradguard.probes.sampled import is_sampled
 
 # Of larger tensors a sixteenth of each row is compared: their whole copy costs several clippings of the model.
 _WHOLE_NUMEL = 2**16
@@ -107,12 +107,12 @@ class UpdateMeter:
 
     def _values(self) -> list[Tensor]:
         """What is compared of each parameter, as views of it."""
-        if self.layout.sharding is not None:
-            return self.layout.values()
+        if not self.layout.sharding.whole:
+            return list(self.layout.values())
         return [part_of(parameter) for parameter in self.layout.params]
 
     def _scale_of(self, values: Sequence[Tensor]) -> Tensor | None:
-        if self.layout.sharding is not None:
+        if not self.layout.sharding.whole:
             return None
         pairs = enumerate(zip(self.layout.params, values, strict=True))
         parts = {i: math.sqrt(whole.numel() / part.numel()) for i, (whole, part) in pairs if part is not whole}

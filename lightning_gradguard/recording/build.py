@@ -42,6 +42,8 @@ class View:
         per_layer: whether records hold layers, or totals only.
         norm_type: p of the layer norms.
         clips: whether a policy is at work.
+        handed_on: whether nobody changes gradients between this record and the optimizer; else what the optimizer gets
+            is not known here, and not written.
     """
 
     optimizer: int = 0
@@ -49,6 +51,7 @@ class View:
     per_layer: bool = True
     norm_type: float = 2.0
     clips: bool = False
+    handed_on: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +87,10 @@ class Totals:
             coefficient = min(1.0, self.post_clip_norm / exact_total) if self.clipped else 1.0
         return {
             "total_norm": exact_total,
-            "post_clip_norm": None if damage is not None else self.post_clip_norm,
+            "post_clip_norm": self.post_clip_norm if damage is None and view.handed_on else None,
             "threshold": self.threshold,
             "coefficient": coefficient,
-            "cosine": self.cosine,
+            "cosine": self.cosine if view.handed_on else None,
         }
 
 

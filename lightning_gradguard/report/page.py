@@ -8,12 +8,14 @@ import html
 import json
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
-from lightning_gradguard.report.offline import Picture
+from lightning_gradguard.report.picture import Picture
 from lightning_gradguard.tensorboard.assets import read_assets
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NOT_MEASURED
 from lightning_gradguard.tensorboard.frame import encode_frame
+from lightning_gradguard.tensorboard.overview import summarize
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -58,21 +60,26 @@ def _module(source: str) -> str:
 
 
 def _data(pictures: Sequence[Picture]) -> dict[str, Any]:
-    runs: dict[str, dict[str, Any]] = {}
     flows, events = {}, {}
     for picture in pictures:
         flow = picture.flow
-        run = runs.setdefault(picture.run, {"name": picture.run, "layers": 0, "last_step": 0, "optimizers": []})
-        run["layers"] = max(run["layers"], len(flow.layers))
-        run["last_step"] = max(run["last_step"], int(flow.steps[-1]))
-        run["wall_time"] = float(flow.wall_times[-1])
-        run["optimizers"].append(picture.optimizer)
         events[f"{picture.run}\n{picture.optimizer}"] = picture.events
         for index, stat in enumerate(LAYER_STATS):
             if (flow.matrices[:, HEAD_ROWS:, index] > NOT_MEASURED).any():
                 packed = gzip.compress(encode_frame(flow, stat), 9, mtime=0)
                 flows[f"{picture.run}\n{picture.optimizer}\n{stat}"] = base64.b64encode(packed).decode()
-    return {"runs": list(runs.values()), "flows": flows, "events": events}
+    runs = [_run([*own]) for _, own in groupby(pictures, key=lambda picture: picture.run)]
+    return {"runs": runs, "flows": flows, "events": events}
+
+
+def _run(pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What the list of runs shows of one; of each optimizer there is a picture."""
+    last = {picture.optimizer: picture.flow.matrices[-1] for picture in pictures}
+    return summarize(pictures[0].run, last, [picture.events for picture in pictures]) | {
+        "last_step": max(int(picture.flow.steps[-1]) for picture in pictures),
+        "wall_time": max(float(picture.flow.wall_times[-1]) for picture in pictures),
+        "layers": max(len(picture.flow.layers) for picture in pictures),
+    }
 
 
 def _embedded(content: dict[str, Any]) -> str:

@@ -7,9 +7,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import StepRecord
 from lightning_gradguard.spikes import Spike, SpikeRule, SpikeWatch
-from lightning_gradguard.tensorboard.flow import VERSION
 
 Event = dict[str, Any]
 
@@ -17,6 +16,7 @@ Event = dict[str, Any]
 _KEEP_FIRST = 50
 _KEEP_LAST = 150
 _NAMED_LAYERS = 5
+EVENTS_VERSION = 1
 
 
 class EventLog:
@@ -44,10 +44,7 @@ class EventLog:
         if spike is not None and record.cause is None:
             self._add(_spike_event(record, spike))
         for finding in record.findings:
-            if finding.rule not in self._findings:
-                self._add(_finding_event(record.step, finding))
-            first = self._findings.get(finding.rule, {}).get("first_step", finding.step)
-            self._findings[finding.rule] = asdict(finding) | {"first_step": first}
+            self._add_finding(record.step, asdict(finding))
         return self._unwritten > before
 
     @property
@@ -63,17 +60,25 @@ class EventLog:
     def content(self) -> dict[str, Any]:
         """All of it as values that JSON can carry."""
         values = {
-            "version": VERSION,
+            "version": EVENTS_VERSION,
             "counts": dict(self._counts),
             "events": self._first + self._last,
             "findings": list(self._findings.values()),
         }
-        return dict(_finite(values))
+        return dict(finite(values))
 
     def to_json(self) -> bytes:
         """All of it as strict JSON; what is in here then counts as written."""
         self._unwritten = 0
         return json.dumps(self.content(), allow_nan=False).encode()
+
+    def _add_finding(self, step: int, finding: Event) -> None:
+        """What is new of a finding: that it holds, and how gravely; or that it has cleared (``until``)."""
+        known = self._findings.get(finding["rule"], {})
+        self._findings[finding["rule"]] = finding | {"first_step": known.get("first_step", finding["step"])}
+        state = [(each.get("severity"), each.get("until") is None) for each in (known, finding)]
+        if state[0] != state[1]:
+            self._add(_finding_event(step, finding))
 
     def _add(self, event: Event) -> None:
         self._counts[event["kind"]] += 1
@@ -116,11 +121,12 @@ def _spike_event(record: StepRecord, spike: Spike) -> Event:
     return _event(record.step, "spike", text, tuple(layer for _, layer in largest[:1])) | {"factor": factor}
 
 
-def _finding_event(step: int, finding: Finding) -> Event:
-    return _event(step, "finding", f"{finding.rule}: {finding.message}", finding.layers) | {
-        "severity": finding.severity,
-        "rule": finding.rule,
-    }
+def _finding_event(step: int, finding: Event) -> Event:
+    rule, is_past = finding["rule"], finding.get("until") is not None
+    kind, text = (
+        ("cleared", f"{rule} does not hold any more") if is_past else ("finding", f"{rule}: {finding['message']}")
+    )
+    return _event(step, kind, text, tuple(finding["layers"])) | {"severity": finding["severity"], "rule": rule}
 
 
 def _event(step: int, kind: str, text: str, layers: tuple[str, ...]) -> Event:
@@ -133,12 +139,12 @@ def _event(step: int, kind: str, text: str, layers: tuple[str, ...]) -> Event:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with NaN and infinities as strings: strict JSON has no numbers for them."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

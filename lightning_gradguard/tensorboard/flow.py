@@ -1,9 +1,12 @@
 """The flow tensor: one record as one small float32 matrix, and how such matrices are put together again.
 
-The matrix has two head rows with the step as a whole (:data:`STEP_STATS`), then one row per layer with
+The matrix has three head rows with the step as a whole (:data:`STEP_STATS`), then one row per layer with
 :data:`LAYER_STATS`. Values that are no numbers have marks of their own, since JSON has none for them and since
 *no gradient* is not zero: NaN and infinity stand for themselves, :data:`NO_GRADIENT` and :data:`NOT_MEASURED` are
-negative, which no real value is.
+negative, which no norm, ratio or count is. A loss may be negative: one that is not known is :data:`NO_LOSS`.
+
+What the columns of a matrix are stands in its metadata, so that logs of another version are read by name: what they
+lack is not measured, and what is unknown here is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,15 +25,17 @@ from lightning_gradguard.record import StepRecord
 from lightning_gradguard.tensorboard.scalars import as_float32, to_float32
 
 PLUGIN_NAME = "gradguard"
-VERSION = 1
+VERSION = 2
 LAYER_STATS = ("norm", "ratio", "update", "coefficient")
 STEP_STATS = (
     *("total_norm", "post_clip_norm", "threshold", "coefficient"),
     *("num_steps", "num_clipped", "num_nonfinite", "loss_scale"),
+    *("loss", "clip_rate", "nonfinite_total", "early"),
 )
 HEAD_ROWS = len(STEP_STATS) // len(LAYER_STATS)
 NO_GRADIENT = -1.0
 NOT_MEASURED = -2.0
+NO_LOSS = -math.inf
 
 # What AGC takes for a weight norm below it (Brock et al. 2021, arXiv:2102.06171): a zero bias has no infinite ratio.
 MIN_WEIGHT_NORM = 1e-3
@@ -70,51 +75,68 @@ def fold(earlier: Array, later: Array) -> Array:
     """Two matrices of the same layers as one, the worst of each: what a column shows that stands for several.
 
     NaN wins over infinity, infinity over the largest norm, any number over *no gradient*; coefficients take the
-    smallest; counts add up; threshold and loss scale are the later ones.
+    smallest; counts add up; threshold, loss scale and totals of the run are the later ones.
     """
-    folded = np.maximum(earlier, later)
-    folded[HEAD_ROWS:, 3] = _smallest(earlier[HEAD_ROWS:, 3], later[HEAD_ROWS:, 3])
-    old, new = earlier[:HEAD_ROWS].ravel(), later[:HEAD_ROWS].ravel()
-    head = np.maximum(old, new)
-    head[2], head[7] = new[2], new[7]
-    head[3] = _smallest(old[3], new[3])
-    head[4:7] = old[4:7] + new[4:7]
-    folded[:HEAD_ROWS] = head.reshape(HEAD_ROWS, -1)
+    folded = np.empty_like(earlier)
+    for name, column in _LAYER_COLUMNS.items():
+        folded[HEAD_ROWS:, column] = _FOLDS.get(name, np.maximum)(
+            earlier[HEAD_ROWS:, column], later[HEAD_ROWS:, column]
+        )
+    old, new, head = (matrix[:HEAD_ROWS].reshape(-1) for matrix in (earlier, later, folded))
+    for name, place in _STEP_PLACES.items():
+        head[place] = _FOLDS.get(name, np.maximum)(old[place], new[place])
     return folded
 
 
-def flow_metadata(record: StepRecord) -> bytes:
-    """What a reader must know beside the numbers: layer names in depth order, input first, their shapes, columns."""
-    content: dict[str, Any] = {
-        "version": VERSION,
-        "kind": "flow",
-        "optimizer": record.optimizer,
-        "num_optimizers": record.num_optimizers,
+def layout_of(record: StepRecord) -> dict[str, Any]:
+    """What a reader must know of a record's rows: layers as they are in the matrix, their kinds, their places."""
+    return {
         "layers": record.layers,
         "shapes": record.layer_shapes,
+        "kinds": record.layer_kinds,
+        "depth": record.depth,
         "layer_stats": LAYER_STATS,
         "step_stats": STEP_STATS,
         "clip_ratio": record.clip_ratio,
     }
-    return json.dumps(content).encode()
 
 
-def layout_hash(layers: Sequence[str]) -> str:
-    """Eight hex digits that change with the layers: a tag carries them, since its metadata is read only once."""
-    return _hash(tuple(layers))
+def flow_metadata(record: StepRecord) -> bytes:
+    """What a reader must know beside the numbers, as JSON: version, optimizer, and :func:`layout_of` the rows."""
+    about = {"version": VERSION, "kind": "flow", "optimizer": record.optimizer}
+    return json.dumps(about | {"num_optimizers": record.num_optimizers} | layout_of(record)).encode()
+
+
+def layout_hash(record: StepRecord) -> str:
+    """Eight hex digits that change with the rows: a tag carries them, since its metadata is read only once.
+
+    The places in the forward pass count too: a layer that runs for the first time has none before.
+    """
+    return _hash(record.layers, record.depth)
 
 
 @functools.lru_cache(maxsize=32)
-def _hash(layers: tuple[str, ...]) -> str:
-    return hashlib.blake2b("\n".join(layers).encode(), digest_size=4).hexdigest()
+def _hash(layers: tuple[str, ...], depth: tuple[int | None, ...] | None) -> str:
+    return hashlib.blake2b("\n".join((*layers, str(depth))).encode(), digest_size=4).hexdigest()
 
 
 def _step_values(record: StepRecord) -> list[float]:
     total = record.total_norm if not math.isfinite(record.total_norm) else record.max_total_norm
-    optional = (record.post_clip_norm, record.threshold, record.min_coefficient)
-    counts = [float(record.num_steps), float(record.num_clipped), float(record.num_nonfinite)]
-    values = [to_float32(total), *(NOT_MEASURED if value is None else to_float32(value) for value in optional)]
-    return [*values, *counts, NOT_MEASURED if record.loss_scale is None else record.loss_scale]
+    values: dict[str, float | None] = {
+        "total_norm": total,
+        "post_clip_norm": record.post_clip_norm,
+        "threshold": record.threshold,
+        "coefficient": record.min_coefficient,
+        "num_steps": record.num_steps,
+        "num_clipped": record.num_clipped,
+        "num_nonfinite": record.num_nonfinite,
+        "loss_scale": record.loss_scale,
+        "loss": NO_LOSS if record.loss is None else record.loss,
+        "clip_rate": record.clip_rate,
+        "nonfinite_total": record.nonfinite_total,
+        "early": getattr(record, "early", None),  # records of a run without early samples have no such mark
+    }
+    return [NOT_MEASURED if (value := values[name]) is None else to_float32(value) for name in STEP_STATS]
 
 
 def _layer_norms(record: StepRecord) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -143,3 +165,22 @@ def _column(values: Sequence[float | None]) -> tuple[NDArray[np.float64], NDArra
 def _smallest(left: Any, right: Any) -> Any:
     """The smaller of two where both are measured, else the one that is."""
     return np.where(left < 0, right, np.where(right < 0, left, np.minimum(left, right)))
+
+
+def _later(earlier: Any, later: Any) -> Any:
+    return later
+
+
+# How two values of one name become one; those that are not here take the largest.
+_FOLDS: dict[str, Callable[[Any, Any], Any]] = {
+    "coefficient": _smallest,
+    "num_steps": np.add,
+    "num_clipped": np.add,
+    "num_nonfinite": np.add,
+    "threshold": _later,
+    "loss_scale": _later,
+    "clip_rate": _later,
+    "nonfinite_total": _later,
+}
+_LAYER_COLUMNS = {name: column for column, name in enumerate(LAYER_STATS)}
+_STEP_PLACES = {name: place for place, name in enumerate(STEP_STATS)}

@@ -33,6 +33,7 @@ def encode_frame(flow: Flow, stat: str) -> bytes:
         "stat": stat,
         "layers": flow.layers,
         "shapes": flow.shapes,
+        "kinds": flow.kinds,
         "columns": len(flow.steps),
         "step_stats": STEP_STATS,
         "measured": [name for i, name in enumerate(LAYER_STATS) if (layer_values[:, :, i] > NOT_MEASURED).any()],

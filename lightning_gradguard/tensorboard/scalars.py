@@ -19,6 +19,10 @@ def scalar_values(record: StepRecord) -> dict[str, float]:
     ``None`` is left out; NaN and infinity are kept, they are what a dashboard should show. With several optimizers
     each tag names its own: ``grad_norm/opt0/<layer>``, ``grad_norm_total/pre_clip/opt0``.
 
+    ``grad_norm_total/pre_clip`` and the layers are those of the step at hand; ``grad_norm_total/largest`` is the
+    largest finite total norm of the steps since the last record, where there are several, so that a spike between two
+    logged steps is seen.
+
     Args:
         record: one step.
 
@@ -31,6 +35,7 @@ def scalar_values(record: StepRecord) -> dict[str, float]:
     suffix = f"/opt{record.optimizer}" if several else ""
     totals = {
         "grad_norm_total/pre_clip": record.total_norm,
+        "grad_norm_total/largest": record.max_total_norm if record.num_steps > 1 else None,
         "grad_norm_total/post_clip": record.post_clip_norm,
         "grad_norm_total/threshold": record.threshold,
         "gradguard/coefficient": record.coefficient,

@@ -6,6 +6,7 @@ import json
 import weakref
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -13,8 +14,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from lightning_gradguard.record import LastWeights, StepRecord
 from lightning_gradguard.sinks import Sink
 from lightning_gradguard.tensorboard.diagnosis import DiagnosisText
-from lightning_gradguard.tensorboard.events import EventLog
-from lightning_gradguard.tensorboard.flow import VERSION, flow_matrix, flow_metadata, layout_hash
+from lightning_gradguard.tensorboard.events import EVENTS_VERSION, EventLog
+from lightning_gradguard.tensorboard.flow import flow_matrix, flow_metadata, layout_hash
 from lightning_gradguard.tensorboard.protos import matrix_value, plugin_metadata, string_value
 from lightning_gradguard.tensorboard.scalars import as_float32, scalar_values
 from lightning_gradguard.tensorboard.writer import BoardWriter, WriterLike
@@ -48,7 +49,7 @@ class TensorBoardSink(Sink):
         self._diagnosis = DiagnosisText()
         self._events: dict[int, EventLog] = {}
         self._described: set[str] = set()
-        self._file_writer: Callable[[], object | None] = lambda: None
+        self._file_writer: Callable[[], object | None] = _none
         self._last: dict[int, StepRecord] = {}
         self._num_notable = 0
         self._weights = LastWeights()
@@ -60,6 +61,9 @@ class TensorBoardSink(Sink):
         self._last[record.optimizer] = record = self._weights.fill(record)
         if not self._board.attempt(record, partial(self._write, record, events, is_notable)):
             self._described.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file_writer": _none}
 
     def close(self) -> None:
         """Writes what is left, and closes the sink's own writer; one that was handed in is left to who made it."""
@@ -74,7 +78,7 @@ class TensorBoardSink(Sink):
         file_writer = self._board.file_writer()
         if self._file_writer() is not file_writer:  # a new file knows nothing of the one before
             self._described.clear()
-            self._file_writer = weakref.ref(file_writer) if file_writer is not None else lambda: None
+            self._file_writer = weakref.ref(file_writer) if file_writer is not None else _none
         summary = Summary()  # filled in place: a list of values would be copied into it
         values, scalars = summary.value, scalar_values(record)
         numbers = as_float32(np.array(list(scalars.values()), dtype=np.float64)).tolist()
@@ -95,15 +99,19 @@ class TensorBoardSink(Sink):
             self._board.current().flush()
 
     def _flow_value(self, record: StepRecord, name: str) -> Summary.Value:
-        tag = f"{self._tag_prefix}gradguard/{name}{_suffix(record)}/{layout_hash(record.layers)}"
+        tag = f"{self._tag_prefix}gradguard/{name}{_suffix(record)}/{layout_hash(record)}"
         metadata = None if tag in self._described else plugin_metadata(flow_metadata(record))
         self._described.add(tag)
         return matrix_value(tag, flow_matrix(record), metadata)
 
     def _events_value(self, record: StepRecord, events: EventLog) -> Summary.Value:
-        content = json.dumps({"version": VERSION, "kind": "events", "optimizer": record.optimizer}).encode()
+        content = json.dumps({"version": EVENTS_VERSION, "kind": "events", "optimizer": record.optimizer}).encode()
         tag = f"{self._tag_prefix}gradguard/events{_suffix(record)}"
         return string_value(tag, events.to_json(), plugin_metadata(content))
+
+
+def _none() -> None:
+    """What is known of a file that nothing was written to."""
 
 
 def _suffix(record: StepRecord) -> str:

@@ -73,6 +73,10 @@ class BoardWriter:
             self._failed = True
         return not self._failed
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy opens a writer of its own when it has something to write."""
+        return {**self.__dict__, "_own": None}
+
     def close(self, record: StepRecord | None) -> None:
         """Closes a writer of our own; ``record`` is the last, for the warning if that fails."""
         if self._own is not None and record is not None:

@@ -16,7 +16,18 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from tests.browser.tab import Tab
-from tests.tensorboard.synthetic import busy_run, gan_run, large_run, steady_run, vanishing_run, write_run
+from tests.tensorboard.synthetic import (
+    busy_run,
+    cleared_run,
+    gan_run,
+    gappy_run,
+    large_run,
+    sampled_run,
+    steady_run,
+    trained_run,
+    vanishing_run,
+    write_run,
+)
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -88,6 +99,11 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "gan", gan_run())
     write_run(folder / "large", large_run(num_layers=1000, num_records=120))
     write_run(folder / "residual", steady_run())
+    write_run(folder / "cleared", cleared_run())
+    write_run(folder / "sampled", sampled_run())
+    write_run(folder / "gappy", gappy_run())
+    for name in ("plain", "normalized", "sigmoid", "unscaled"):
+        write_run(folder / f"trained_{name}", trained_run(name))
     write_run(folder / "single", (record for record in busy_run() if record.cause))
     write_run(folder / "vanishing", vanishing_run())
     return folder

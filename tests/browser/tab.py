@@ -53,13 +53,13 @@ class Tab:
             self.wait(lambda: self.data("pin") == link["step"], f"pin at {link['step']}")
         return self
 
-    def load(self, pairs: str = "") -> Tab:
-        """Loads TensorBoard anew, at the tab."""
+    def load(self, pairs: str = "", state: str = "ready") -> Tab:
+        """Loads TensorBoard anew, at the tab, and waits for a picture or for the list of runs."""
         self.driver.get("about:blank")
         self.driver.get(f"{self.address}/#gradguard{pairs}")
         self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, FRAME), "the frame of the tab")
         self.driver.switch_to.frame(self.driver.find_element(By.CSS_SELECTOR, FRAME))
-        self.wait(lambda: self.data("state") == "ready", "picture")
+        self.wait(lambda: self.data("state") == state, state)
         return self
 
     def wait(self, condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:

@@ -48,3 +48,14 @@ def test_when_tensorboard_is_gone_the_picture_stays_and_the_tab_says_why_it_is_o
     tab.wait(lambda: "TensorBoard does not answer" in tab.find("#live").text, "notice")
     assert tab.data("state") == "ready"
     assert len(tab.colours()) > 100
+
+
+def test_when_tensorboard_is_gone_the_list_of_runs_stays_and_says_so(driver, tmp_path):
+    for name in ("first", "second"):
+        write_run(tmp_path / name, busy_run(num_records=5))
+    board = Board(tmp_path, "--load_fast=false")
+    board.wait_for('"second"')
+    tab = Tab(driver, board.address).load(state="runs")
+    board.stop()
+    tab.wait(lambda: "TensorBoard does not answer" in tab.find("#overview .reason").text, "notice")
+    assert len(tab.all("#overview tbody tr")) == 2

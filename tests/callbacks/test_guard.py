@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from lightning_gradguard import GradGuard, NonFiniteGradientError, NonFiniteGuard
+from tests.lightning_versions import ON_EXCEPTION
 from tests.models import Regression, batches, same, weights
 
 
@@ -64,8 +65,11 @@ class TestStop:
 
 
 class TestRaise:
+    @pytest.mark.filterwarnings(
+        "ignore:.*(without a model|no last checkpoint)"
+    )  # of OnExceptionCheckpoint, in Lightning 2.5
     def test_names_step_optimizer_and_layers_and_a_checkpoint_on_exception_is_finite(self, make_trainer, tmp_path):
-        saver = ModelCheckpoint(tmp_path, save_on_exception=True)
+        saver = ModelCheckpoint(tmp_path, **ON_EXCEPTION) if ON_EXCEPTION else OnExceptionCheckpoint(tmp_path)
         trainer = make_trainer(callbacks=[NonFiniteGuard("raise"), saver], enable_checkpointing=True)
         with pytest.raises(NonFiniteGradientError, match=r"'net.0.weight' \(.*NaN.*; step 2, optimizer 0"):
             trainer.fit(Regression({2: math.nan}), batches())

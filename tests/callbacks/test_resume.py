@@ -15,6 +15,7 @@ from lightning_gradguard import (
     NonFiniteGuard,
     ZClip,
 )
+from tests.lightning_versions import WEIGHTS_ONLY
 from tests.models import Pair, Regression, batches, same, weights
 
 CALLBACKS = {
@@ -55,7 +56,7 @@ def test_resume_is_bit_exact(make_trainer, tmp_path, make_model, make_callbacks,
     torch.manual_seed(1)
     resumed, again = make_model(), make_callbacks()
     make_trainer(callbacks=again, max_epochs=4, log_every_n_steps=3).fit(
-        resumed, batches(), ckpt_path=path, weights_only=True
+        resumed, batches(), ckpt_path=path, **WEIGHTS_ONLY
     )
     assert same(weights(whole), weights(resumed))
     num = len(again[0].records)

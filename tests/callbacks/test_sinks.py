@@ -49,6 +49,76 @@ def board(tmp_path):
     return TensorBoardLogger(tmp_path, name="board")
 
 
+def rows(logger):
+    with open(f"{logger.log_dir}/metrics.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestRows:
+    def test_our_numbers_stand_in_the_users_row_of_the_step_with_its_epoch(self, make_trainer, tmp_path):
+        logger = CSVLogger(tmp_path)
+        guard = GradGuard(clip=NormClip(0.5))
+        make_trainer(callbacks=[guard], logger=logger, max_epochs=2).fit(Regression(), batches(2), batches(1))
+        found = rows(logger)
+        steps = [row for row in found if row["train_loss"]]
+        assert [(row["step"], row["epoch"]) for row in steps] == [("0", "0"), ("1", "0"), ("2", "1"), ("3", "1")]
+        norms = [record.total_norm for record in guard.records]
+        assert [float(row["grad_norm_total/pre_clip"]) for row in steps] == pytest.approx(norms)
+        assert [row["grad_norm_total/pre_clip"] for row in found if not row["train_loss"]] == ["", ""]
+        assert "log_metrics" not in logger.__dict__
+
+    def test_where_the_user_logs_nothing_they_make_rows_of_their_own_with_an_epoch(self, make_trainer, tmp_path):
+        class Silent(Regression):
+            def log(self, *args, **kwargs):
+                pass
+
+        logger = CSVLogger(tmp_path)
+        monitor = GradientNormMonitor(log_every_n_steps=2)
+        make_trainer(callbacks=[monitor], logger=logger, max_epochs=2).fit(Silent(), batches(4))
+        found = [(row["step"], row["epoch"], bool(row["grad_norm_total/pre_clip"])) for row in rows(logger)]
+        assert found == [(step, epoch, True) for step, epoch in zip("01357", "00011", strict=True)]
+
+    def test_a_bad_step_between_logged_ones_has_a_row(self, make_trainer, tmp_path):
+        logger = CSVLogger(tmp_path)
+        trainer = make_trainer(callbacks=[GradGuard()], logger=logger, log_every_n_steps=4)
+        with pytest.warns(UserWarning, match="step 1 was skipped"):
+            trainer.fit(Regression({1: math.nan}), batches(4))
+        found = [(row["step"], row["epoch"], bool(row["train_loss"])) for row in rows(logger)]
+        assert found == [("0", "0", False), ("1", "0", False), ("3", "0", True)]
+
+    def test_optimizers_share_the_row_of_their_step(self, make_trainer, tmp_path):
+        logger = CSVLogger(tmp_path)
+        make_trainer(callbacks=[GradGuard()], logger=logger).fit(Pair(), batches(2))
+        found = rows(logger)
+        assert len(found) == 2
+        assert all(row["grad_norm_total/pre_clip/opt0"] and row["grad_norm_total/pre_clip/opt1"] for row in found)
+
+    def test_rows_that_others_log_at_the_step_are_left_alone(self, make_trainer, tmp_path):
+        class Chatty(Regression):
+            def on_train_batch_end(self, *args):
+                self.logger.log_metrics({"mine": 1.0}, 0)
+                self.logger.log_metrics(metrics={"mine": 2.0}, step=0)
+
+        logger = CSVLogger(tmp_path)
+        make_trainer(callbacks=[GradGuard()], logger=logger).fit(Chatty(), batches(1))
+        assert [bool(row["grad_norm_total/pre_clip"]) for row in rows(logger)] == [False, False, True]
+
+    def test_a_logger_that_does_not_take_our_numbers_gets_the_users(self, make_trainer, tmp_path):
+        class Picky(CSVLogger):
+            def log_metrics(self, metrics, step=None):
+                if any(key.startswith("grad") for key in metrics):
+                    raise KeyError("no such column")
+                super().log_metrics(metrics, step)
+
+        logger = Picky(tmp_path)
+        trainer = make_trainer(callbacks=[GradGuard()], logger=logger)
+        with pytest.warns(UserWarning, match="(rows|share of rows) in Picky failed") as told:
+            trainer.fit(Regression(), batches(3))
+        told_of = [str(warning.message) for warning in told if "in Picky failed" in str(warning.message)]
+        assert len(told_of) == 2, "neither in the user's rows nor in rows of their own"
+        assert [row["step"] for row in rows(logger)] == ["0", "1", "2"]
+
+
 def test_the_scalars_of_a_run_are_in_its_event_file(make_trainer, board):
     guard = GradGuard(clip=NormClip(0.5))
     make_trainer(callbacks=[guard], logger=board).fit(Regression(), batches())
@@ -73,13 +143,13 @@ def test_gradients_stand_at_the_steps_of_the_users_own_metrics(make_trainer, boa
     accumulator = read(board)
     steps = [event.step for event in accumulator.Scalars("grad_norm_total/pre_clip")]
     assert [event.step for event in accumulator.Scalars("train_loss")] == [2, 5]
-    assert steps == [2, 5, 7]  # and the last one, so that the end of a run is seen
+    assert steps == [0, 2, 5, 7]  # and the first and the last one, so that beginning and end of a run are seen
 
 
 def test_an_interval_of_its_own_is_kept(make_trainer, board):
     trainer = make_trainer(callbacks=[GradGuard(log_every_n_steps=4)], logger=board, log_every_n_steps=1)
     trainer.fit(Regression(), batches())
-    assert [event.step for event in read(board).Scalars("grad_norm/net.0")] == [3, 7]
+    assert [event.step for event in read(board).Scalars("grad_norm/net.0")] == [0, 3, 7]
 
 
 def test_two_optimizers_have_tags_of_their_own_at_the_same_steps(make_trainer, board):
@@ -95,8 +165,8 @@ def test_two_optimizers_have_tags_of_their_own_at_the_same_steps(make_trainer, b
 def test_a_bad_step_shows_between_logged_steps(make_trainer, board):
     make_trainer(callbacks=[GradGuard()], logger=board, log_every_n_steps=5).fit(Regression({2: math.nan}), batches())
     totals = read(board).Scalars("grad_norm_total/pre_clip")
-    assert [event.step for event in totals] == [2, 4, 7]
-    assert math.isnan(totals[0].value)
+    assert [event.step for event in totals] == [0, 2, 4, 7]
+    assert math.isnan(totals[1].value)
 
 
 def test_clipping_alone_logs_totals_and_no_layers(make_trainer, board):

@@ -11,6 +11,7 @@ from lightning_gradguard.clip.apply import apply_
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, measure
+from lightning_gradguard.measurement.needs import Needs
 
 SHAPES = ((3, 4), (4,), (2, 2))
 
@@ -28,12 +29,13 @@ class Run:
     def __init__(self, policy: ClipPolicy, layout: Layout | None = None) -> None:
         self.policy = policy
         self.layout = layout_of() if layout is None else layout
+        self.needs = Needs.of([policy], self.layout)
         self.state: State = policy.init_state(self.layout, torch.device("cpu"))
 
     def measure(self, grads: Sequence[Tensor | None]) -> Measurement:
         for parameter, grad in zip(self.layout.params, grads, strict=True):
             parameter.grad = None if grad is None else grad.clone().to(parameter.dtype)
-        return measure(self.layout)
+        return measure(self.layout, self.needs)
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor | None]) -> tuple[Clip, list[Tensor | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -51,7 +52,7 @@ def what_is_missing(policy: type[ClipPolicy]) -> list[str]:
             type(each) is policy for each in WITH_TWIN
         ),
         f"an entry '### {name}' in docs/clipping.md": f"\n### {name}\n" in PAGE,
-        f"an example in the docstring of {name}": ">>> " in (policy.__doc__ or ""),
+        f"an example in the docstring of {name} that shows a gradient before and after": shows_a_gradient(policy),
     }
     missing = [what for what, found in kept.items() if not found]
     return missing + [
@@ -60,6 +61,13 @@ def what_is_missing(policy: type[ClipPolicy]) -> list[str]:
         for where, policies in (("ALL", UNDER_LAWS), ("TWINS", WITH_TWIN))
         for choice in never_chosen(policy, argument, choices, policies)
     ]
+
+
+def shows_a_gradient(policy: type[ClipPolicy]) -> bool:
+    """Whether the docstring's example, which the tests run, sets a gradient and prints what is left of it."""
+    examples = doctest.DocTestParser().get_examples(policy.__doc__ or "")
+    set_ = any(".grad = torch.tensor(" in example.source for example in examples)
+    return set_ and any(example.source.endswith(".grad\n") and example.want[:6] == "tensor" for example in examples)
 
 
 def choices_of(policy: type[ClipPolicy]) -> Mapping[str, Iterable[object]]:

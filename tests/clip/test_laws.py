@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
 from lightning_gradguard.clip.base import ClipPolicy
+from lightning_gradguard.measurement.layout import Layout
 from tests import reference
 from tests.clip.bench import SHAPES, Run, layout_of
 from tests.clip.policies import ADAPTIVE, ALL
@@ -220,6 +222,32 @@ def test_the_decision_does_not_depend_on_the_dtype(make: Make, dtype: torch.dtyp
             one, other = getattr(expected, key), getattr(clip, key)
             assert (one is None) == (other is None)
             assert one is None or torch.allclose(one.double(), other.double(), rtol=1e-5)
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[Callable[[torch.dtype], None]]:
+    """Sets torch's default dtype for one test."""
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+def everything_of_a_run(policy: ClipPolicy, layout: Layout, sequence: Sequence[list[Tensor]]) -> list[Tensor]:
+    run, left = Run(policy, layout), []
+    for grads in sequence:
+        left += [grad.clone() for grad in run.step(grads)[1]]
+    return [*left, *run.state.values()]
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=["fp16", "bf16", "fp64"])
+def test_nothing_depends_on_the_default_dtype(make: Make, dtype: torch.dtype, default_dtype: Any) -> None:
+    sequence, layout = list(reference.gradients(8, 30)), layout_of()
+    expected = everything_of_a_run(make(), layout, sequence)
+    default_dtype(dtype)
+    found = everything_of_a_run(make(), layout, sequence)
+    assert [value.dtype for value in found] == [value.dtype for value in expected]
+    assert all(torch.equal(value, right) for value, right in zip(found, expected, strict=True))
 
 
 @every

@@ -29,7 +29,7 @@ def test_the_gallery_shows_what_was_recorded_and_says_what_was_not(results, tmp_
     assert "](results/init_scale_sigmoid.png)" in page
     assert (tmp_path / "results" / "init_scale_sigmoid.png").is_file()
     assert "*cnn20: not recorded yet" in page
-    assert "*No pictures yet; `python examples/screenshots.py` takes them.*" in page
+    assert "*No pictures yet; `python examples/screenshots.py --out examples/results` takes them.*" in page
     assert "He initialization alone" not in page  # of a study that is not recorded
     assert str(tmp_path) not in re.sub(r"from `[^`]*`", "", page)  # nothing of this machine's folders
 

@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning_gradguard import GradGuard, NonFiniteGradientError, NonFiniteGuard
 from lightning_gradguard.spikes import SpikeRule
 from tests.guard.models import Norms, all_finite, fill, half_precision, numbered, state
+from tests.lightning_versions import ON_EXCEPTION
 from tests.models import Pair, Regression, batches, same, weights
 
 ALL_GONE = pytest.mark.filterwarnings(
@@ -217,7 +218,7 @@ class TestCheckpoints:
         return [
             ModelCheckpoint(tmp_path / "steps", save_last=True, every_n_train_steps=1, save_top_k=-1),
             ModelCheckpoint(tmp_path / "thin", every_n_train_steps=2, save_top_k=-1, save_weights_only=True),
-            ModelCheckpoint(tmp_path / "exception", save_on_exception=True, every_n_epochs=1),
+            ModelCheckpoint(tmp_path / "exception", every_n_epochs=1, **ON_EXCEPTION),
             OnExceptionCheckpoint(tmp_path / "other"),
         ]
 
@@ -286,11 +287,10 @@ class TestCheckpoints:
     @ALL_GONE
     def test_a_second_fit_after_an_exception_guards_once(self, make_trainer):
         trainer = make_trainer(callbacks=[NonFiniteGuard("raise")])
-        original = trainer.save_checkpoint
         for _ in range(2):
             with pytest.raises(NonFiniteGradientError):
                 trainer.fit(Norms({1: fill(math.nan)}), numbered())
-        assert trainer.save_checkpoint._gradguard_original == original
+            assert "save_checkpoint" not in trainer.__dict__
 
 
 class TestSchedules:

@@ -6,9 +6,6 @@ from torch import nn
 
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, count_nonfinite, measure, measure_exactly, p_norms
-from lightning_gradguard.measurement.norms import Norms
-from lightning_gradguard.measurement.units import Units
-from tests.counting import Counting
 
 
 def measured(*grads) -> Measurement:
@@ -141,48 +138,3 @@ def test_measuring_leaves_gradients_and_graph_alone():
     measurement = measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1)))
     assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), before, strict=True))
     assert not measurement.norms.requires_grad
-
-
-def layers(num: int = 3) -> Layout:
-    net = nn.ModuleList([nn.Linear(50, 90) for _ in range(num)])
-    for parameter in net.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    groups = [{"params": list(layer.parameters())} for layer in net]
-    return Layout.from_optimizer(net, torch.optim.SGD(groups, lr=0.1))
-
-
-def test_units_are_found_in_the_one_pass_from_the_second_step_on():
-    layout = layers()
-    asked = Norms([Units((1,)), None] * 3)
-    first = measure(layout).by_unit(asked)
-    measurement = measure(layout)
-    with Counting() as counted:
-        second = measurement.by_unit(asked)
-    assert counted.read < 2 * second.norms.numel() + 10
-    assert torch.equal(first.norms, second.norms)
-    assert torch.allclose(first.norms.view(3, 90), torch.stack([layout.params[i].grad.norm(dim=1) for i in (0, 2, 4)]))
-
-
-def test_parts_find_their_units_in_the_pass_over_the_whole():
-    layout = layers()
-    asked = {group: Norms([Units((1,)), Units(())]) for group in range(3)}
-    for _ in range(2):
-        measurement = measure(layout)
-        for group, norms in asked.items():
-            indices = [i for i, own in enumerate(layout.group_of) if own == group]
-            found = measurement.part(layout.subset(indices), indices).by_unit(norms)
-            right = [layout.params[indices[0]].grad.norm(dim=1), layout.params[indices[1]].grad.norm().view(1)]
-            got = {
-                run.indices: part
-                for run, part in zip(found.order.runs, found.norms.split(found.order.sizes), strict=True)
-            }
-            assert torch.allclose(got[0,], right[0]) and torch.allclose(got[1,], right[1])
-    assert measurement.units is not None
-
-
-def test_what_is_asked_of_a_scaled_measurement_is_scaled_too():
-    measurement = measured(torch.tensor([[3.0, 4.0], [6.0, 8.0]]), torch.tensor([2.0]))
-    for coefficient in (torch.tensor(0.5), torch.tensor([0.5, 0.5])):
-        scaled = measurement.scaled(coefficient)
-        assert scaled.max_abs.tolist() == [4.0, 1.0]
-        assert scaled.by_unit(Norms([Units((1,)), None])).norms.tolist() == pytest.approx([2.5, 5.0])

@@ -56,6 +56,7 @@ POLICIES: dict[str, ClipPolicy] = {
     "AdaGC": AdaGC(warmup=2),
     "MaxClip": MaxClip(),
     "Chain": Chain([AGC(0.05), NormClip(0.5)]),
+    "Chain, scaled first": Chain([NormClip(0.5), AGC(0.05)]),
 }
 
 # all-reduces of one step that is watched and clipped but not logged

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradguard.probes.activations import Probe, is_sampled
+from lightning_gradguard.probes.activations import Probe
+from lightning_gradguard.probes.probes import Instruments
+from lightning_gradguard.probes.sampled import is_sampled
 
 
 def look(net, *inputs, step=0, probe=None, backward=False):
@@ -198,7 +200,7 @@ def test_watching_changes_nothing(build):
 
 
 @pytest.mark.parametrize("how", ["function", "module", "inner"])
-def test_compiled_modules_are_seen_under_the_users_names(how):
+def test_compiled_modules_are_seen_only_where_they_run_eagerly_and_under_the_users_names(how):
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     if how == "function":
         model = torch.compile(net, backend="eager")
@@ -210,12 +212,13 @@ def test_compiled_modules_are_seen_under_the_users_names(how):
         model = net
     x = torch.randn(5, 3)
     expected = model(x)  # compiled without hooks
-    probe = Probe(model, every_n_steps=1)
-    for step in range(2):
-        probe.start(step)
-        assert torch.allclose(model(x), expected)
-        probe.stop()
-        assert {stats.module for stats in probe.take()} == {"0", "1", "2"}
+    for eagerly, names in ((False, {"1", "2"} if how == "inner" else set()), (True, {"0", "1", "2"})):
+        instruments = Instruments(model, every_n_steps=1, eagerly=eagerly)
+        for step in range(2):
+            instruments.before_forward(step)
+            assert torch.allclose(model(x), expected)
+            instruments.after_forward()
+            assert {stats.module for stats in instruments.probe.take() or ()} == names
     assert torch.allclose(model(x), expected)
 
 

@@ -14,7 +14,7 @@ from tests.tensorboard.synthetic import busy_run, make_record, write_run
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     write_run(folder / "busy", busy_run(num_records=40))
-    return build_page(read_pictures(folder), "Gradients of <mine>")
+    return build_page(read_pictures(folder)[0], "Gradients of <mine>")
 
 
 def modules_of(page):
@@ -43,13 +43,13 @@ def test_the_title_is_text(page):
 def test_the_data_hold_every_measured_statistic(page):
     data = json.loads(re.search(r'id="gradguard-report">(.*?)</script>', page)[1])
     assert [key.split("\n")[2] for key in data["flows"]] == ["norm", "ratio", "update", "coefficient"]
-    assert data["runs"] == [
-        {"name": "busy", "layers": 26, "last_step": 390, "optimizers": [0], "wall_time": pytest.approx(0, abs=1e11)}
-    ]
+    (run,) = data["runs"]
+    assert {"name": "busy", "layers": 26, "last_step": 390, "optimizers": [0], "nonfinite": 1}.items() <= run.items()
+    assert run["finding"] is None
 
 
 def test_a_name_cannot_end_the_script_it_stands_in(tmp_path):
     import numpy as np
 
     write_run(tmp_path / "run", iter([make_record(0, ("</script><script>alert(1)//", "b"), np.ones(2))]))
-    assert "</script><script>alert" not in build_page(read_pictures(tmp_path), "t")
+    assert "</script><script>alert" not in build_page(read_pictures(tmp_path)[0], "t")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
+from lightning_gradguard import GradientPipeline
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.sinks import MemorySink
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
 
 VANISHING = Finding(
@@ -151,6 +156,75 @@ def gan_run(num_records: int = 60) -> Iterator[StepRecord]:
             layers = tuple(f"{name}.{j}" for j in range(5))
             norms = 10 ** random.normal(-1 + optimizer, 0.2, 5)
             yield make_record(i * 10, layers, norms, optimizer=optimizer, num_optimizers=2)
+
+
+@dataclass(frozen=True)
+class ClearedFinding(Finding):
+    """A finding that did not hold any more at some step."""
+
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class SampledRecord(StepRecord):
+    """A record between two logged steps."""
+
+    early: bool = False
+
+
+def cleared_run(num_records: int = 40) -> Iterator[StepRecord]:
+    """A finding that is raised at step 50 and clears at step 200."""
+    raised = ClearedFinding(**{field.name: getattr(VANISHING, field.name) for field in fields(VANISHING)})
+    news = {5: (raised,), 20: (replace(raised, until=200),)}
+    for i, record in enumerate(steady_run(num_records=num_records)):
+        yield replace(record, findings=news.get(i, ()))
+
+
+def sampled_run(num_records: int = 30) -> Iterator[StepRecord]:
+    """Updates measured at every fifth record, two early records, kinds of modules, layers registered out of order."""
+    random = np.random.default_rng(6)
+    layers, kinds = ("net.head", "net.stem", "net.norm"), ("Linear", "Conv2d", "LayerNorm")
+    for i in range(num_records):
+        norms = 10 ** random.normal(-1, 0.1, 3)
+        updates = tuple(1e-3 * norms) if i % 5 == 0 else None
+        changes = {"weight_norms": (1.0,) * 3, "update_ratios": updates, "loss": 2.0 * 0.97**i, "depth": (2, 0, 1)}
+        record = make_record(i * 10, layers, norms, layer_kinds=kinds, **changes)
+        yield SampledRecord(**{f.name: getattr(record, f.name) for f in fields(record)} | {"early": i in (1, 2)})
+
+
+def gappy_run(num_records: int = 40) -> Iterator[StepRecord]:
+    """A good step alone between bad ones: no two points of a curve are neighbours."""
+    for i, record in enumerate(steady_run(num_records=num_records)):
+        loss = 1.0 + i / num_records if i % 2 else math.nan
+        yield replace(record, loss=loss)
+
+
+def trained_run(name: str, steps: int = 60) -> Iterator[StepRecord]:
+    """A stack of twelve layers that really trains: two that are healthy, and two that are sick over depth.
+
+    ``plain`` has He's initialization, ``normalized`` layer norms, ``sigmoid`` saturates, ``unscaled`` has weights that
+    are far too small.
+    """
+    torch.manual_seed(0)
+    act = {"sigmoid": nn.Sigmoid, "unscaled": nn.Tanh}.get(name, nn.ReLU)
+    blocks = [nn.Sequential(nn.Linear(24, 24), *[nn.LayerNorm(24)] * (name == "normalized"), act()) for _ in range(11)]
+    net = nn.Sequential(*blocks, nn.Linear(24, 2))
+    for module in net.modules():
+        if isinstance(module, nn.Linear) and name in ("plain", "normalized"):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.Linear) and name == "unscaled":
+            nn.init.normal_(module.weight, std=0.05)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    sink = MemorySink()
+    pipeline = GradientPipeline(net, optimizer, sinks=[sink], log_every_n_steps=2)
+    inputs = torch.randn(32, 24)
+    labels = (inputs[:, :3].sum(1) > 0).long()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs), labels).backward()
+        pipeline.before_step()
+        optimizer.step()
+    yield from sink.records
 
 
 def large_run(num_layers: int, num_records: int, every: int = 50) -> Iterator[StepRecord]:

@@ -7,6 +7,7 @@ import pytest
 from lightning_gradguard.tensorboard.flow import (
     HEAD_ROWS,
     NO_GRADIENT,
+    NO_LOSS,
     NOT_MEASURED,
     STEP_STATS,
     flow_matrix,
@@ -98,6 +99,18 @@ def test_folding_keeps_the_worst_of_both_and_adds_the_counts():
     assert (values["threshold"], values["coefficient"]) == (2.0, 0.5)
 
 
+def test_in_a_fold_totals_are_the_later_ones_and_of_two_losses_the_larger_shows():
+    first = flow_matrix(record([1.0] * 3, loss=-0.5, clip_rate=0.4, nonfinite_total=2))
+    second = flow_matrix(record([1.0] * 3, loss=-3.0, clip_rate=0.3, nonfinite_total=3))
+    unknown = flow_matrix(record([1.0] * 3))
+    values = step_values(fold(first, second))
+    assert values["loss"] == -0.5
+    assert values["clip_rate"] == pytest.approx(0.3)
+    assert values["nonfinite_total"] == 3
+    assert step_values(fold(unknown, second))["loss"] == -3.0
+    assert step_values(unknown)["loss"] == NO_LOSS
+
+
 def test_in_a_fold_nan_wins_over_everything():
     bad = flow_matrix(record([math.nan, 1.0, 1.0], cause="nan", nonfinite_layers=("stem",), total_norm=math.nan))
     good = flow_matrix(record([math.inf, 1.0, 1.0], cause="inf", nonfinite_layers=("stem",), total_norm=math.inf))
@@ -115,5 +128,9 @@ def test_the_metadata_name_layers_shapes_and_columns():
 
 
 def test_another_layer_set_has_another_hash():
-    assert layout_hash(LAYERS) == layout_hash(list(LAYERS))
-    assert len({layout_hash(LAYERS), layout_hash(LAYERS[:2]), layout_hash(LAYERS[::-1])}) == 3
+    def hash_of(layers, **changes):
+        return layout_hash(make_record(10, layers, np.ones(len(layers)), **changes))
+
+    assert hash_of(LAYERS) == hash_of(LAYERS)
+    seen = hash_of(LAYERS, depth=(0, None, 1))
+    assert len({hash_of(LAYERS), hash_of(LAYERS[:2]), hash_of(LAYERS[::-1]), seen}) == 4

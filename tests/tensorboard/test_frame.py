@@ -13,7 +13,7 @@ def make_flow(columns=3, layers=("a", "bé")):
     rows = HEAD_ROWS + len(layers)
     matrices = np.arange(columns * rows * 4, dtype=np.float32).reshape(columns, rows, 4)
     steps, times = np.arange(columns) * 10, np.arange(columns) + 0.5
-    return Flow(layers, ("2×2", ""), steps.astype(np.int64), times, matrices, 0.01)
+    return Flow(layers, ("2×2", ""), ("Linear", ""), steps.astype(np.int64), times, matrices, 0.01)
 
 
 def decode(body):
@@ -39,6 +39,7 @@ def test_a_frame_holds_one_statistic_by_layer_and_all_of_the_step(stat):
     flow = make_flow()
     header, (steps, times, step_values, values) = decode(encode_frame(flow, stat))
     assert header["layers"] == ["a", "bé"]
+    assert header["kinds"] == ["Linear", ""]
     assert header["clip_ratio"] == 0.01
     assert steps.tolist() == [0, 10, 20]
     assert times.tolist() == [0.5, 1.5, 2.5]

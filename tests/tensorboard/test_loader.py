@@ -17,23 +17,20 @@ def test_tensorboard_finds_the_loader_by_its_entry_point():
 
 
 LOAD = """
-import sys, time
+import sys
 import tensorboard.plugins.base_plugin
-begun = time.process_time()
 from lightning_gradguard.tensorboard.loader import GradientFlowLoader
 print(sorted({"torch", "lightning", "lightning_gradguard.tensorboard.plugin"} & set(sys.modules)))
 plugin = GradientFlowLoader().load(tensorboard.plugins.base_plugin.TBContext())
 print(sorted({"torch", "lightning"} & set(sys.modules)), type(plugin).__name__)
-print(time.process_time() - begun)
 """
 
 
-def test_loading_takes_well_under_a_second_and_imports_neither_torch_nor_lightning():
+def test_loading_imports_neither_torch_nor_lightning():
     result = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True)
-    early, late, seconds = result.stdout.splitlines()
+    early, late = result.stdout.splitlines()
     assert early == "[]"
     assert late == "[] GradientFlowPlugin"
-    assert float(seconds) < 0.8
 
 
 BROKEN = """

@@ -10,7 +10,7 @@ LAYERS = ("stem", "head")
 
 
 def test_a_quiet_record_without_a_policy_has_no_tags_of_clipping():
-    values = scalar_values(make_record(3, LAYERS, np.array([3.0, 4.0])))
+    values = scalar_values(make_record(3, LAYERS, np.array([3.0, 4.0]), num_steps=1))
     assert values == {
         "grad_norm/stem": 3.0,
         "grad_norm/head": 4.0,

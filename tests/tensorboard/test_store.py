@@ -1,11 +1,14 @@
+import json
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from lightning_gradguard.tensorboard.flow import HEAD_ROWS, NOT_MEASURED, flow_matrix
+from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NO_LOSS, NOT_MEASURED, STEP_STATS, flow_matrix
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
-from lightning_gradguard.tensorboard.store import Column, FlowStore, in_order, merge_events, merge_orders
+from lightning_gradguard.tensorboard.store import Column, FlowStore, flow_of, in_order, merge_events, merge_orders
 from tests.tensorboard.conftest import slow_provider
-from tests.tensorboard.synthetic import busy_run, large_run, make_record, write_run
+from tests.tensorboard.synthetic import busy_run, large_run, make_record, steady_run, vanishing_run, write_run
 
 
 def column(step, time, norm=1.0):
@@ -24,9 +27,15 @@ def test_what_was_written_is_read_back_through_either_loader(provider):
 
 def test_runs_are_listed_with_what_the_tab_needs(provider):
     runs = {run["name"]: run for run in FlowStore(provider).runs()}
-    assert list(runs) == ["busy", "gan", "steady", "vanishing"]
+    assert set(runs) == {"busy", "gan", "steady", "vanishing"}
     assert (runs["busy"]["last_step"], runs["busy"]["layers"]) == (2990, 26)
     assert runs["gan"]["optimizers"] == [0, 1]
+    assert [run["wall_time"] for run in runs.values()] == sorted((r["wall_time"] for r in runs.values()), reverse=True)
+    assert runs["busy"]["nonfinite"] == 1
+    assert runs["busy"]["clipped"] == pytest.approx(list(busy_run())[-1].clip_rate)
+    assert runs["vanishing"]["finding"]["rule"] == "vanishing-over-depth"
+    assert runs["vanishing"]["spread"] > 1e10
+    assert runs["steady"]["finding"] is None
 
 
 def test_events_and_findings_are_read_back_through_either_loader(provider):
@@ -93,6 +102,58 @@ def test_layers_that_came_later_are_put_where_they_belong(tmp_path):
 )
 def test_orders_merge_without_losing_a_name(orders, merged):
     assert merge_orders(orders) == merged
+
+
+def test_rows_are_in_the_order_of_the_forward_pass(tmp_path):
+    sink = TensorBoardSink(tmp_path / "odd")
+    for step, depth in enumerate([(1, None, None), (2, 0, 1)]):  # the first forward pass met one module only
+        sink.write(make_record(step, ("head", "stem", "body"), np.array([3.0, 1.0, 2.0]), depth=depth))
+    sink.close()
+    flow = FlowStore(slow_provider(tmp_path)).flow("odd", 0)
+    assert flow.layers == ("stem", "body", "head")
+    assert flow.matrices[:, HEAD_ROWS:, 0].tolist() == [[1, 2, 3]] * 2
+
+
+def test_a_log_of_the_first_version_is_read_by_the_names_of_its_columns():
+    matrix = np.concatenate([np.arange(8).reshape(2, 4), [[5.0, 0.5, -2.0, 1.0]]]).astype(np.float32)
+    meta = {"layers": ["a"], "layer_stats": list(LAYER_STATS), "step_stats": list(STEP_STATS[:8])}
+    flow = flow_of([meta], [(meta, Column(1, 0.0, matrix))])
+    head = dict(zip(STEP_STATS, flow.matrices[0, :HEAD_ROWS].ravel().tolist(), strict=True))
+    assert [head[name] for name in STEP_STATS[:8]] == list(range(8))
+    assert (head["loss"], head["clip_rate"]) == (NO_LOSS, NOT_MEASURED)
+    assert flow.matrices[0, HEAD_ROWS].tolist() == [5.0, 0.5, -2.0, 1.0]
+
+
+def test_a_log_of_a_later_version_is_read_without_what_is_unknown_here():
+    step_stats = [*reversed(STEP_STATS), "entropy", "a", "b", "c"]
+    own = ("entropy", "norm", "ratio", "coefficient")
+    matrix = np.concatenate([np.arange(16).reshape(4, 4), [[9.0, 5.0, 0.5, 1.0]]]).astype(np.float32)
+    meta = {"layers": ["a"], "layer_stats": own, "step_stats": step_stats}
+    flow = flow_of([meta], [(meta, Column(1, 0.0, matrix))])
+    assert flow.matrices[0, :HEAD_ROWS].ravel().tolist() == list(range(11, -1, -1))
+    assert flow.matrices[0, HEAD_ROWS].tolist() == [5.0, 0.5, NOT_MEASURED, 1.0]
+
+
+def test_a_hundred_runs_are_listed_with_as_many_reads_as_one(tmp_path):
+    for i in range(100):
+        write_run(tmp_path / f"run{i:03d}", (steady_run if i % 2 else vanishing_run)(num_records=6, depth=4))
+    provider = Counting(slow_provider(tmp_path))
+    runs = FlowStore(provider).runs()
+    assert len(runs) == 100
+    assert provider.calls == {"list_tensors": 1, "read_tensors": 2}
+    assert len(json.dumps(runs)) < 100 * 500
+
+
+class Counting:
+    """A data provider that counts what is asked of it."""
+
+    def __init__(self, provider):
+        self.provider = provider
+        self.calls = Counter()
+
+    def __getattr__(self, name):
+        self.calls[name] += 1
+        return getattr(self.provider, name)
 
 
 def test_events_of_a_continued_run_are_those_of_all_its_parts():

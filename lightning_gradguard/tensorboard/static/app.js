@@ -13,12 +13,14 @@ import { keepFresh } from "./live.js";
 import { Loader } from "./loader.js";
 import { movedPin, pinAtEvent, zoomedSteps } from "./navigate.js";
 import { emptyNotice, errorNotice, loadingNotice, setPageState } from "./notice.js";
+import { Overview } from "./overview.js";
 import { paletteOf } from "./palette.js";
 import { Picture } from "./picture.js";
 import { download, figureCanvas, toCsv } from "./save.js";
 import { emptyState, settle } from "./state.js";
 import { isDark, watchTheme } from "./theme.js";
 import { describeCell, Tooltip } from "./tooltip.js";
+import { makeVerdict } from "./verdict.js";
 import { makeView, zoom } from "./view.js";
 
 // Other statistics are fetched ahead for the tooltip only where they are small.
@@ -40,9 +42,11 @@ export class App {
     this.top = el("header", { class: "top" });
     this.summary = el("div");
     this.notice = el("div");
+    this.overview = new Overview((run) => this.change({ ...emptyState(), run }), source.isLive);
     this.below = el("div", { class: "below" });
     this.reading = el("p", { class: "reading", id: "reading", role: "status" });
-    root.append(el("main", {}, this.top, this.notice, this.summary, this.picture.node, this.reading, this.below), this.help);
+    const parts = [this.top, this.notice, this.overview.node, this.summary, this.picture.node, this.reading, this.below];
+    root.append(el("main", {}, ...parts), this.help);
   }
 
   /** Shows the first picture, then follows run, window, theme and address. */
@@ -74,6 +78,7 @@ export class App {
       if (!this.view) this.show("loading", loadingNotice("the runs"));
       if (!this.loader.runs.length) await this.loader.refresh();
       if (!this.loader.runs.length) return this.show("empty", emptyNotice());
+      if (!(await this.findRun())) return this.list();
       const view = await this.prepare();
       if (turn !== this.turn) return undefined; // a later choice has overtaken this one
       this.view = view;
@@ -88,18 +93,35 @@ export class App {
     return undefined;
   }
 
+  /** Whether there is one run to show: the chosen one, or the only one there is. */
+  async findRun() {
+    const isKnown = () => this.loader.runs.some((run) => run.name === this.state.run);
+    if (this.state.run && !isKnown()) await this.loader.refresh(); // it may have begun just now
+    if (!isKnown() && this.loader.runs.length === 1) this.state = { ...this.state, run: this.loader.runs[0].name };
+    return isKnown();
+  }
+
+  /** All runs, in place of the picture of one. */
+  list() {
+    this.view = null;
+    const note = this.state.run ? `There is no run “${this.state.run}”; these are the runs that there are.` : "";
+    this.state = { ...this.state, run: "" };
+    this.show("runs", null);
+    this.overview.draw(this.loader.runs, note);
+    writeLink(this.state);
+    performance.mark("gradguard-runs");
+  }
+
   /** Settles the state on what there is, and fetches it. */
   async prepare() {
-    const isKnown = (name) => this.loader.runs.some((run) => run.name === name);
-    if (this.state.run && !isKnown(this.state.run)) await this.loader.refresh(); // it may have begun just now
-    const names = this.loader.runs.map((run) => run.name);
-    const run = names.includes(this.state.run) ? this.state.run : names[0];
+    const { run } = this.state;
+    const names = this.loader.runs.map((info) => info.name);
     const compare = names.includes(this.state.compare) && this.state.compare !== run ? this.state.compare : "";
     const optimizer = this.loader.optimizerOf(run, this.state.optimizer);
     if (!this.view) this.show("loading", loadingNotice(`run “${run}”`));
     const events = this.loader.events(run, optimizer);
     let frame = await this.loader.flow(run, optimizer, this.state.stat in STATS ? this.state.stat : "ratio");
-    this.state = settle({ ...this.state, run, compare, optimizer }, frame.measured);
+    this.state = settle({ ...this.state, compare, optimizer }, frame);
     if (frame.stat !== this.state.stat) frame = await this.loader.flow(run, optimizer, this.state.stat);
     const other = compare
       ? await this.loader.flow(compare, this.loader.optimizerOf(compare, optimizer), this.state.stat)
@@ -111,9 +133,11 @@ export class App {
   async refresh() {
     try {
       const grown = await this.loader.refresh();
-      if (!this.view || grown.has(this.state.run) || grown.has(this.state.compare)) await this.load();
+      if (document.documentElement.dataset.state === "runs") this.overview.draw(this.loader.runs);
+      else if (!this.view || grown.has(this.state.run) || grown.has(this.state.compare)) await this.load();
       else this.showAge();
     } catch (error) {
+      if (document.documentElement.dataset.state === "runs") this.overview.draw(this.loader.runs, error.message);
       this.setLive("stale", error.message);
     }
   }
@@ -122,13 +146,15 @@ export class App {
     setPageState(state);
     this.notice.replaceChildren(...(notice ? [notice] : []));
     for (const node of [this.summary, this.picture.node, this.reading, this.below]) node.hidden = state !== "ready";
+    this.overview.node.hidden = state !== "runs";
+    this.top.hidden = state === "runs";
     if (state !== "ready") this.drawControls(null);
   }
 
   draw() {
     this.drawControls(this.view.frame);
     const pin = (step, layer = "") => this.change({ step, layer });
-    this.summary.replaceChildren(makeCards(this.view, (step) => pin(step)));
+    this.summary.replaceChildren(makeVerdict(this.view, pin), makeCards(this.view, (step) => pin(step)));
     this.picture.draw(this.view, this.palette);
     Object.assign(document.documentElement.dataset, {
       rows: this.view.span[1] - this.view.span[0],
@@ -152,7 +178,8 @@ export class App {
       this.controlsKey = key;
       const active = this.top.contains(document.activeElement) ? document.activeElement : null;
       const typed = active?.id === "filter" ? active.value : state.filter;
-      const actions = { png: () => this.savePng(), csv: () => this.saveCsv(), keys: () => this.help.showModal() };
+      const runsOnly = () => this.change(emptyState());
+      const actions = { runs: runsOnly, png: () => this.savePng(), csv: () => this.saveCsv(), keys: () => this.help.showModal() };
       const change = (part) => this.change(part);
       const filter = (text) => this.filterBy(text);
       const shown = { ...state, filter: typed };
@@ -175,7 +202,7 @@ export class App {
     if (this.state.filter !== this.filter) box.value = this.filter = this.state.filter;
     const problem = this.view?.problem || "";
     box.setCustomValidity(problem);
-    box.title = problem;
+    document.getElementById("filter-problem").textContent = problem;
   }
 
   /** The pinned cell in one line, for the eye and for screen readers. */
@@ -183,7 +210,7 @@ export class App {
     const { column, row, isPinned } = this.picture.pinned();
     document.documentElement.dataset.pin = isPinned ? String(this.state.step) : "";
     if (!isPinned) {
-      this.reading.textContent = "Click the picture to pin a step, drag to zoom; the arrow keys move the pin.";
+      this.reading.textContent = "Click the picture to pin a step, drag to zoom into steps, with Shift into rows too; the arrow keys move the pin.";
       return;
     }
     const cell = row === null ? null : describeCell(this.view, this.picture.hooks.frames(), column, row);
@@ -215,7 +242,7 @@ export class App {
 
   followLink() {
     const linked = { ...emptyState(), ...readLink() };
-    if (linked.run) this.change(linked);
+    if (linked.run) this.change(linked); // without one it was TensorBoard that went to another tab, or came back
   }
 
   fetchAhead() {

@@ -1,9 +1,10 @@
 /** Row labels and the axis of steps. */
 
-import { formatPower, formatStep } from "./format.js";
+import { formatNumber, formatPower, formatStep } from "./format.js";
 import { FONT, rowToY, stepToX } from "./geometry.js";
 
 const LINE = 13;
+const KIND = 96;
 
 /** Shortened from the left, where names of neighbours are alike. */
 export function fitText(context, text, width) {
@@ -13,11 +14,22 @@ export function fitText(context, text, width) {
   return "…" + cut;
 }
 
-/** Width of the longest row label. */
-export function labelWidth(context, names) {
+/** Shortened from the right: of kinds of modules and of titles the beginning tells most. */
+export function fitEnd(context, text, width) {
+  let cut = text;
+  while (cut.length > 1 && context.measureText(cut === text ? text : `${cut}…`).width > width) cut = cut.slice(0, -1);
+  return cut === text ? text : `${cut}…`;
+}
+
+/** Width of the longest row label, without and with its kind. @returns {{name: number, kind: number}} */
+export function labelWidth(context, view) {
   context.font = FONT;
-  const longest = [...names].sort((a, b) => b.length - a.length).slice(0, 5);
-  return Math.ceil(Math.max(0, ...longest.map((name) => context.measureText(name).width)));
+  const widest = (texts) => {
+    const longest = texts.sort((a, b) => b.length - a.length).slice(0, 5);
+    return Math.ceil(Math.max(0, ...longest.map((text) => context.measureText(text).width)));
+  };
+  const rows = view.visible.map((_, row) => row);
+  return { name: widest(rows.map(view.nameOf)), kind: Math.min(KIND, widest(rows.map(view.kindOf))) };
 }
 
 /** Which rows get a label, so that none overlap; the beginnings of blocks go first. */
@@ -38,13 +50,19 @@ export function labelledRows(view, rect) {
   return kept;
 }
 
-export function drawRowLabels(context, rect, view, palette) {
+/** Names beside the rows, and the kinds of their modules where there is room for both. */
+export function drawRowLabels(context, rect, view, palette, kindWidth) {
   context.font = FONT;
-  context.fillStyle = palette.ink;
   context.textAlign = "right";
   context.textBaseline = "middle";
+  const room = kindWidth ? kindWidth + 8 : 0;
+  const isEach = rect.height / (view.span[1] - view.span[0]) >= LINE - 1;
   for (const { row, text } of labelledRows(view, rect)) {
-    context.fillText(fitText(context, text, rect.x - 12), rect.x - 7, rowToY(rect, view.span, row));
+    const y = rowToY(rect, view.span, row);
+    context.fillStyle = palette.ink;
+    context.fillText(fitText(context, text, rect.x - 12 - room), rect.x - 7 - room, y);
+    context.fillStyle = palette.soft;
+    if (room && isEach) context.fillText(fitEnd(context, view.kindOf(row), kindWidth), rect.x - 7, y);
   }
 }
 
@@ -55,7 +73,7 @@ export function stepTicks(domain, width) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const stride = Math.max(1, [1, 2, 5, 10].find((factor) => factor * power >= rough) * power);
   const ticks = [];
-  for (let step = Math.ceil(domain[0] / stride) * stride; step <= domain[1]; step += stride) ticks.push(step);
+  for (let step = Math.max(0, Math.ceil(domain[0] / stride) * stride); step <= domain[1]; step += stride) ticks.push(step);
   return ticks;
 }
 
@@ -76,6 +94,39 @@ export function drawStepAxis(context, rect, view, palette) {
   }
   context.fillStyle = palette.soft;
   context.fillText("step", rect.x + rect.width / 2, rect.y + 20);
+}
+
+/**
+ * Round numbers inside a range of logarithms, at least three: powers of ten, or 1, 2, 5, or as on a plain scale.
+ * @returns {{value: number, text: string}[]}
+ */
+export function logTicks(low, high, limit) {
+  for (const most of [limit, limit + 1, limit + 2]) {
+    const powers = powerTicks(low, high, most).map(({ power, text }) => ({ value: 10 ** power, text }));
+    if (powers.length >= 3) return powers;
+  }
+  for (const digits of [[1, 3], [1, 2, 5]]) {
+    const ticks = [];
+    for (let power = Math.floor(low); power <= high; power++) {
+      for (const digit of digits) ticks.push(digit * 10 ** power);
+    }
+    const inside = ticks.filter((value) => value >= 10 ** low && value <= 10 ** high);
+    if (inside.length >= 3) return inside.map((value) => ({ value, text: formatNumber(value) }));
+  }
+  return linearTicks(10 ** low, 10 ** high);
+}
+
+/** Round numbers inside a range, at least three. @returns {{value: number, text: string}[]} */
+export function linearTicks(low, high) {
+  const rough = 10 ** Math.ceil(Math.log10(high - low));
+  const stride = [1, 0.5, 0.25, 0.2, 0.1, 0.05, 0.025].map((part) => part * rough).find((step) => countOf(low, high, step) >= 3);
+  const ticks = [];
+  for (let i = Math.ceil(low / stride); i * stride <= high; i++) ticks.push({ value: i * stride, text: formatNumber(i * stride) });
+  return ticks;
+}
+
+function countOf(low, high, stride) {
+  return Math.floor(high / stride) - Math.ceil(low / stride) + 1;
 }
 
 /** Whole powers of ten inside a range of logarithms, at most `limit` of them. */

@@ -1,9 +1,9 @@
 /** Alerts first: a card for each thing worth knowing before looking at the picture. */
 
-import { inOrder } from "./diagnosis.js";
 import { el } from "./dom.js";
 import { formatFactor, formatNumber, formatShare, formatStep, plural } from "./format.js";
 import { slopeOf } from "./statistics.js";
+import { inOrder, isPast } from "./verdict.js";
 
 const SIGN = { ok: "✓", warn: "!", bad: "✕", plain: "" };
 
@@ -53,12 +53,14 @@ function spikes(view) {
 }
 
 function findings(view) {
-  const list = inOrder(view.events.findings).filter((finding) => finding.until === null || finding.until === undefined);
-  const critical = list.find((finding) => finding.severity === "critical");
-  const first = list[0];
+  const all = inOrder(view.events.findings);
+  const list = all.filter((finding) => !isPast(finding));
+  const [first] = list;
+  const critical = list.some((finding) => finding.severity === "critical");
+  const past = all.length ? `${plural(all.length, "finding")} cleared` : "nothing to report";
   return {
     id: "findings", level: critical ? "bad" : first ? "warn" : "ok", value: formatStep(list.length),
-    label: list.length === 1 ? "finding" : "findings", detail: first?.rule ?? "nothing to report", step: first?.first_step,
+    label: list.length === 1 ? "finding" : "findings", detail: first?.rule ?? past, step: (first ?? all[0])?.first_step,
   };
 }
 

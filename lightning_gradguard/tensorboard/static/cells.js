@@ -2,31 +2,35 @@
 
 import { MARK_NO_GRADIENT, MARK_NONFINITE, MARK_NOT_MEASURED, MARK_ZERO } from "./palette.js";
 import { formatNumber } from "./format.js";
+import { NO_GRADIENT, NOT_MEASURED } from "./held.js";
 import { medianOf, quantileOf, sample } from "./statistics.js";
 
-export const NO_GRADIENT = -1;
-export const NOT_MEASURED = -2;
 
 /** What of a layer can be shown. */
 export const STATS = {
-  ratio: { label: "Gradient ÷ weight", unit: "‖g‖ / ‖w‖", anchors: ["clip", "run", "step", "layer", "compare"] },
-  norm: { label: "Gradient norm", unit: "‖g‖", anchors: ["run", "step", "layer", "compare"] },
-  update: { label: "Update ÷ weight", unit: "‖Δw‖ / ‖w‖", anchors: ["rule", "run", "step", "layer", "compare"] },
+  ratio: { label: "Gradient ÷ weight", unit: "‖g‖ / ‖w‖", anchors: ["recent", "step", "run", "layer", "clip", "compare"] },
+  norm: { label: "Gradient norm", unit: "‖g‖", anchors: ["recent", "step", "run", "layer", "compare"] },
+  update: { label: "Update ÷ weight", unit: "‖Δw‖ / ‖w‖", anchors: ["recent", "step", "run", "layer", "rule", "compare"] },
   coefficient: { label: "Clip coefficient", unit: "applied / raw", anchors: ["one"] },
 };
 
 /** What the middle colour can mean. */
 export const ANCHORS = {
+  recent: "the median layer, recent steps",
   clip: "the clipping ratio",
   rule: "1e-3, the rule of thumb",
   run: "the whole run",
-  step: "the other layers at that step",
+  step: "the median layer, that step",
   layer: "the layer’s own past",
   compare: "the compared run",
   one: "1, not clipped",
 };
 
-const DEFAULT_CLIP_RATIO = 0.01;
+// Colours are full from three decades away: in ten healthy networks of ten kinds less than a fifth of the cells is even
+// a third of the way, in those that are sick over depth about half of them. Changes of a layer itself are smaller.
+const LEAST_REACH = { layer: 1.5, compare: 1.5, one: 1 };
+// A gradient a hundred times the weight, or a hundred millionth of it, is no middle, whatever the other layers have.
+const SANE_RATIO = [-8, 2];
 const RULE_OF_THUMB = 1e-3;
 const HALF = 127.5;
 
@@ -39,13 +43,14 @@ const HALF = 127.5;
  * @param {number|null} choice.clipRatio
  * @param {function(number, number): number} [choice.compared] Value of the compared run for row and column, NaN if none.
  * @param {string} [choice.compareName]
+ * @param {[number, number]} [choice.reach] That of another picture, so that colours mean the same in both.
  * @returns {import("./types.js").Cells}
  */
 export function makeCells(values, columns, choice) {
   const logs = values.map((value) => (value > 0 && value < Infinity ? Math.log10(value) : NaN));
   const { decades, middle } = distances(logs, columns, choice);
   const sequential = choice.anchor === "one";
-  const reach = reachOf(decades, sequential);
+  const reach = choice.reach || reachOf(decades, choice.anchor);
   const index = new Uint16Array(values.length);
   const weight = new Float32Array(values.length);
   for (let i = 0; i < values.length; i++) {
@@ -75,10 +80,11 @@ export function makeCells(values, columns, choice) {
 /** Decades of every cell from its middle; `middle` is null where it is not one number. */
 function distances(logs, columns, choice) {
   const rows = logs.length / columns;
-  const fixed = { clip: choice.clipRatio || DEFAULT_CLIP_RATIO, rule: RULE_OF_THUMB, one: 1 }[choice.anchor];
+  const fixed = { clip: choice.clipRatio, rule: RULE_OF_THUMB, one: 1 }[choice.anchor];
   if (fixed !== undefined) return { decades: shift(logs, () => Math.log10(fixed)), middle: Math.log10(fixed) };
-  if (choice.anchor === "step") {
-    const middles = Float32Array.from({ length: columns }, (_, j) => medianOf(sample(rows, (r) => logs[r * columns + j], 400)));
+  if (choice.anchor === "step" || choice.anchor === "recent") {
+    const ofStep = Float32Array.from({ length: columns }, (_, j) => medianOf(sample(rows, (r) => logs[r * columns + j], 400)));
+    const middles = choice.anchor === "step" ? ofStep : levelSoFar(ofStep, choice.stat === "ratio" ? SANE_RATIO : null);
     return { decades: shift(logs, (i) => middles[i % columns]), middle: null };
   }
   if (choice.anchor === "layer") return { decades: fromOwnPast(logs, rows, columns), middle: null };
@@ -94,40 +100,48 @@ function shift(logs, middle) {
   return logs.map((log, i) => log - middle(i));
 }
 
-/** Each cell against a running mean of the same row before it; one outlier moves the mean by no more than half a decade / 30. */
+/** Each cell against a running mean of the same row before it. */
 function fromOwnPast(logs, rows, columns) {
-  const decades = new Float32Array(logs.length).fill(NaN);
+  const decades = new Float32Array(logs.length);
   for (let row = 0; row < rows; row++) {
-    let mean = NaN;
-    let seen = 0;
-    for (let i = row * columns; i < (row + 1) * columns; i++) {
-      const log = logs[i];
-      if (Number.isNaN(log)) continue;
-      if (seen === 0) mean = log;
-      decades[i] = log - mean;
-      seen++;
-      mean += Math.max(-0.5, Math.min(0.5, log - mean)) / Math.min(seen, 30);
-    }
+    const own = logs.subarray(row * columns, (row + 1) * columns);
+    const level = levelSoFar(own, null);
+    own.forEach((log, j) => (decades[row * columns + j] = log - level[j]));
   }
   return decades;
 }
 
+/**
+ * What was usual before each of some logarithms: a running mean that one outlier moves by no more than half a decade / 30.
+ * So a spike stands out from it, and a slow change does not.
+ * @param {Float32Array} logs
+ * @param {[number, number]|null} bounds Beyond which nothing is usual.
+ */
+function levelSoFar(logs, bounds) {
+  const [low, high] = bounds || [-Infinity, Infinity];
+  let mean = NaN;
+  let seen = 0;
+  return logs.map((log) => {
+    if (!Number.isNaN(log) && seen++ === 0) mean = log;
+    const level = Math.max(low, Math.min(high, mean));
+    if (!Number.isNaN(log)) mean += Math.max(-0.5, Math.min(0.5, log - mean)) / Math.min(seen, 30);
+    return level;
+  });
+}
+
 /** Each side of the middle reaches as far as all but 2 % of the cells; the two need not be alike. */
-function reachOf(decades, sequential) {
+function reachOf(decades, anchor) {
+  const sequential = anchor === "one";
   const sorted = sample(decades.length, (i) => decades[i], 20000);
-  const least = sequential ? 1 : 1.5;
+  const least = LEAST_REACH[anchor] ?? 3;
   const half = (far) => Math.min(15, Math.max(least, Math.ceil((far || 0) * 2) / 2));
   return [half(-quantileOf(sorted, sequential ? 0.002 : 0.01)), half(quantileOf(sorted, 0.99))];
 }
 
 function words(choice, middle) {
-  const clip = formatNumber(choice.clipRatio || DEFAULT_CLIP_RATIO);
   return {
-    clip: {
-      low: "far below",
-      centre: choice.clipRatio ? `${clip}, the clipping ratio` : `${clip}, where AGC would begin to clip`,
-      high: choice.clipRatio ? "clipped" : "would be clipped",
-    },
+    clip: { low: "far below", centre: `${formatNumber(choice.clipRatio)}, the clipping ratio`, high: "clipped" },
+    recent: { low: "smaller", centre: "median layer, recent steps", high: "larger" },
     rule: { low: "learns slowly", centre: "1e-3, a rule of thumb", high: "moves fast" },
     run: { low: "smaller", centre: `${formatNumber(10 ** middle)}, typical of this run`, high: "larger" },
     step: { low: "smaller", centre: "median layer of that step", high: "larger" },

@@ -12,7 +12,7 @@ import { anchorsOf } from "./state.js";
  * @param {import("./types.js").Frame|null} input.frame
  * @param {function(Partial<import("./types.js").State>): void} input.change
  * @param {function(string): void} input.filter Called with what was typed into the filter.
- * @param {Object<string, function(): void>} input.actions png, csv, keys.
+ * @param {Object<string, function(): void>} input.actions runs, png, csv, keys.
  */
 export function makeControls({ state, runs, frame, change, filter, actions }) {
   const names = runs.map((run) => [run.name, run.name || "."]);
@@ -20,6 +20,10 @@ export function makeControls({ state, runs, frame, change, filter, actions }) {
   const optimizers = runs.find((run) => run.name === state.run)?.optimizers || [0];
   const measured = frame ? Object.keys(STATS).filter((stat) => frame.measured.includes(stat)) : [];
   const bar = el("div", { class: "controls", role: "toolbar", "aria-label": "What to show" });
+  if (runs.length > 1) {
+    const text = `‹ All ${runs.length} runs`;
+    bar.append(el("button", { class: "button", id: "all-runs", text, title: "List all runs", onclick: actions.runs }));
+  }
   bar.append(choice("run", "Run", names, state.run, (run) => change({ run, step: null, layer: "", steps: null, span: null })));
   bar.append(choice("compare", "Compare", [["", "none"], ...others], state.compare, (compare) => change({ compare })));
   if (optimizers.length > 1) {
@@ -30,7 +34,7 @@ export function makeControls({ state, runs, frame, change, filter, actions }) {
   if (frame) {
     bar.append(
       choice("stat", "Show", measured.map((stat) => [stat, STATS[stat].label]), state.stat, (stat) => change({ stat, anchor: "" })),
-      choice("anchor", "Colour against", anchorEntries(state), state.anchor, (anchor) => change({ anchor })),
+      choice("anchor", "Colour against", anchorEntries(state, frame), state.anchor, (anchor) => change({ anchor })),
       choice("rows", "Rows", rowEntries(frame), state.rows, (rows) => change({ rows, layer: "", span: null })),
       filterBox(state.filter, filter),
     );
@@ -52,8 +56,8 @@ function choice(id, label, entries, value, pick) {
   return el("label", { class: "field", for: id }, el("span", { text: label }), select);
 }
 
-function anchorEntries(state) {
-  return anchorsOf(state.stat, state.compare).map((anchor) => [anchor, ANCHORS[anchor]]);
+function anchorEntries(state, frame) {
+  return anchorsOf(state.stat, state.compare, frame.clipRatio).map((anchor) => [anchor, ANCHORS[anchor]]);
 }
 
 function rowEntries(frame) {
@@ -65,5 +69,6 @@ function filterBox(value, filter) {
   const box = el("input", { id: "filter", type: "search", placeholder: "regular expression", spellcheck: "false" });
   box.value = value; // set as a property, so that the caret is at its end
   box.addEventListener("input", debounce(() => filter(box.value), 200));
-  return el("label", { class: "field", for: "filter" }, el("span", { text: "Filter" }), box);
+  const problem = el("span", { class: "problem", id: "filter-problem", role: "alert" });
+  return el("label", { class: "field", for: "filter" }, el("span", { text: "Filter " }, problem), box);
 }

@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { formatStep, plural } from "./format.js";
+import { inOrder, isPast } from "./verdict.js";
 
 const SIGN = { info: "i", warning: "!", critical: "✕" };
 const SHOWN = 5;
@@ -18,27 +19,18 @@ export function makeDiagnosis(findings, pin) {
   return panel;
 }
 
-/** Causes before what they lead to, as the rules have it; mere facts behind them, and last what does not hold any more. */
-export function inOrder(findings) {
-  const rank = (finding) => (isOver(finding) ? 2000 : finding.severity === "info" ? 1000 : 0) + (finding.place ?? 0);
-  return [...findings].sort((a, b) => rank(a) - rank(b));
-}
-
-function isOver(finding) {
-  return finding.until !== null && finding.until !== undefined;
-}
-
 function findingCard(finding, pin) {
-  const over = isOver(finding) ? ` until step ${formatStep(finding.until)}, and not any more` : "";
-  const since = `since step ${formatStep(finding.first_step)}${over}` + (finding.count > 1 ? `, held for ${plural(finding.count, "record")}` : "");
+  const until = isPast(finding) ? ` until step ${formatStep(finding.until)}` : "";
+  const count = finding.count > 1 ? `, held for ${plural(finding.count, "record")}` : "";
+  const since = `since step ${formatStep(finding.first_step)}${until}${count}`;
   const layers = finding.layers.slice(0, SHOWN).map((layer) =>
     el("button", { class: "chip", text: layer, title: "Show this row", onclick: () => pin(finding.step, layer) }),
   );
   const more = finding.layers.length - SHOWN;
   return el(
     "article",
-    { class: `finding ${finding.severity}` },
-    el("h3", {}, el("span", { class: "sign", "aria-hidden": "true", text: SIGN[finding.severity] }), finding.rule),
+    { class: `finding ${isPast(finding) ? "past" : finding.severity}` },
+    el("h3", {}, el("span", { class: "sign", "aria-hidden": "true", text: SIGN[finding.severity] }), finding.rule + (until && `,${until}`)),
     el("p", { text: finding.message }),
     layers.length ? el("p", { class: "chips" }, ...layers, more > 0 ? el("span", { text: `and ${more} more` }) : null) : null,
     finding.causes.length ? el("p", {}, el("b", { text: "Likely because of " }), `${finding.causes.join("; ")}.`) : null,

@@ -1,12 +1,12 @@
 /** The whole figure: what stays, on one canvas; what follows the pointer, on another above it. */
 
-import { drawRowLabels, drawStepAxis, fitText } from "./axes.js";
-import { columnToX, FONT, fullDomain, rowToY, stepToX } from "./geometry.js";
+import { drawRowLabels, drawStepAxis, fitEnd, fitText } from "./axes.js";
+import { BOLD, columnToX, FONT, fullDomain, rowToY, stepToX } from "./geometry.js";
 import { drawHeatmap } from "./heatmap.js";
 import { drawLanes } from "./lanes.js";
 import { drawLegend } from "./legend.js";
 import { drawHeading, drawProfileBase, drawProfileStep } from "./profile.js";
-import { drawStrip, line } from "./strip.js";
+import { drawLoss, drawStrip, line } from "./strip.js";
 
 /** All that does not move with the pointer. */
 export function drawBase(context, places, view, palette, ratio) {
@@ -14,12 +14,34 @@ export function drawBase(context, places, view, palette, ratio) {
   context.fillRect(0, 0, places.width, places.height);
   drawLegend(context, places.legend, view, palette);
   drawLanes(context, places.lanes, view, palette);
-  drawRowLabels(context, places.map, view, palette);
-  drawHeatmap(context, places.map, view, palette, ratio);
-  context.strokeStyle = palette.faint;
-  context.strokeRect(places.map.x - 0.5, places.map.y - 0.5, places.map.width + 1, places.map.height + 1);
+  if (places.loss.height) drawLoss(context, places.loss, view, palette);
+  drawMap(context, places.map, view, view, palette, ratio, places.kindWidth);
+  if (places.second.height) drawSecond(context, places, view, palette, ratio);
   drawStepAxis(context, places.axis, view, palette);
   if (places.profile.width) drawProfileBase(context, places.profile, view, palette);
+}
+
+function drawMap(context, rect, view, shown, palette, ratio, kindWidth) {
+  drawRowLabels(context, rect, view, palette, kindWidth);
+  drawHeatmap(context, rect, view, shown, palette, ratio);
+  context.strokeStyle = palette.faint;
+  context.strokeRect(rect.x - 0.5, rect.y - 0.5, rect.width + 1, rect.height + 1);
+}
+
+/** The compared run: the same rows, steps and colours, so that what differs is the run. */
+function drawSecond(context, places, view, palette, ratio) {
+  const { map, second } = places;
+  const { compare } = view;
+  const nameOf = (row) => compare.nameOf(compare.rowOf(view.visible[row])) ?? "";
+  const labelled = compare.isByName ? view : { ...view, nameOf, kindOf: () => "", blockOf: nameOf };
+  drawMap(context, second, labelled, compare, palette, ratio, places.kindWidth);
+  context.font = BOLD;
+  context.fillStyle = palette.other;
+  context.textAlign = "left";
+  context.textBaseline = "middle";
+  const how = compare.isByName ? "the same rows, steps and colours" : "rows by relative depth, the same steps and colours";
+  const text = `${compare.name}: ${how}`;
+  context.fillText(fitEnd(context, text, second.width), second.x, (map.y + map.height + second.y) / 2 + 1);
 }
 
 /**
@@ -58,10 +80,9 @@ function drawCross(context, places, view, palette, cursor) {
   context.strokeStyle = context.fillStyle = palette.accent;
   context.lineWidth = cursor.isPinned ? 1.5 : 1;
   if (x >= map.x && x <= map.x + map.width) {
-    const from = stepToX(map, view.domain, cursor.column ? steps[cursor.column - 1] : fullDomain(steps)[0]);
-    const half = Math.max(2.5, (stepToX(map, view.domain, steps[cursor.column]) - from) / 2 + 1);
-    context.strokeRect(x - half, map.y - 1, 2 * half, map.height + 2);
-    line(context, x, strip.y + 16, x, strip.y + strip.height);
+    const [left, right] = frameOf(map, view, cursor.column, x);
+    for (const rect of [map, places.second]) if (rect.height) context.strokeRect(left, rect.y - 1, right - left, rect.height + 2);
+    for (const rect of [strip, places.loss]) if (rect.height) line(context, x, rect.y + 16, x, rect.y + rect.height);
     pointer(context, x, map.y + map.height);
   }
   if (cursor.row !== null && cursor.row >= view.span[0] && cursor.row < view.span[1]) {
@@ -72,6 +93,14 @@ function drawCross(context, places, view, palette, cursor) {
     drawFocusLabel(context, map, view, palette, cursor.row, y);
   }
   context.lineWidth = 1;
+}
+
+/** Left and right of the frame around a column: at least five pixels, and inside the picture even at its ends. */
+function frameOf(map, view, column, x) {
+  const { steps } = view.frame;
+  const from = stepToX(map, view.domain, column ? steps[column - 1] : fullDomain(steps)[0]);
+  const half = Math.max(2.5, (stepToX(map, view.domain, steps[column]) - from) / 2 + 1);
+  return [Math.max(map.x - 1, x - half), Math.min(map.x + map.width + 1, x + half)];
 }
 
 function pointer(context, x, y) {

@@ -28,6 +28,7 @@ export function decodeFrame(buffer) {
     stat: header.stat,
     layers: header.layers,
     shapes: header.shapes,
+    kinds: header.kinds,
     measured: header.measured,
     clipRatio: header.clip_ratio,
     steps,

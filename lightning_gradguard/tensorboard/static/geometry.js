@@ -4,37 +4,54 @@ export const FONT = "11px Roboto, system-ui, sans-serif";
 export const BOLD = "600 12px Roboto, system-ui, sans-serif";
 export const LANE = 15;
 
-const LEGEND = 42;
-const STRIP = 66;
+const STRIP = 88;
 const AXIS = 34;
 const GAP = 6;
+const CAPTION = 20;
 const LEAST = 240;
+const LEGEND = { wide: 48, narrow: 122 };
+/** From this width on the profile has room beside the picture, the legend in one line, and kinds beside names. */
+const WIDE = 900;
+const MIDDLE = 720;
 
 /**
  * @param {Object} size
  * @param {number} size.width CSS pixels.
  * @param {number} size.room Height of the window below the top of the figure.
  * @param {number} size.rows Rows to show.
- * @param {number} size.label Width of the longest label.
+ * @param {{name: number, kind: number}} size.label Width of the longest label.
  * @param {number} size.lanes
- * @returns {Object<string, import("./types.js").Rect> & {width: number, height: number}}
+ * @param {boolean} size.hasLoss
+ * @param {boolean} size.isDouble Whether the compared run has a picture of its own.
+ * @returns {Object<string, import("./types.js").Rect> & {width: number, height: number, kindWidth: number}}
  */
-export function arrange({ width, room, rows, label, lanes }) {
-  const gutter = Math.max(96, Math.min(label + 12, width * 0.24, 260));
-  const profileWidth = width < 720 ? 0 : Math.max(210, Math.min(width * 0.22, 340));
+export function arrange({ width, room, rows, label, lanes, hasLoss, isDouble }) {
+  const kindWidth = width < MIDDLE ? 0 : label.kind;
+  const gutter = Math.max(84, Math.min(label.name + (kindWidth ? kindWidth + 8 : 0) + 14, width * 0.3, 340));
+  const profileWidth = width < MIDDLE ? 0 : Math.max(210, Math.min(width * 0.22, 340));
   const inner = width - gutter - (profileWidth ? profileWidth + 26 : 8);
-  const stripTop = LEGEND + GAP;
-  const laneTop = stripTop + STRIP + GAP;
+  const legend = width < WIDE ? LEGEND.narrow : LEGEND.wide;
+  const stripTop = legend + GAP;
+  const lossTop = stripTop + STRIP + GAP;
+  const laneTop = lossTop + (hasLoss ? STRIP + GAP : 0);
   const mapTop = laneTop + lanes * LANE + 7;
-  const mapHeight = Math.round(Math.max(150, Math.min(rows * 22, Math.max(LEAST, room - mapTop - AXIS))));
+  const wanted = Math.max(LEAST, room - mapTop - AXIS);
+  const share = isDouble ? Math.max(LEAST, (wanted - CAPTION) / 2) : wanted;
+  const mapHeight = Math.round(Math.max(rows < 8 ? 110 : 150, Math.min(rows * 22, share)));
+  const secondTop = mapTop + mapHeight + CAPTION;
+  const axisTop = isDouble ? secondTop + mapHeight : mapTop + mapHeight;
+  const across = (y, height) => ({ x: gutter, y, width: inner, height });
   return {
     width,
-    height: mapTop + mapHeight + AXIS,
-    legend: { x: 0, y: 0, width, height: LEGEND },
-    strip: { x: gutter, y: stripTop, width: inner, height: STRIP },
-    lanes: { x: gutter, y: laneTop, width: inner, height: lanes * LANE },
-    map: { x: gutter, y: mapTop, width: inner, height: mapHeight },
-    axis: { x: gutter, y: mapTop + mapHeight, width: inner, height: AXIS },
+    height: axisTop + AXIS,
+    kindWidth,
+    legend: { x: 0, y: 0, width, height: legend },
+    strip: across(stripTop, STRIP),
+    loss: across(lossTop, hasLoss ? STRIP : 0),
+    lanes: across(laneTop, lanes * LANE),
+    map: across(mapTop, mapHeight),
+    second: across(secondTop, isDouble ? mapHeight : 0),
+    axis: across(axisTop, AXIS),
     profile: { x: width - profileWidth, y: mapTop, width: profileWidth, height: mapHeight },
     heading: { x: width - profileWidth, y: stripTop, width: profileWidth, height: mapTop - stripTop },
   };

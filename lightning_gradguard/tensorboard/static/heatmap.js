@@ -1,21 +1,23 @@
 /** Paints layers × steps, pixel by pixel. Where several cells share a pixel the worst one shows. */
 
 import { MARK_NO_GRADIENT, MARK_NONFINITE, MARK_NOT_MEASURED, MARK_ZERO, packed } from "./palette.js";
+import { fullDomain } from "./geometry.js";
 
 /**
  * @param {CanvasRenderingContext2D} context
  * @param {import("./types.js").Rect} rect CSS pixels.
- * @param {Object} view See view.js.
+ * @param {import("./types.js").View} view
+ * @param {{cells: import("./types.js").Cells, frame: import("./types.js").Frame}} shown Of this run, or of the compared one.
  * @param {Object} palette
  * @param {number} ratio Device pixels per CSS pixel.
  */
-export function drawHeatmap(context, rect, view, palette, ratio) {
+export function drawHeatmap(context, rect, view, { cells, frame }, palette, ratio) {
   const width = Math.max(1, Math.round(rect.width * ratio));
   const height = Math.max(1, Math.round(rect.height * ratio));
   const image = new ImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
-  const paint = painter(pixels, width, view.cells.scale, palette, ratio);
-  const columns = columnsOfPixels(view.frame.steps, view.domain, width);
+  const paint = painter(pixels, width, cells.scale, palette, ratio);
+  const columns = columnsOfPixels(frame.steps, view.domain, width);
   const rowCount = view.span[1] - view.span[0];
   const index = new Uint16Array(width);
   const weight = new Float32Array(width);
@@ -23,8 +25,9 @@ export function drawHeatmap(context, rect, view, palette, ratio) {
     const first = Math.floor((y / height) * rowCount);
     const last = Math.max(first + 1, Math.floor(((y + 1) / height) * rowCount));
     weight.fill(-Infinity);
+    index.fill(MARK_NOT_MEASURED);
     for (let row = first; row < last; row++) {
-      worst(view.cells, view.visible[view.span[0] + row], view.frame.steps.length, columns, index, weight);
+      worst(cells, view.visible[view.span[0] + row], frame.steps.length, columns, index, weight);
     }
     widen(index, weight, Math.round(ratio));
     let end = y + 1;
@@ -41,10 +44,12 @@ export function columnsOfPixels(steps, domain, width) {
   const first = new Int32Array(width);
   const end = new Int32Array(width);
   const scale = (domain[1] - domain[0]) / width;
+  const start = fullDomain(steps)[0];
   let column = 0;
   for (let x = 0; x < width; x++) {
     const from = domain[0] + x * scale;
     const to = from + scale;
+    if (from >= steps[steps.length - 1] || to <= start) continue; // where this run has no steps it stays empty
     while (column < steps.length - 1 && steps[column] <= from) column++;
     let stop = column + 1;
     while (stop < steps.length && steps[stop - 1] < to) stop++;

@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 
 const HELP = [
   ["click", "pin the step and the row; again to let go"],
-  ["drag", "zoom into an area; double click to see all again"],
+  ["drag", "zoom into steps, with Shift into steps and rows; double click to see all again"],
   ["← →", "step to and fro, with Shift ten columns"],
   ["↑ ↓", "row above, row below, with Shift ten"],
   ["Home, End", "first and last step"],

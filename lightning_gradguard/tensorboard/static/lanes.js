@@ -9,8 +9,9 @@ export function lanesOf(view) {
     { label: "non-finite", kinds: ["nonfinite", "overflow", "rollback"] },
     { label: "spike", kinds: ["spike"] },
   ];
-  if (view.marks.some((mark) => mark.kind === "finding")) lanes.push({ label: "finding", kinds: ["finding"] });
+  if (view.marks.some((mark) => mark.kind === "finding")) lanes.push({ label: "finding", kinds: ["finding", "cleared"] });
   if (view.frame.step.coefficient.some((value) => value >= 0)) lanes.push({ label: "clipped", kinds: [] });
+  if (view.frame.step.early?.some((value) => value > 0)) lanes.push({ label: "early", kinds: ["early"] });
   return lanes;
 }
 
@@ -20,6 +21,7 @@ export const SIGNS = {
   rollback: { sign: "↩", name: "rolled back", colour: "bad" },
   spike: { sign: "◆", name: "spike", colour: "spike" },
   finding: { sign: "▲", name: "finding", colour: "warn" },
+  cleared: { sign: "△", name: "finding cleared", colour: "ok" },
 };
 
 export function drawLanes(context, rect, view, palette) {
@@ -34,7 +36,8 @@ export function drawLanes(context, rect, view, palette) {
     context.globalAlpha = 0.55;
     context.fillRect(rect.x, y + 1, rect.width, LANE - 2);
     context.globalAlpha = 1;
-    if (lane.kinds.length) drawMarks(context, rect, y, view, palette, lane.kinds);
+    if (lane.kinds[0] === "early") drawEarly(context, rect, y, view, palette);
+    else if (lane.kinds.length) drawMarks(context, rect, y, view, palette, lane.kinds);
     else drawClipDensity(context, rect, y, view, palette);
   });
 }
@@ -51,6 +54,16 @@ function drawMarks(context, rect, y, view, palette, kinds) {
   }
 }
 
+/** A tick for each column that was sampled before the first regular one. */
+function drawEarly(context, rect, y, view, palette) {
+  const { steps, step } = view.frame;
+  context.fillStyle = palette.line;
+  step.early.forEach((isEarly, j) => {
+    if (!(isEarly > 0) || steps[j] < view.domain[0] || steps[j] > view.domain[1]) return;
+    context.fillRect(columnToX(rect, view.domain, steps, j) - 0.75, y + 3, 1.5, LANE - 6);
+  });
+}
+
 /** Height of a bar is the share of steps that were clipped; the largest of a pixel shows. */
 function drawClipDensity(context, rect, y, view, palette) {
   const { num_clipped: clipped, num_steps: all } = view.frame.step;
@@ -58,8 +71,8 @@ function drawClipDensity(context, rect, y, view, palette) {
   context.fillStyle = palette.clip;
   for (let j = 0; j < steps.length; j++) {
     if (!(clipped[j] > 0) || steps[j] < view.domain[0] || (j && steps[j - 1] > view.domain[1])) continue;
-    const from = Math.max(rect.x, stepToX(rect, view.domain, j ? steps[j - 1] : view.domain[0]));
-    const to = Math.min(rect.x + rect.width, stepToX(rect, view.domain, steps[j]));
+    const from = Math.round(Math.max(rect.x, stepToX(rect, view.domain, j ? steps[j - 1] : view.domain[0])));
+    const to = Math.round(Math.min(rect.x + rect.width, stepToX(rect, view.domain, steps[j])));
     const height = Math.max(2, (LANE - 3) * Math.min(1, clipped[j] / Math.max(1, all[j])));
     context.fillRect(from, y + LANE - 1.5 - height, Math.max(1, to - from), height);
   }

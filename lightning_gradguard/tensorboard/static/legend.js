@@ -1,12 +1,13 @@
 /** What the picture shows and what its colours mean, in words. */
 
 import { STATS } from "./cells.js";
-import { formatFactor, formatNumber } from "./format.js";
+import { fitText } from "./axes.js";
+import { formatFactor, formatNumber, formatShare } from "./format.js";
 import { BOLD, FONT } from "./geometry.js";
 import { line } from "./strip.js";
 
-const BAR = 260;
-const MARKS = 96;
+const BAR = { wide: 240, narrow: 150 };
+const MARK = 104;
 
 export function drawLegend(context, rect, view, palette) {
   const { scale } = view.cells;
@@ -18,13 +19,20 @@ export function drawLegend(context, rect, view, palette) {
   context.fillText(`${stat.label}, layer by layer`, rect.x, rect.y + 4);
   context.font = FONT;
   context.fillStyle = palette.soft;
+  const isWide = rect.height < 60;
+  const marks = { x: isWide ? rect.x + rect.width - 2 * MARK - 8 : rect.x, y: rect.y + (isWide ? 6 : 88) };
+  const width = isWide ? BAR.wide : BAR.narrow;
+  const bar = { x: isWide ? marks.x - width - 80 : rect.x + 60, y: rect.y + (isWide ? 17 : 52), width, height: 11 };
+  const room = isWide ? bar.x - 70 : rect.width;
+  context.fillText(fitText(context, subtitle(view, stat), room), rect.x, rect.y + 21);
+  drawBar(context, bar, scale, palette);
+  drawMarks(context, marks.x, marks.y, palette);
+}
+
+function subtitle(view, stat) {
   const worst = view.state.stat === "coefficient" ? "smallest" : "largest";
-  if (rect.width > 900) {
-    context.fillText(`${stat.unit}, the ${worst} since the column before; input on top`, rect.x, rect.y + 22);
-  }
-  const x = rect.x + rect.width - BAR - MARKS - 70;
-  drawBar(context, { x, y: rect.y + 15, width: BAR, height: 11 }, scale, palette);
-  drawMarks(context, x + BAR + 62, rect.y, palette);
+  const held = view.held.share < 1 ? `; measured at ${formatShare(view.held.share)} of columns, held in between` : "";
+  return `${stat.unit}, ${worst} since the column before${held}; input on top`;
 }
 
 function drawBar(context, bar, scale, palette) {
@@ -64,19 +72,22 @@ function endsOf(scale) {
 
 function drawMarks(context, x, y, palette) {
   const marks = [
-    ["NaN or infinite", () => fillBox(context, x, y + 2, palette.nonfinite)],
-    ["exactly zero", () => dotted(context, x, y + 16, palette.zero)],
-    ["no gradient", () => hatched(context, x, y + 30, palette.hatch)],
+    ["NaN or infinite", (at, top) => fillBox(context, at, top, palette.nonfinite)],
+    ["exactly zero", (at, top) => dotted(context, at, top, palette.zero)],
+    ["no gradient", (at, top) => hatched(context, at, top, palette.hatch)],
+    ["not measured", (at, top) => fillBox(context, at, top, palette.paper)],
   ];
   context.textAlign = "left";
   context.textBaseline = "top";
   context.font = FONT;
   marks.forEach(([text, draw], i) => {
-    draw();
+    const at = x + (i % 2) * (MARK + 8);
+    const top = y + Math.floor(i / 2) * 16;
+    draw(at, top);
     context.strokeStyle = palette.soft;
-    context.strokeRect(x + 0.5, y + 2.5 + i * 14, 15, 9);
+    context.strokeRect(at + 0.5, top + 0.5, 15, 9);
     context.fillStyle = palette.soft;
-    context.fillText(text, x + 22, y + 1 + i * 14);
+    context.fillText(text, at + 22, top - 1);
   });
 }
 

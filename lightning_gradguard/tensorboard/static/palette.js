@@ -22,7 +22,9 @@ const LIGHT = {
   bad: "#c5162e",
   spike: "#7a1fa2",
   warn: "#b45309",
-  clip: "#c05600",
+  clip: "#00756a",
+  ratio: "#8a6d00",
+  ok: "#2e7d4f",
 };
 
 const DARK = {
@@ -42,7 +44,9 @@ const DARK = {
   bad: "#ff6b7d",
   spike: "#d7a1f5",
   warn: "#ffb84d",
-  clip: "#f09a3e",
+  clip: "#4fd1c1",
+  ratio: "#d9c25a",
+  ok: "#6fcf97",
 };
 
 /**

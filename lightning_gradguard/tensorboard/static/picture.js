@@ -6,9 +6,11 @@ import { drawBase, drawMoving } from "./figure.js";
 import { columnAt } from "./frame.js";
 import { arrange, contains, xToStep, yToRow } from "./geometry.js";
 import { eventAt, lanesOf } from "./lanes.js";
-import { describeCell } from "./tooltip.js";
+import { hasLoss } from "./strip.js";
+import { describeCell, describeCompared } from "./tooltip.js";
 
 const DRAG = 6;
+const LEAST_WIDTH = 320;
 
 export class Picture {
   /**
@@ -24,14 +26,16 @@ export class Picture {
     this.moving = el("canvas", {
       id: "picture", tabindex: "0", role: "img", "aria-label": "Gradients over layers and steps", "aria-describedby": "reading",
     });
-    this.node = el("div", { class: "figure" }, this.base, this.moving);
+    const showAll = () => this.hooks.zoom(null, null);
+    this.reset = el("button", { class: "button", id: "reset", text: "Show all steps", title: "End the zoom (0)", onclick: showAll });
+    this.node = el("div", { class: "figure" }, this.base, this.moving, this.reset);
     this.hover = null;
     this.selection = null;
     this.moving.addEventListener("pointermove", (event) => this.onMove(event));
     this.moving.addEventListener("pointerleave", () => this.onLeave());
     this.moving.addEventListener("pointerdown", (event) => this.onDown(event));
     this.moving.addEventListener("pointerup", (event) => this.onUp(event));
-    this.moving.addEventListener("dblclick", () => this.hooks.zoom(null, null));
+    this.moving.addEventListener("dblclick", showAll);
   }
 
   /** Draws all anew. */
@@ -39,12 +43,15 @@ export class Picture {
     this.view = view;
     this.palette = palette;
     const ratio = window.devicePixelRatio || 1;
-    const width = Math.max(360, this.node.clientWidth);
+    const width = Math.max(LEAST_WIDTH, this.node.clientWidth);
     const measure = this.base.getContext("2d");
     this.places = arrange({
       width, room: window.innerHeight - this.node.offsetTop - 4, rows: view.span[1] - view.span[0], lanes: lanesOf(view).length,
-      label: labelWidth(measure, view.visible.map((row) => view.rows.names[row])),
+      label: labelWidth(measure, view), hasLoss: hasLoss(view.frame), isDouble: Boolean(view.compare?.cells),
     });
+    this.reset.hidden = !view.isZoomed;
+    const { strip } = this.places;
+    Object.assign(this.reset.style, { top: `${strip.y - 6}px`, right: `${width - strip.x - strip.width}px` });
     drawBase(sizeCanvas(this.base, width, this.places.height, ratio), this.places, view, palette, ratio);
     this.node.style.height = `${this.places.height}px`;
     this.context = sizeCanvas(this.moving, width, this.places.height, ratio);
@@ -83,17 +90,18 @@ export class Picture {
   onMove(event) {
     if (!this.view) return;
     const { offsetX: x, offsetY: y } = event;
-    if (this.start) this.selection = this.selected(x, y);
+    if (this.start) this.selection = this.selected(x, y, event.shiftKey);
     const places = this.places;
-    const isOver = contains(places.map, x, y);
+    const isOver = contains(places.map, x, y) || contains(places.second, x, y);
     const mark = contains(places.lanes, x, y) ? eventAt(places.lanes, this.view, x, y) : null;
-    const inStrip = contains(places.strip, x, y) || contains(places.lanes, x, y);
+    const inStrip = ["strip", "loss", "lanes"].some((name) => contains(places[name], x, y));
     this.hover = isOver || inStrip ? { column: this.columnOf(x), row: isOver ? this.rowUnder(y) : this.cursorRow() } : null;
     if (mark) this.hover.column = columnAt(this.view.frame.steps, mark.step);
     this.moving.style.cursor = isOver ? "crosshair" : mark ? "pointer" : "default";
     if (mark) this.hooks.tooltip.show({ title: mark.text, lines: [["step", String(mark.step)]] }, event.clientX, event.clientY);
     else if (isOver && !this.selection) {
-      const cell = describeCell(this.view, this.hooks.frames(), this.hover.column, this.hover.row);
+      const describe = contains(places.second, x, y) ? describeCompared : describeCell;
+      const cell = describe(this.view, this.hooks.frames(), this.hover.column, this.hover.row);
       this.hooks.tooltip.show(cell, event.clientX, event.clientY);
     } else this.hooks.tooltip.hide();
     this.drawMoving();
@@ -106,7 +114,9 @@ export class Picture {
   }
 
   onDown(event) {
-    if (this.view && contains(this.places.map, event.offsetX, event.offsetY)) this.start = { x: event.offsetX, y: event.offsetY };
+    const { offsetX: x, offsetY: y } = event;
+    const places = this.view ? ["map", "second", "strip", "loss"] : [];
+    if (places.some((name) => contains(this.places[name], x, y))) this.start = { x, y };
   }
 
   onUp(event) {
@@ -128,13 +138,13 @@ export class Picture {
     return again ? this.hooks.pin(null, "") : this.hooks.pin(step, layer);
   }
 
-  /** The dragged rectangle, cut to the map; null while it is too small to be meant. */
-  selected(x, y) {
-    if (Math.abs(x - this.start.x) < DRAG && Math.abs(y - this.start.y) < DRAG) return this.selection;
+  /** The dragged steps, or with Shift the dragged steps and rows; null while they are too few to be meant. */
+  selected(x, y, withRows) {
+    if (Math.abs(x - this.start.x) < DRAG) return this.selection;
     const { map } = this.places;
     const clampX = Math.max(map.x, Math.min(map.x + map.width, x));
     const clampY = Math.max(map.y, Math.min(map.y + map.height, y));
-    const isFlat = Math.abs(clampY - this.start.y) < 2 * DRAG;
+    const isFlat = !withRows || !contains(map, this.start.x, this.start.y) || Math.abs(clampY - this.start.y) < 2 * DRAG;
     return {
       x: Math.min(clampX, this.start.x),
       width: Math.abs(clampX - this.start.x),
@@ -148,7 +158,8 @@ export class Picture {
     const { domain, span } = this.view;
     const steps = [xToStep(map, domain, x), xToStep(map, domain, x + width)];
     const rows = [yToRow(map, span, y), yToRow(map, span, y + height - 1) + 1];
-    return [steps, rows];
+    const isWhole = rows[0] === 0 && rows[1] === this.view.visible.length;
+    return [steps, isWhole ? null : rows];
   }
 
   columnOf(x) {
@@ -156,7 +167,8 @@ export class Picture {
   }
 
   rowUnder(y) {
-    return yToRow(this.places.map, this.view.span, y);
+    const { map, second } = this.places;
+    return yToRow(y > map.y + map.height ? second : map, this.view.span, y);
   }
 
   cursorRow() {

@@ -1,14 +1,16 @@
 /** One step over depth, beside the picture and on the same rows: line of the step, band of the run, dashed other run. */
 
-import { powerTicks } from "./axes.js";
+import { fitText, powerTicks } from "./axes.js";
 import { STATS } from "./cells.js";
-import { formatStep } from "./format.js";
+import { formatNumber, formatStep } from "./format.js";
 import { columnAt } from "./frame.js";
 import { BOLD, FONT, rowToY } from "./geometry.js";
+import { NO_GRADIENT } from "./held.js";
 import { quantileOf, sample } from "./statistics.js";
 import { line } from "./strip.js";
 
 const BAND_SAMPLES = 240;
+const RATIO_DASH = [8, 3, 2, 3];
 
 /**
  * 10, 50 and 90 % of every row over the run, and the range of all of them, as logarithms.
@@ -61,7 +63,8 @@ export function drawProfileBase(context, rect, view, palette) {
   }
   context.fillStyle = palette.soft;
   context.fillText(STATS[view.state.stat].unit, rect.x + rect.width / 2, rect.y + rect.height + 20);
-  if (view.cells.scale.middle !== null) drawMiddle(context, rect, view, palette, toX);
+  if (view.cells.scale.middle !== null && view.state.anchor !== "clip") drawMiddle(context, rect, view.cells.scale.middle, palette.soft, [1, 3], toX);
+  if (hasClipRatio(view)) drawMiddle(context, rect, Math.log10(view.frame.clipRatio), palette.ratio, RATIO_DASH, toX);
   drawBand(context, rect, view, palette, toX);
   context.strokeStyle = palette.faint;
   context.strokeRect(rect.x + 0.5, rect.y + 0.5, rect.width - 1, rect.height - 1);
@@ -81,7 +84,7 @@ export function drawProfileStep(context, rect, view, palette, column) {
       const match = view.compare.rowOf(view.visible[row]);
       return match >= 0 ? values[match * frame.steps.length + other] : NaN;
     };
-    drawLine(context, rect, view, toX, get, palette.other, [3, 3], null);
+    drawLine(context, rect, view, toX, get, palette.other, [2, 3], null);
   }
   const columns = view.frame.steps.length;
   const get = (row) => view.values[view.visible[row] * columns + column];
@@ -97,13 +100,17 @@ export function drawHeading(context, rect, view, palette, column, isPinned) {
   context.fillStyle = palette.ink;
   const step = formatStep(view.frame.steps[column]);
   context.fillText(`Depth profile at step ${step}${isPinned ? " (pinned)" : ""}`, rect.x, rect.y);
+  const age = view.frame.steps[column] - view.frame.steps[view.held.source[column]];
   const entries = [
-    { text: "this step, input on top", colour: palette.line, dash: [] },
+    { text: age ? `measured ${formatStep(age)} steps before` : "this step, input on top", colour: palette.line, dash: [] },
     { text: "10–90 % of the run", colour: palette.band, dash: null },
   ];
   if (view.compare) {
     const how = view.compare.isByName ? "" : ", by relative depth";
-    entries.push({ text: `${view.compare.name}${how}`, colour: palette.other, dash: [3, 3] });
+    entries.push({ text: `${view.compare.name}${how}`, colour: palette.other, dash: [2, 3] });
+  }
+  if (hasClipRatio(view)) {
+    entries.push({ text: `AGC clips from ${formatNumber(view.frame.clipRatio)}`, colour: palette.ratio, dash: RATIO_DASH });
   }
   context.font = FONT;
   entries.forEach(({ text, colour, dash }, i) => {
@@ -117,16 +124,21 @@ export function drawHeading(context, rect, view, palette, column, isPinned) {
       context.setLineDash([]);
     }
     context.fillStyle = palette.soft;
-    context.fillText(text, rect.x + 27, y);
+    context.fillText(fitText(context, text, rect.width - 27), rect.x + 27, y);
   });
   context.lineWidth = 1;
 }
 
-function drawMiddle(context, rect, view, palette, toX) {
-  const x = toX(view.cells.scale.middle);
+/** Whether the line of the policy's own ratio means anything beside what is shown. */
+function hasClipRatio(view) {
+  return view.state.stat === "ratio" && view.frame.clipRatio > 0;
+}
+
+function drawMiddle(context, rect, log, colour, dash, toX) {
+  const x = toX(log);
   if (x < rect.x || x > rect.x + rect.width) return;
-  context.strokeStyle = palette.clip;
-  context.setLineDash([5, 4]);
+  context.strokeStyle = colour;
+  context.setLineDash(dash);
   line(context, x, rect.y, x, rect.y + rect.height);
   context.setLineDash([]);
 }
@@ -175,11 +187,11 @@ function drawLine(context, rect, view, toX, get, colour, dash, palette) {
   context.stroke();
   context.setLineDash([]);
   context.lineWidth = 1;
-  if (palette) drawOdd(context, rect, odd, colour, palette);
+  if (palette) drawOdd(context, rect, odd, colour, palette, room);
 }
 
-/** A dot for each row; a cross at the right edge for NaN or infinity, a grey square at the left for zero. */
-function drawOdd(context, rect, odd, colour, palette) {
+/** A dot for each row; at the right edge a cross for NaN or infinity, at the left a grey square for zero, else a word. */
+function drawOdd(context, rect, odd, colour, palette, room) {
   context.font = "bold 11px system-ui, sans-serif";
   context.textBaseline = "middle";
   context.textAlign = "center";
@@ -195,6 +207,13 @@ function drawOdd(context, rect, odd, colour, palette) {
     } else if (Number.isNaN(value) || value === Infinity) {
       context.fillStyle = palette.bad;
       context.fillText("✕", rect.x + rect.width - 8, y);
+    } else if (room >= 11) {
+      context.font = FONT;
+      context.textAlign = "left";
+      context.fillStyle = palette.soft;
+      context.fillText(value === NO_GRADIENT ? "no gradient" : "not measured", rect.x + 5, y);
+      context.font = "bold 11px system-ui, sans-serif";
+      context.textAlign = "center";
     }
   }
 }

@@ -1,6 +1,6 @@
 /** Rows of the picture: parameters, layers or blocks, and those among them that the filter lets through. */
 
-import { NO_GRADIENT, NOT_MEASURED } from "./cells.js";
+import { NO_GRADIENT, NOT_MEASURED } from "./held.js";
 
 const PARAMETER = /\.(weight|bias|gamma|beta|[a-z_]*(weight|bias)[a-z0-9_]*)$/;
 
@@ -46,6 +46,14 @@ export function groupRows(layers, grouping) {
     members: names.map((name) => members.get(name)),
     blocks: names.map((name) => blockOf(byParameter ? layerOf(name) : name)),
   };
+}
+
+/** The kind of module of each row, "" where its members differ. @returns {string[]} */
+export function kindsOf(frame, rows) {
+  return rows.members.map((members) => {
+    const kinds = new Set(members.map((member) => (frame.kinds[member] || "").replace(/\.bias$/, "")));
+    return kinds.size === 1 ? [...kinds][0] : "";
+  });
 }
 
 /**
@@ -100,8 +108,8 @@ export function filterRows(names, filter) {
   try {
     const pattern = new RegExp(filter);
     const visible = all.filter((i) => pattern.test(names[i]));
-    return visible.length ? { visible, problem: "" } : { visible: all, problem: "no row matches" };
+    return visible.length ? { visible, problem: "" } : { visible: all, problem: "no row matches; all are shown" };
   } catch {
-    return { visible: all, problem: "not a regular expression" };
+    return { visible: all, problem: "not a regular expression; all are shown" };
   }
 }

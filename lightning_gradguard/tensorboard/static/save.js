@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { drawBase, drawMoving } from "./figure.js";
+import { NOT_MEASURED } from "./held.js";
 import { inWords } from "./tooltip.js";
 
 /** The figure with the pinned step on one canvas, at twice the screen's resolution. */
@@ -42,7 +43,7 @@ export function toCsv(view) {
   for (let row = view.span[0]; row < view.span[1]; row++) {
     const base = view.visible[row] * steps.length;
     const values = shown.map((j) => {
-      const value = view.values[base + j];
+      const value = view.held.source[j] === j ? view.values[base + j] : NOT_MEASURED;
       return value >= 0 && value < Infinity ? Number(value.toPrecision(7)) : inWords(value);
     });
     lines.push([quote(view.nameOf(row)), ...values].join(","));

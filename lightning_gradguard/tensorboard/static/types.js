@@ -3,8 +3,9 @@
  *
  * @typedef {Object} Frame One statistic of one optimizer of one run, as decoded by frame.js.
  * @property {string} stat "norm", "ratio", "update" or "coefficient".
- * @property {string[]} layers Names in depth order, input first.
+ * @property {string[]} layers Names in the order of the forward pass, input first.
  * @property {string[]} shapes Shapes in words, "" where unknown.
+ * @property {string[]} kinds Class of the module that owns each layer, "" where unknown.
  * @property {string[]} measured Statistics that this run has.
  * @property {number|null} clipRatio Gradient-to-weight ratio from which the policy clips, if it goes by one.
  * @property {Float64Array} steps Step of each column, strictly increasing.
@@ -18,10 +19,16 @@
  * @property {number} wall_time
  * @property {number} layers
  * @property {number[]} optimizers
+ * @property {number} findings How many.
+ * @property {{rule: string, severity: string, message: string, until: number|null}|null} finding The gravest.
+ * @property {number} nonfinite Steps of the whole run.
+ * @property {number|null} clipped Share of the steps of the whole run; null without a policy.
+ * @property {number|null} spread Largest over smallest layer in the last column.
+ * @property {number|string|null} loss The last one; "nan" and "inf" are strings.
  *
  * @typedef {Object} RunEvent
  * @property {number} step
- * @property {"nonfinite"|"overflow"|"rollback"|"spike"|"finding"} kind
+ * @property {"nonfinite"|"overflow"|"rollback"|"spike"|"finding"|"cleared"} kind
  * @property {string} text
  * @property {string[]} layers
  * @property {number} num_layers
@@ -39,6 +46,7 @@
  * @property {string[]} causes
  * @property {string[]} remedies
  * @property {number} count
+ * @property {number|null} [until] Step from which it has not held any more.
  *
  * @typedef {{counts: Object<string, number>, events: RunEvent[], findings: Finding[]}} EventList
  *
@@ -73,6 +81,36 @@
  * @property {string} layer Pinned row, "" for none.
  * @property {[number, number]|null} steps Zoom over steps.
  * @property {[number, number]|null} span Zoom over rows, first and one past the last.
+ *
+ * @typedef {Object} View All that a picture is drawn from; made by view.js. Rows are counted among the visible ones.
+ * @property {State} state
+ * @property {Frame} frame Of the shown statistic.
+ * @property {Rows} rows
+ * @property {Float32Array} values Of rows, row-major [rows × columns]; what was not measured is held from before.
+ * @property {{source: Int32Array, share: number}} held The column that each was measured at, see held.js.
+ * @property {number[]} visible The rows that the filter lets through.
+ * @property {string} problem What is wrong with the filter, "" if nothing is.
+ * @property {Cells} cells
+ * @property {Compared|null} compare
+ * @property {EventList} events
+ * @property {RunEvent[]} marks Events, and bad columns that the bounded list of events does not have.
+ * @property {{low: Float32Array, middle: Float32Array, high: Float32Array}} band Of each row over the run, logarithms.
+ * @property {[number, number]} profileRange Logarithms.
+ * @property {[number, number]} domain First and last shown step.
+ * @property {[number, number]} span First shown row, and one past the last.
+ * @property {boolean} isZoomed
+ * @property {function(number): string} nameOf
+ * @property {function(number): string} kindOf
+ * @property {function(number): string} blockOf
+ *
+ * @typedef {Object} Compared The other run, fitted onto the rows of the first.
+ * @property {string} name
+ * @property {Frame} frame
+ * @property {Float32Array} values Of its own rows.
+ * @property {Cells|null} cells On the rows of the first run; null where it is not drawn as a picture of its own.
+ * @property {boolean} isByName Else by relative depth.
+ * @property {function(number): string} nameOf
+ * @property {function(number): number} rowOf Its row for a row of the first run, -1 for none.
  *
  * @typedef {{x: number, y: number, width: number, height: number}} Rect
  */

@@ -3,8 +3,9 @@
 import { makeCells } from "./cells.js";
 import { columnAt } from "./frame.js";
 import { fullDomain } from "./geometry.js";
+import { holdLast, NOT_MEASURED } from "./held.js";
 import { profileBand, profileRange } from "./profile.js";
-import { filterRows, groupRows, rowValues } from "./rows.js";
+import { filterRows, groupRows, kindsOf, rowValues } from "./rows.js";
 
 /**
  * @param {Object} input
@@ -12,25 +13,26 @@ import { filterRows, groupRows, rowValues } from "./rows.js";
  * @param {import("./types.js").Frame} input.frame Of the shown statistic.
  * @param {import("./types.js").Frame|null} input.other The same of the compared run.
  * @param {import("./types.js").EventList} input.events
+ * @returns {import("./types.js").View}
  */
 export function makeView({ state, frame, other, events }) {
   const rows = groupRows(frame.layers, state.rows);
-  const values = rowValues(frame, rows);
   const columns = frame.steps.length;
+  const held = holdLast(rowValues(frame, rows), columns);
   const { visible, problem } = filterRows(rows.names, state.filter);
   const compare = other ? fitCompared(state, rows, other) : null;
-  const cells = makeCells(values, columns, {
-    stat: state.stat,
-    anchor: state.anchor,
-    clipRatio: frame.clipRatio,
-    compareName: state.compare,
-    compared: compare ? comparedValue(frame, compare) : undefined,
-  });
+  const choice = { stat: state.stat, anchor: state.anchor, clipRatio: frame.clipRatio, compareName: state.compare };
+  const cells = makeCells(held.values, columns, { ...choice, compared: compare ? comparedValue(frame, compare) : undefined });
+  if (compare && state.anchor !== "compare") {
+    compare.cells = makeCells(onto(rows, compare), compare.frame.steps.length, { ...choice, reach: cells.scale.reach });
+  }
+  const kinds = kindsOf(frame, rows);
   const view = {
-    state, frame, rows, values, visible, problem, compare, cells, events,
+    state, frame, rows, values: held.values, held, visible, problem, compare, cells, events,
     marks: marksOf(events, frame),
-    band: profileBand(values, columns),
+    band: profileBand(held.values, columns),
     nameOf: (row) => rows.names[visible[row]],
+    kindOf: (row) => kinds[visible[row]],
     blockOf: (row) => rows.blocks[visible[row]],
   };
   view.profileRange = profileRange(view);
@@ -46,6 +48,7 @@ export function zoom(view, state) {
   const count = Math.max(1, view.visible.length);
   const [from, to] = state.span || [0, count];
   view.span = from < to && from >= 0 && to <= count ? [from, to] : [0, count];
+  view.isZoomed = Boolean(state.steps || state.span);
   view.state = state;
   return view;
 }
@@ -60,10 +63,23 @@ function fitCompared(state, rows, frame) {
   return {
     name: state.compare,
     frame,
-    values: rowValues(frame, otherRows),
+    values: holdLast(rowValues(frame, otherRows), frame.steps.length).values,
+    cells: null,
     isByName,
+    nameOf: (row) => otherRows.names[row],
     rowOf: (row) => (isByName ? position.get(rows.names[row]) ?? -1 : Math.round(row * stretch)),
   };
+}
+
+/** Values of the compared run on the rows of this one; a layer that it does not have was not measured. */
+function onto(rows, compare) {
+  const count = compare.frame.steps.length;
+  const values = new Float32Array(rows.names.length * count).fill(NOT_MEASURED);
+  rows.names.forEach((_, row) => {
+    const other = compare.rowOf(row);
+    if (other >= 0) values.set(compare.values.subarray(other * count, (other + 1) * count), row * count);
+  });
+  return values;
 }
 
 function comparedValue(frame, compare) {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,6 +61,16 @@ class RngWatch:
                     self._in_use.add(name)
                 self._last[name] = now
         return _torch_state() | self._last
+
+
+@contextmanager
+def keeping_generators() -> Iterator[None]:
+    """Puts every generator back at the end, whatever was drawn in between."""
+    state = capture_rng()
+    try:
+        yield
+    finally:
+        restore_rng(state)
 
 
 def restore_rng(state: RngState) -> None:

@@ -1,0 +1,189 @@
+"""The wheel and the sdist as users get them, installed where nothing of this checkout can be seen."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+import lightning_gradguard
+from lightning_gradguard.environment import VARIABLE
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("user_script.py")
+SITE = Path(sysconfig.get_path("purelib"))
+
+
+def run(python: Path | str, *arguments: str, cwd: Path, **environment: str) -> str:
+    """What a command of this Python prints; the checkout is not on its path."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", VARIABLE)}
+    result = subprocess.run(
+        [str(python), *arguments], cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Wheel and sdist of this tree; nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "-d", str(folder), cwd=ROOT)
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, sdist
+
+
+@pytest.fixture(scope="module")
+def python(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a fresh environment: the wheel is installed there, all else is that of this environment."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, symlinks=True, with_pip=False)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+    install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(site))
+    run(sys.executable, *install, str(built[0]), cwd=folder)
+    # A plain line adds the folder without what is linked into it, such as this checkout.
+    (site / "rest.pth").write_text(f"{SITE}\n", encoding="utf-8")
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def trained(python: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the user's script has run, and what it printed."""
+    folder = tmp_path_factory.mktemp("user")
+    return folder, run(python, "-W", "ignore", str(SCRIPT), cwd=folder)
+
+
+def names_in(script: Path) -> set[str]:
+    """What a script imports from the package."""
+    imports = [
+        node for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
+    return {name.name for node in imports if node.module == "lightning_gradguard" for name in node.names}
+
+
+def test_the_users_script_uses_every_public_name() -> None:
+    assert names_in(SCRIPT) == set(lightning_gradguard.__all__)
+
+
+def test_it_trains_with_the_installed_wheel(trained: tuple[Path, str], python: Path) -> None:
+    printed = trained[1]
+    assert f"version {lightning_gradguard.__version__}" in printed
+    assert str(python.parents[1]) in printed and str(ROOT) not in printed
+
+
+def test_the_variable_watches_there_through_the_installed_entry_points(python: Path, tmp_path: Path) -> None:
+    program = (
+        "from lightning.pytorch import Trainer; from lightning.pytorch.demos.boring_classes import BoringModel;"
+        "t = Trainer(max_steps=3, logger=False, enable_checkpointing=False, limit_val_batches=0, accelerator='cpu',"
+        " enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1); t.fit(BoringModel());"
+        "print([len(c.records) for c in t.callbacks if type(c).__module__.startswith('lightning_gradguard')])"
+    )
+    assert run(python, "-c", program, cwd=tmp_path, **{VARIABLE: "1"}).strip().endswith("[3]")
+    assert run(python, "-c", program, cwd=tmp_path).strip().endswith("[]")
+
+
+def test_the_tab_is_found_by_tensorboard_and_has_its_files(trained: tuple[Path, str], python: Path) -> None:
+    files = (
+        "from lightning_gradguard.tensorboard.assets import read_assets; "
+        "print(sorted(name for name, content in read_assets().items() if content))"
+    )
+    found = ast.literal_eval(run(python, "-c", files, cwd=trained[0]))
+    static = ROOT / "lightning_gradguard" / "tensorboard" / "static"
+    assert found == sorted(path.name for path in static.iterdir())
+    listed = (
+        "from tensorboard import default; "
+        "print([p.__module__ for p in default.get_dynamic_plugins() if 'gradguard' in p.__module__])"
+    )
+    assert ast.literal_eval(run(python, "-c", listed, cwd=trained[0])) == ["lightning_gradguard.tensorboard.loader"]
+
+
+def test_a_report_is_written(trained: tuple[Path, str], python: Path) -> None:
+    folder = trained[0]
+    printed = run(python, "-m", "lightning_gradguard", "report", "runs", "--out", "page.html", cwd=folder)
+    assert "Wrote page.html" in printed and "regression" in printed
+    assert "<html" in (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_it_is_clean_under_mypy_strict_and_mistakes_are_not(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "mistakes.py").write_text(MISTAKES, encoding="utf-8")
+    cache = ROOT / ".mypy_cache" / "users"  # torch and lightning are read once in this checkout, not at every run
+    command = [str(python), "-m", "mypy", "--strict", "--cache-dir", str(cache), "script.py", "mistakes.py"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    found = set(re.findall(r"^(.+):(\d+): error", said, flags=re.M))
+    wrong = [str(number) for number, line in enumerate(MISTAKES.splitlines(), 1) if "# wrong" in line]
+    assert found == {("mistakes.py", number) for number in wrong}, said
+
+
+MISTAKES = """\
+from lightning_gradguard import GradGard  # wrong: no such name
+from lightning_gradguard import GradGuard, NonFiniteGuard, StepRecord, ZClip
+
+GradGuard(clip="zclip")  # wrong: a word for a policy
+GradGuard(on_nonfinite="ignore")  # wrong: no such action
+ZClip(zz=3.0)  # wrong: no such argument
+guard = NonFiniteGuard()
+norm: str = guard.records[0].total_norm  # wrong: a float
+
+
+def f(record: StepRecord) -> float:
+    return record.total_nrom  # wrong: no such field
+"""
+
+
+def description(wheel: Path) -> str:
+    """What the package index shows."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return str(Parser().parsestr(archive.read(name).decode("utf-8")).get_payload())
+
+
+def test_pictures_and_links_on_the_package_index_are_addresses_of_files_of_this_version(
+    built: tuple[Path, Path],
+) -> None:
+    shown = description(built[0])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tag = f"lightning-gradguard/lightning-gradguard/{{}}v{lightning_gradguard.__version__}/"
+    pictures = "https://raw.githubusercontent.com/" + tag.format("")
+    pages = "https://github.com/" + tag.format("blob/")
+    targets = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", shown)
+    assert len(targets) == len(re.findall(r"\]\([^)]+\)", readme)) > 5
+    for is_picture, target in targets:
+        start = pictures if is_picture else pages
+        assert target.startswith(start), target
+        assert (ROOT / target.removeprefix(start).partition("#")[0]).exists(), target
+    assert shown.replace(pictures, "").replace(pages, "").strip() == readme.strip()
+    assert "<img" not in shown and 'src="' not in shown and 'href="' not in shown
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: tuple[Path, Path]) -> None:
+    tracked = {str(path.relative_to(ROOT)) for path in (ROOT / "lightning_gradguard").rglob("*") if path.is_file()}
+    with zipfile.ZipFile(built[0]) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == {name for name in tracked if "__pycache__" not in name}
+    assert "lightning_gradguard/py.typed" in names
+
+
+def test_the_sdist_makes_the_same_wheel_and_holds_what_readme_links_to(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    wheel, sdist = built
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "again"), cwd=source)
+    (again,) = (tmp_path / "again").glob("*.whl")
+    assert again.read_bytes() == wheel.read_bytes()
+    for target in re.findall(r"\]\(([^)#]+)", (source / "README.md").read_text(encoding="utf-8")):
+        assert target.startswith("http") or (source / target).exists(), target
+    assert not {path.name for path in source.iterdir()} & {".venv", ".venv-lower", ".venv-clients", "runs", ".git"}
