@@ -1,6 +1,6 @@
 """What the probes of the diagnosis cost at the default interval, against the same steps without them.
 
-    python benchmarks/probing.py
+    python -m benchmarks.probing
 
 One process, one thread. Blocks of 50 steps, one of which is sampled, alternate with blocks without instruments; CPU
 time of the process, median of paired ratios and their quartiles. The first row of each model is the same block twice:
@@ -13,30 +13,26 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from detection.cases import HEALTHY
-from detection.tasks import batches, build, loss_of
-from detection.training import optimizers_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.detection.zoo import find
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
 
 EVERY = 50  # the callbacks' default
-MODELS = {
-    "MLP, 8 x 128": replace(HEALTHY["mlp"], width=128, batch_size=64),
-    "CNN, 20 layers, batch norm": replace(HEALTHY["cnn"], width=8, batch_size=32),
-    "LSTM, 128 units": replace(HEALTHY["lstm"], width=128, batch_size=16),
-    "Transformer, 3 x 64": replace(HEALTHY["transformer"], width=64, batch_size=16),
-}
+MODELS = (
+    "dense digits",
+    "ten convolutions with batch norm",
+    "LSTM language model",
+    "decoder transformer, pre-norm",
+)
 
 
 class Loop:
@@ -44,11 +40,13 @@ class Loop:
 
     def __init__(self, name: str, sampled: bool) -> None:
         torch.manual_seed(0)
-        setup = MODELS[name]
-        self.net: nn.Module = build(setup)
-        (self.optimizer,) = optimizers_of(setup, self.net)
-        self.loss = loss_of(setup)
-        self.stream: Iterator[tuple[Tensor, Tensor]] = batches(setup, torch.Generator().manual_seed(0))
+        recipe = find(name)[0].recipe
+        self.net: nn.Module = recipe.model()
+        made = recipe.optimizer(self.net)
+        assert isinstance(made, torch.optim.Optimizer)
+        self.optimizer, self.loss = made, recipe.loss
+        generator = torch.Generator().manual_seed(0)
+        self.batches = [recipe.data(generator, True) for _ in range(EVERY)]
         self.instruments = Instruments(self.net, EVERY) if sampled else None
         self.pipeline = GradientPipeline(
             self.net,
@@ -64,11 +62,10 @@ class Loop:
     def run(self, steps: int) -> float:
         """CPU seconds of that many steps."""
         started = time.process_time()
-        for _ in range(steps):
-            x, y = next(self.stream)
+        for index in range(steps):
             if self.instruments is not None:
                 self.instruments.before_forward(self.step)
-            loss = self.loss(self.net, x, y)
+            loss = self.loss(self.net, self.batches[index])
             if self.instruments is not None:
                 self.instruments.after_forward(loss)
             self.optimizer.zero_grad()
@@ -109,7 +106,7 @@ def main() -> None:
     console.print(f"torch {torch.__version__}, {platform.machine()}, one thread, {time.strftime('%Y-%m-%d')}")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        text = f"# Cost of the probes\n\n`python benchmarks/probing.py`\n\n```text\n{console.export_text()}```\n"
+        text = f"# Cost of the probes\n\n`python -m benchmarks.probing`\n\n```text\n{console.export_text()}```\n"
         (args.out / "probing.md").write_text(text, encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharding import trains_together
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
-from lightning_gradguard.recording.build import View, build_record
+from lightning_gradguard.recording.build import View, build_record, no_step_record
 from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
 from lightning_gradguard.sinks import Sink, Views
 
@@ -50,6 +50,7 @@ class GradientPipeline:
             :class:`~lightning_gradguard.guard.guard.Guard` with more settings; ``None`` watches only.
         patience: bad steps in a row before every action raises; for a word, not for a ``Guard``.
         rules: diagnosis rules, looked at on logged steps; ``None`` for the shipped set, ``[]`` for none.
+        silence: ids of rules to leave out.
         sinks: views that get the records.
         log_every_n_steps: how often a record is made; a bad step always makes one. 50, as the Trainer's.
         group_by: ``"layer"`` or ``"parameter"``.
@@ -59,6 +60,8 @@ class GradientPipeline:
         num_optimizers: how many there are.
         handed_on: whether the gradients are handed to the optimizer as they are when :meth:`before_step` returns; if
             something clips them after it, records do not claim to know the norm after clipping.
+        must_own: whether an optimizer that holds no parameter of the module is refused, as one that was made for a copy
+            of it; else it is watched, and has no gradient.
         instruments: probes of activations, updates and time, for the rules that need more than gradients; shared by
             the pipelines of a model. See :class:`~lightning_gradguard.probes.probes.Instruments` for the calls
             around the forward pass.
@@ -67,7 +70,7 @@ class GradientPipeline:
 
     Attributes:
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
-        last_recorded: step of the last record; ``None`` before the first.
+        last_recorded: step of the last record that was not an early one; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
         judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
 
@@ -95,6 +98,7 @@ class GradientPipeline:
         on_nonfinite: Action | Guard | None = None,
         patience: int = 20,
         rules: Sequence[Rule] | None = None,
+        silence: Sequence[str] = (),
         sinks: Sequence[Sink] = (),
         log_every_n_steps: int = 50,
         group_by: GroupBy = "layer",
@@ -103,6 +107,7 @@ class GradientPipeline:
         optimizer_index: int = 0,
         num_optimizers: int = 1,
         handed_on: bool = True,
+        must_own: bool = True,
         instruments: Instruments | None = None,
         recovery: Recovery | None = None,
         incidents: BlackBox | None = None,
@@ -111,7 +116,8 @@ class GradientPipeline:
         guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
         self.module = module
         self.optimizers = Optimizers(optimizer)
-        check_owner(module, self.optimizers)
+        if must_own:
+            check_owner(module, self.optimizers)
         self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
             check_droppable(self.optimizers)
@@ -121,7 +127,7 @@ class GradientPipeline:
                 guard, recovery, self.optimizers, optimizer_index, incidents, together=trains_together(module)
             )
         rules = default_rules() if rules is None else rules
-        self.diagnosis = Diagnosis(rules) if rules else None
+        self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
         self.view = View(
@@ -130,6 +136,7 @@ class GradientPipeline:
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
+        self._last_early: int | None = None
         self.counters = Counters()
         self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
         self._measuring = Part(
@@ -210,7 +217,8 @@ class GradientPipeline:
                 just before its step, as Lightning does; ``None`` where all of them step after this call.
 
         Returns:
-            The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and ``None``.
+            The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and
+            ``None``; if there never was one, instruments make it a record with ``num_steps=0`` on early steps.
 
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
@@ -233,13 +241,15 @@ class GradientPipeline:
         if not self.layout.fits(self.optimizers.groups):
             self.follow(self.optimizers)
         if not self.layout.has_gradients():
-            return None
+            return self._record_without_gradients(step)
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
         measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
+        early = not log and self._is_early(step)
+        log = log or early
         self._recording.run(self.since_last.count, measurement.present)
 
         record = self._record_late_steps(wait=log)
@@ -256,7 +266,7 @@ class GradientPipeline:
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         self.since_last.num_nonfinite += judgement.damage is not None
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
-            record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler)
+            record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped:
             clips.apply_()
         if live_scaler is not None and stepping is not None:
@@ -296,6 +306,7 @@ class GradientPipeline:
             self.judge.end_step()
         if self.instruments is not None:
             self._probing.run(self.instruments.after_step, self.layout)
+            self._record_waiting()
 
     def _decide(self, measurement: Measurement) -> Decision:
         return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
@@ -316,12 +327,54 @@ class GradientPipeline:
         return record
 
     def _record(
-        self, step: int, measurement: Measurement, judgement: Judgement, *, scaler: GradScaler | None = None
+        self,
+        step: int,
+        measurement: Measurement,
+        judgement: Judgement,
+        *,
+        scaler: GradScaler | None = None,
+        early: bool = False,
     ) -> StepRecord | None:
         """The record of a step, shown to the rules and the views; ``None`` where it cannot be made."""
-        record = self._recording.run(self._build_record, step, measurement, judgement, scaler)
-        if record is None:
+        record = self._recording.run(self._build_record, step, measurement, judgement, scaler, early)
+        return None if record is None else self._publish(record)
+
+    def _is_early(self, step: int) -> bool:
+        """Whether the probes ask for a record between two logged ones; at most one for each step of the x-axis."""
+        if self.instruments is None or step in (self.last_recorded, self._last_early):
+            return False
+        return bool(self._probing.run(self.instruments.is_early, step))
+
+    def _record_without_gradients(self, step: int | None) -> StepRecord | None:
+        """Records that no parameter has a gradient, on early steps, as long as none ever had."""
+        step = self._probing.run(self._early_without_gradients, step)
+        record = None if step is None else self._recording.run(no_step_record, self.layout, self.view, step)
+        return None if record is None else self._publish(record)
+
+    def _early_without_gradients(self, step: int | None) -> int | None:
+        if self.instruments is None:
             return None
+        self.instruments.without_step(self.layout)
+        step = self.instruments.step if step is None else step
+        return step if self.counters.steps == 0 and self.instruments.is_early(step) else None
+
+    def _record_waiting(self) -> None:
+        """Records that backward passes come and no step, now and then."""
+        assert self.instruments is not None
+        waiting = self._probing.run(self.instruments.waiting, self.layout)
+        if waiting is None:
+            return
+        step = self.instruments.step
+        record = self._recording.run(no_step_record, self.layout, self.view, step, waiting=waiting)
+        if record is not None:
+            self._publish(record)
+
+    def _publish(self, record: StepRecord) -> StepRecord:
+        """Adds to a record what probes saw and rules found, and hands it to the views."""
+        if self.instruments is not None:
+            record = self._probing.run(self.instruments.enrich, record, self.layout, self.optimizers) or record
+        if self.last_incident is not None and record.cause is not None:
+            record = replace(record, incident=self.last_incident)
         if self.diagnosis is not None:
             record = replace(record, findings=self._diagnosing.run(self.diagnosis.observe, record) or ())
         if (found := self.judge.take_spike(record)) is not None:
@@ -330,17 +383,19 @@ class GradientPipeline:
         return record
 
     def _build_record(
-        self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None
+        self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
     ) -> StepRecord:
         self._count()
-        self.last_recorded, self._last = step, None
+        self._last = None
+        if early:
+            self._last_early = step
+        else:
+            self.last_recorded = step
         record = build_record(
             measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
         )
         self.since_last.reset()
-        if self.instruments is None:
-            return record
-        return self._probing.run(self.instruments.enrich, record, self.layout) or record
+        return replace(record, early=early)
 
     def _count(self) -> None:
         self.since_last.fold()
@@ -402,6 +457,8 @@ class GradientPipeline:
             "window": self._recording.run(self.since_last.state_dict) or {},
             "guard": self.judge.state_dict(),
             "clip": self.clipper.state_dict() if self.clipper else {},
+            "diagnosis": self._diagnosing.run(self.diagnosis.state_dict) or {} if self.diagnosis else {},
+            "instruments": self._instruments_state(),
             "last_recorded": -1 if self.last_recorded is None else self.last_recorded,
         }
 
@@ -415,3 +472,12 @@ class GradientPipeline:
         self.judge.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])
+        if self.diagnosis and state.get("diagnosis"):
+            self._diagnosing.run(self.diagnosis.load_state_dict, state["diagnosis"])
+        if self.instruments and state.get("instruments"):
+            self._probing.run(self.instruments.load_state_dict, self.layout, state["instruments"])
+
+    def _instruments_state(self) -> dict[str, Any]:
+        if self.instruments is None:
+            return {}
+        return self._probing.run(self.instruments.state_dict, self.layout) or {}

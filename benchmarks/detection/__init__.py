@@ -1,1 +1,1 @@
-"""Small training runs with one known fault each, and as many healthy ones."""
+"""Training runs as users have them, healthy and with a public fault, and what is said to each."""

@@ -1,209 +1,141 @@
-"""The loop that every run goes through: plain PyTorch, a pipeline per optimizer, instruments, rules."""
+"""One run, as users have it: a Trainer, our callback with nothing set, and what it said."""
 
 from __future__ import annotations
 
+import logging
 import math
-from abc import ABC, abstractmethod
-from contextlib import nullcontext
+import time
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
-from lightning_gradguard.clip.autoclip import AutoClip
-from lightning_gradguard.clip.norm import NormClip
-from lightning_gradguard.guard.guard import NonFiniteGradientError
-from lightning_gradguard.pipeline import GradientPipeline
-from lightning_gradguard.probes.probes import Instruments
-from lightning_gradguard.record import StepRecord
-from lightning_gradguard.sinks import MemorySink
+from lightning_gradguard import GradGuard
+from lightning_gradguard.record import Finding, StepRecord
 
-from .setup import Setup
-from .tasks import batches, build, loss_of
-
-RECORD_EVERY = 5
-PROBE_EVERY = 10
-PATIENCE = 6  # bad steps in a row that end a run
+from .recipe import Batch, Recipe
 
 
-class Watcher(ABC):
-    """Somebody else's rule set, shown the raw run; it gets the gradients before anybody clips them."""
+@dataclass
+class Said:
+    """A finding, and the step of the record that brought it."""
 
-    @abstractmethod
-    def before_forward(self, net: nn.Module) -> None: ...
-
-    @abstractmethod
-    def after_backward(self, net: nn.Module, step: int, loss: float, x: Tensor, y: Tensor) -> None: ...
+    finding: Finding
+    step: int
 
 
 @dataclass
 class Outcome:
-    """What came of a run."""
+    """What came of a run.
 
+    Attributes:
+        before: the metric of the untrained network.
+        after: the metric at the end; infinite if the run broke.
+        said: everything that was ever found, in the order in which it came.
+        standing: what held at the end, causes first.
+        ended_by: the error that ended the run early.
+        first_loss: of the first step.
+        last_loss: median of the last eight.
+    """
+
+    before: float
+    after: float = math.inf
+    said: list[Said] = field(default_factory=list)
+    standing: list[Finding] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    diverged: bool = False
-    broken: bool = False  # some step was not finite
+    ended_by: str | None = None
+    first_loss: float = math.nan
+    last_loss: float = math.nan
+    seconds: float = 0.0
 
     @property
-    def first_loss(self) -> float:
-        return self.losses[0]
-
-    @property
-    def final_loss(self) -> float:
-        last = sorted(self.losses[-8:])
-        return math.inf if self.diverged else last[len(last) // 2]
+    def named_first(self) -> Finding | None:
+        """What a user would take for the cause: what stands first at the end, else what came first; not ``info``."""
+        loud = [f for f in self.standing if f.severity != "info"]
+        loud += [s.finding for s in self.said if s.finding.severity != "info"]
+        return loud[0] if loud else None
 
 
-def optimizers_of(setup: Setup, net: nn.Module) -> list[torch.optim.Optimizer]:
-    if setup.arch == "gan":
-        pairs = [(net.discriminator, setup.lr_second or setup.lr), (net.generator, setup.lr)]
-        return [_optimizer(setup, list(part.parameters()), lr) for part, lr in pairs]  # type: ignore[union-attr]
-    return [_optimizer(setup, list(net.parameters()), setup.lr)]
+class Script(pl.LightningModule):
+    """The LightningModule of a recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.net = recipe.model()
+        self.recipe = recipe
+        self.automatic_optimization = recipe.manual is None
+        self.losses: list[Tensor] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor | None:
+        if self.recipe.manual is not None:
+            self.losses.append(self.recipe.manual(self, batch).detach())
+            return None
+        loss = self.recipe.loss(self.net, batch)
+        self.losses.append(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        made = self.recipe.optimizer(self.net)
+        optimizers = [made] if isinstance(made, torch.optim.Optimizer) else list(made)
+        if self.recipe.schedule is None:
+            return optimizers
+        schedulers = [{"scheduler": LambdaLR(o, self.recipe.schedule), "interval": "step"} for o in optimizers]
+        return optimizers, schedulers
 
 
-def _optimizer(setup: Setup, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    if setup.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=setup.momentum, weight_decay=setup.weight_decay)
-    if setup.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=lr)
-    beta1 = 0.5 if setup.arch == "gan" else 0.9
-    kind = torch.optim.AdamW if setup.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=lr, betas=(beta1, 0.999), weight_decay=setup.weight_decay)
-
-
-def factor(setup: Setup, step: int) -> float:
-    """The schedule, as a factor on the learning rate."""
-    at = step / setup.steps
-    if setup.schedule == "warmup":
-        return min(1.0, (step + 1) / (0.6 * setup.steps))
-    if setup.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * at))
-    if setup.schedule == "restarts":
-        return 0.5 * (1 + math.cos(math.pi * (3 * at % 1.0))) + 0.001
-    if setup.schedule == "step":
-        return 0.1 ** int(3 * at)
-    return 1.0
-
-
-def train(setup: Setup, seed: int, watch: Watcher | None = None) -> Outcome:
-    """Trains one set-up and returns its records; the same seed gives the same run."""
+def train(recipe: Recipe, seed: int, watchers: Sequence[Callback] = (), *, guard: GradGuard | None = None) -> Outcome:
+    """Trains a recipe with ``GradGuard()``; the same seed gives the same run, whoever watches."""
+    started = time.perf_counter()
     torch.manual_seed(seed)
+    script = Script(recipe)
+    outcome = Outcome(before=recipe.worth(script.net))
     generator = torch.Generator().manual_seed(1000 + seed)
-    net = build(setup)
-    if setup.dtype == "float16-pure":
-        net.half()
-    for name, parameter in net.named_parameters():
-        if any(name.startswith(prefix) for prefix in setup.frozen):
-            parameter.requires_grad_(False)
-    optimizers = optimizers_of(setup, net)
-    records = MemorySink()
-    watching = Instruments(net, PROBE_EVERY)
-    clip = AutoClip() if setup.adaptive else NormClip(setup.clip) if setup.clip else None
-    pipelines = [
-        GradientPipeline(
-            net,
-            o,
-            clip=clip,
-            on_nonfinite="skip",
-            patience=PATIENCE,
-            sinks=[records],
-            optimizer_index=i,
-            num_optimizers=len(optimizers),
-            instruments=watching,
-        )
-        for i, o in enumerate(optimizers)
-    ]
-    outcome = _Run(setup, net, optimizers, pipelines, watching, generator).go(watch)
-    outcome.records = records.records
+    batches = [recipe.data(generator, True) for _ in range(recipe.per_epoch)]
+    guard = guard or GradGuard()
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = _trainer(recipe, [*watchers, guard])
+        try:
+            trainer.fit(script, DataLoader(batches, batch_size=None))
+        except Exception as error:  # whatever ends the run is a result
+            outcome.ended_by = f"{type(error).__name__}: {error}"
+    _fill(outcome, recipe, script, guard)
+    outcome.seconds = time.perf_counter() - started
     return outcome
 
 
-class _Run:
-    def __init__(
-        self,
-        setup: Setup,
-        net: nn.Module,
-        optimizers: list[torch.optim.Optimizer],
-        pipelines: list[GradientPipeline],
-        instruments: Instruments,
-        generator: torch.Generator,
-    ) -> None:
-        self.setup, self.net, self.optimizers, self.pipelines = setup, net, optimizers, pipelines
-        self.instruments, self.generator = instruments, generator
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12) if setup.scaler else None
-        self.out = Outcome()
-
-    def go(self, watch: Watcher | None) -> Outcome:
-        stream = batches(self.setup, self.generator)
-        for step in range(self.setup.steps):
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group.setdefault("base_lr", group["lr"])
-                    group["lr"] = group["base_lr"] * factor(self.setup, step)
-            x, y = self.batch = next(stream)
-            self.watch = watch if step % RECORD_EVERY == 0 or self.out.broken else None
-            if self.watch is not None:
-                self.watch.before_forward(self.net)
-            self.instruments.before_forward(step)
-            try:
-                loss = self._gan_step(x, step) if self.setup.arch == "gan" else self._step(x, y, step)
-            except NonFiniteGradientError:
-                self.out.diverged = True
-                break
-            self.out.losses.append(loss)
-            self.out.broken = self.out.broken or not math.isfinite(loss)
-        return self.out
-
-    def _step(self, x: Tensor, y: Tensor, step: int) -> float:
-        setup = self.setup
-        half = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(setup.dtype)
-        with torch.autocast("cpu", dtype=half) if half else nullcontext():
-            loss = loss_of(setup)(self.net, x, y) * setup.sign * setup.loss_scale
-        self.instruments.after_forward(loss)
-        self._update(0, loss, step)
-        return float(loss.detach()) / setup.loss_scale
-
-    def _update(self, index: int, loss: Tensor, step: int) -> None:
-        optimizer, pipeline = self.optimizers[index], self.pipelines[index]
-        optimizer.zero_grad()
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
-        if self.watch is not None and index == len(self.optimizers) - 1:
-            self.watch.after_backward(self.net, step, float(loss.detach()), *self.batch)
-        pipeline.before_step(step=step, log=step % RECORD_EVERY == 0, scaler=self.scaler)
-        if self.scaler:
-            self.scaler.step(optimizer)
-            self.scaler.update()
-        else:
-            optimizer.step()
-        pipeline.after_step()
-
-    def _gan_step(self, x: Tensor, step: int) -> float:
-        setup, net = self.setup, self.net
-        noise = torch.randn(len(x), 16, generator=self.generator)
-        fake = net.generator(noise)  # type: ignore[operator]
-        real, faked = net.discriminator(x.tanh()), net.discriminator(fake.detach())  # type: ignore[operator]
-        loss = _critic(setup, real, faked)
-        self.instruments.after_forward(loss)
-        self._update(0, loss, step)
-        if setup.extra == "detached-generator":
-            fake = fake.detach()
-        judged = net.discriminator(fake)  # type: ignore[operator]
-        generator_loss = _deceiver(setup, judged)
-        self.instruments.after_forward(generator_loss)
-        self._update(1, generator_loss, step)
-        return float(loss.detach() + generator_loss.detach())
+def _trainer(recipe: Recipe, callbacks: list[Callback]) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    manual = recipe.manual is not None
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=math.ceil(recipe.steps * recipe.accumulate / recipe.per_epoch),
+        precision=recipe.precision,  # type: ignore[arg-type]
+        gradient_clip_val=None if manual else recipe.clip,
+        accumulate_grad_batches=1 if manual else recipe.accumulate,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
 
 
-def _critic(setup: Setup, real: Tensor, fake: Tensor) -> Tensor:
-    if "least-squares" in setup.extra:
-        return ((real - 1).square().mean() + fake.square().mean()) / 2
-    return nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
-
-
-def _deceiver(setup: Setup, judged: Tensor) -> Tensor:
-    if "least-squares" in setup.extra:
-        return (judged - 1).square().mean() / 2
-    if setup.extra == "saturating":
-        return -nn.functional.softplus(judged).mean()
-    return nn.functional.softplus(-judged).mean()
+def _fill(outcome: Outcome, recipe: Recipe, script: Script, guard: GradGuard) -> None:
+    losses = [float(loss) for loss in script.losses]
+    if losses:
+        outcome.first_loss, outcome.last_loss = losses[0], sorted(losses[-8:])[len(losses[-8:]) // 2]
+    outcome.records = guard.records
+    outcome.said = [Said(finding, record.step) for record in guard.records for finding in record.findings]
+    outcome.standing = guard.findings
+    if outcome.ended_by is None:
+        after = recipe.worth(script.net)
+        outcome.after = after if math.isfinite(after) else math.inf

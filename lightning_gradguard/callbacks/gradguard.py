@@ -41,6 +41,7 @@ class GradGuard(GradientCallback):
         sinks: further views of the records, such as ``JsonlSink("run/gradients.jsonl")``.
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the rules,
             >= 1; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
+        silence: ids of rules to leave out, such as ``("clipping-always",)``; ``docs/diagnosis.md`` has them all.
         probe_eagerly: whether a compiled model runs uncompiled on sampled steps, so that its modules can be probed.
         prog_bar: whether the total norm stands in the progress bar.
         joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
@@ -69,6 +70,7 @@ class GradGuard(GradientCallback):
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
+        silence: Sequence[str] = (),
         probe_eagerly: bool = False,
         prog_bar: bool = False,
         joint: bool = False,
@@ -90,6 +92,7 @@ class GradGuard(GradientCallback):
         self.patience = patience
         self.sinks = sinks
         self.probe_every_n_steps = probe_every_n_steps
+        self.silence = tuple(silence)
         self.probe_eagerly = probe_eagerly
         self.prog_bar = prog_bar
         self.joint = joint
@@ -101,6 +104,7 @@ class GradGuard(GradientCallback):
                 log_every_n_steps=log_every_n_steps,
                 sinks=sinks,
                 probe_every_n_steps=probe_every_n_steps,
+                silence=silence,
                 probe_eagerly=probe_eagerly,
                 prog_bar=prog_bar,
                 joint=joint,

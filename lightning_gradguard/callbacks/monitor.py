@@ -8,7 +8,7 @@ from typing import get_args
 from lightning_gradguard.arguments import check_all, check_choice, check_interval, check_switch, warn_without_effect
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
-from lightning_gradguard.diagnose import Rule, default_rules
+from lightning_gradguard.diagnose import Diagnosis, Rule, default_rules
 from lightning_gradguard.measurement.layout import GroupBy
 from lightning_gradguard.sinks import JsonlSink, Sink
 
@@ -33,6 +33,7 @@ class GradientNormMonitor(GradientCallback):
             logged steps; totals, clipping and the fold over steps stay l2.
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the
             rules; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
+        silence: ids of rules to leave out, such as ``("clipping-always",)``; ``docs/diagnosis.md`` has them all.
         probe_eagerly: whether a compiled model runs eagerly on sampled steps, so that what it holds is seen. Its
             weights then differ in their last bits from those of an unwatched run; without it they do not.
         prog_bar: whether the progress bar shows the total norm, as in ``self.log(..., prog_bar=True)``.
@@ -59,6 +60,7 @@ class GradientNormMonitor(GradientCallback):
         group_by: GroupBy = "layer",
         norm_type: float = 2.0,
         probe_every_n_steps: int | None = 50,
+        silence: Sequence[str] = (),
         probe_eagerly: bool = False,
         prog_bar: bool = False,
         joint: bool = False,
@@ -71,6 +73,8 @@ class GradientNormMonitor(GradientCallback):
         if not norm_type > 0:
             raise ValueError(f"norm_type must be positive or infinite, got {norm_type}")
         self.rules = check_all(rules, Rule, "rules")
+        Diagnosis(default_rules() if self.rules is None else self.rules, silence)  # checks the ids
+        self.silence = tuple(silence)
         if rules is not None and not rules:
             warn_without_effect("GradientNormMonitor", "rules=[]", {"probe_every_n_steps": (probe_every_n_steps, 50)})
         self.probe_every_n_steps = check_interval(probe_every_n_steps, "probe_every_n_steps")
@@ -88,6 +92,7 @@ class GradientNormMonitor(GradientCallback):
         plan.joint = plan.joint or self.joint
         plan.take("see")
         plan.rules = default_rules() if self.rules is None else self.rules
+        plan.silence = self.silence
         plan.probe_every_n_steps = self.probe_every_n_steps if plan.rules else None
         plan.probe_eagerly = self.probe_eagerly
         plan.prog_bar = self.prog_bar

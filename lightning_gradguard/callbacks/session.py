@@ -37,8 +37,9 @@ from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.harmless.part import Part
-from lightning_gradguard.measurement.layout import GroupBy
+from lightning_gradguard.measurement.layout import GroupBy, check_owner
 from lightning_gradguard.measurement.loss_scale import true_loss
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
@@ -65,6 +66,7 @@ class Plan:
     contributor: str = ""
     roles: dict[str, str] = field(default_factory=dict)
     rules: Sequence[Rule] = ()
+    silence: Sequence[str] = ()
     probe_every_n_steps: int | None = None
     probe_eagerly: bool = False
     prog_bar: bool = False
@@ -129,6 +131,7 @@ class Session:
         self._further: list[Sink] = []
         self.console: ConsoleSink | None = None
         self._told_of_skip = False
+        self._told_of_strangers = False
         self.unseen: UnseenSteps | None = None
         self._outer: nn.Module | None = None
         self._handed_on = True
@@ -160,6 +163,9 @@ class Session:
         if self.plan.probe_every_n_steps is not None:
             every, eagerly = self.plan.probe_every_n_steps, self.plan.probe_eagerly
             self.instruments = self._probing.run(Instruments, module, every, eagerly=eagerly)
+            clips = trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val
+            if self.instruments is not None and clips:
+                self.instruments.clip_outside = float(clips)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
@@ -193,12 +199,14 @@ class Session:
         self, index: int, optimizers: list[Optimizer], clip: Policies | None, num_optimizers: int
     ) -> GradientPipeline:
         assert self._outer is not None
+        self._warn_of_strangers(self._outer, Optimizers(optimizers))
         pipeline = GradientPipeline(
             self._outer,
             optimizers,
             clip=clip,
             on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
             rules=self.plan.rules,
+            silence=self.plan.silence,
             sinks=[self.views],
             group_by=self.plan.group_by,
             norm_type=self.plan.norm_type,
@@ -206,6 +214,7 @@ class Session:
             optimizer_index=index,
             num_optimizers=num_optimizers,
             handed_on=self._handed_on,
+            must_own=False,
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
@@ -213,6 +222,15 @@ class Session:
         if pipeline.diagnosis is not None:
             self.diagnoses.append(pipeline.diagnosis)
         return pipeline
+
+    def _warn_of_strangers(self, module: nn.Module, optimizers: Optimizers) -> None:
+        """Says once that an optimizer holds nothing of the model: the run goes on, and the rules speak of it."""
+        try:
+            check_owner(module, optimizers)
+        except ValueError as error:
+            if not self._told_of_strangers:
+                rank_zero_warn(f"{error}. The run goes on; its weights will not move.")
+            self._told_of_strangers = True
 
     def _pipeline_of(self, trainer: pl.Trainer, optimizer: Optimizer) -> GradientPipeline | None:
         """The pipeline of the optimizer that is about to step; one that was made anew takes over from the one before.
@@ -282,15 +300,16 @@ class Session:
         for rows in self._rows:
             rows.flush()
         if self.instruments is not None:
-            self._probing.run(self.instruments.before_forward, trainer.fit_loop.epoch_loop._batches_that_stepped)
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self._probing.run(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
         if self.survival is not None:
             self.survival.before_batch(batch, index)
 
     def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
         """Removes them, and takes note of the loss."""
-        loss = true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
+        root, loss = loss, true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
         if self.instruments is not None:
-            self._probing.run(self.instruments.after_forward, loss)
+            self._probing.run(self.instruments.after_forward, loss, root)
         if self.survival is not None:
             self.survival.before_backward(loss)
 

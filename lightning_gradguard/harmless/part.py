@@ -72,6 +72,11 @@ class Part:
         hook = self.hook(function, f"module {name!r} ({type(module).__name__})")
         self._handles.append(module.register_forward_hook(hook, with_kwargs=with_kwargs))
 
+    def attach_before(self, module: nn.Module, function: Callable[..., None], name: str) -> None:
+        """Hangs a hook on a module that is called before its forward pass, until :meth:`detach`."""
+        hook = self.hook(function, f"module {name!r} ({type(module).__name__})")
+        self._handles.append(module.register_forward_pre_hook(hook))
+
     def detach(self) -> None:
         """Takes all of its forward hooks off."""
         while self._handles:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,13 +13,21 @@ from torch import Tensor, nn
 from lightning_gradguard.harmless.part import Part, tell
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.names import module_names
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.activations import Probe, is_watched
+from lightning_gradguard.probes.batch import BatchProbe
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
+from lightning_gradguard.probes.losses import Losses
+from lightning_gradguard.probes.optimizer import optimizer_facts
+from lightning_gradguard.probes.outside import frozen_last, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
-from lightning_gradguard.probes.sampled import SampledProbe
+from lightning_gradguard.probes.sampled import SampledProbe, is_early, is_sampled
+from lightning_gradguard.probes.steps import Steps
 from lightning_gradguard.probes.structure import Structure
 from lightning_gradguard.probes.updates import UpdateMeter
 from lightning_gradguard.record import StepRecord
+
+_BATCHES = 64  # that are remembered: a bad step may become known some steps later
 
 
 class Instruments:
@@ -43,6 +54,10 @@ class Instruments:
             then differ from those of an unwatched run in their last bits; without it they do not, and activations and
             gradients over time of compiled modules are not seen, which is said once.
 
+    Attributes:
+        step: of the last forward pass.
+        clip_outside: the norm at which the Trainer itself clips, after our records are made; set by who knows it.
+
     Raises:
         TypeError, ValueError: if ``every_n_steps`` is no int of at least 1.
     """
@@ -59,20 +74,51 @@ class Instruments:
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
+        self._inputs = Part("the look at batches", "rules that look at them stay silent")
+        self._counting = Part("the count of backward passes", "rules that look for steps that are missing stay silent")
+        self._settings = Part("the look at the optimizer's settings", "rules that look at them stay silent")
         self._watched: list[_Watched] = []  # one for each optimizer
         self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
+        self.batch = BatchProbe()
+        self.step = 0  # of the last forward pass
+        self.clip_outside: float | None = None
+        self._sampling = False
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
-        self._losses: dict[int, tuple[Tensor, int]] = {}  # by layout: their sum, and steps
+        self._batches: deque[tuple[int, int, int]] = deque(maxlen=_BATCHES)  # (step, epoch, index) of the last ones
 
-    def before_forward(self, step: int) -> None:
-        """Attaches the hooks of a sampled step."""
+    def before_forward(self, step: int, batch: Any = None, index: int | None = None, epoch: int = 0) -> None:
+        """Attaches the hooks of a sampled step.
+
+        Args:
+            step: that the forward pass belongs to.
+            batch: what the forward pass gets, so that its scale can be seen.
+            index: of the batch in its epoch, where there is one, so that a bad batch can be named.
+            epoch: its epoch.
+        """
+        if step != self.step:
+            self._counting.run(self._begin_step)
+        self.step = step
+        if index is not None:
+            self._batches.append((step, epoch, index))
         for probe in self._probes:
             probe.part.run(probe.start, step)
+        self._sampling = bool(self._inputs.run(is_sampled, step, self.every_n_steps))
+        if self._sampling and batch is not None:
+            self._inputs.run(self.batch.look, batch)
         if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
             self._eagerly.start()
 
-    def after_forward(self, loss: Tensor | None = None) -> None:
-        """Removes them, and adds the loss that is about to be back-propagated; no host sync."""
+    def is_early(self, step: int) -> bool:
+        """Whether a record is made at this step even if none is logged, so that what is certain is said at once."""
+        return is_early(step)
+
+    def after_forward(self, loss: Tensor | None = None, root: Tensor | None = None) -> None:
+        """Removes them, and adds the loss that is about to be back-propagated; no host sync.
+
+        Args:
+            loss: without a loss scale.
+            root: what the backward pass begins at, where that is another tensor.
+        """
         if self._num_unseen:
             tell(
                 f"{self._num_unseen} modules run inside of compiled code, which stays compiled: their activations and "
@@ -80,40 +126,83 @@ class Instruments:
                 "weights then differ in their last bits from those of a run that is not watched."
             )
             self._num_unseen = 0
-        for probe in self._probes:
-            probe.part.run(probe.stop)
-        if self._eagerly is not None:
-            self._eagerly.stop()
-        if loss is not None:
-            self._loss.run(self._add_loss, loss)
+        self.detach()
+        if loss is None:
+            return
+        self._loss.run(self._add_loss, loss)
+        self._counting.run(self._count_backward, loss if root is None else root)
 
     def detach(self) -> None:
         """Takes every hook off, whatever happened in between."""
         for probe in self._probes:
+            probe.part.run(probe.stop)
             probe.part.detach()
+        functions = self.probe.functions
+        functions.part.run(functions.stop)
+        if functions.part.gone:  # within an operator it could not be taken off
+            with suppress(Exception):
+                functions.stop()
         if self._eagerly is not None:
             self._eagerly.stop()
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
         self._updates.run(self._copy_parameters, layout, step)
+        self.without_step(layout)
+
+    def without_step(self, layout: Layout) -> None:
+        """Takes the loss of a step for which no parameter of an optimizer has a gradient."""
+        self._counting.run(self._count_step, layout)
         self._loss.run(self._claim_loss, layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
         self._updates.run(self._compare_parameters, layout)
 
-    def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:
+    def waiting(self, layout: Layout) -> int | None:
+        """Backward passes without a step of this optimizer, now and then once they are suspiciously many."""
+        return self._counting.run(self._waiting, layout)
+
+    def enrich(self, record: StepRecord, layout: Layout, optimizers: Optimizers | None = None) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
-        facts: dict[str, Any] = {
-            "loss": self._loss.run(self._mean_loss, layout),
+        facts: dict[str, Any] = self._loss.run(self._facts_of_losses, layout) or {}
+        facts |= {
             "activations": self.probe.part.run(self.probe.take),
             "temporal_norms": self.temporal.part.run(self.temporal.take),
             "update_ratios": self._updates.run(self._take_updates, layout),
+            "inputs": self._inputs.run(self.batch.take),
+            "losses": self.probe.functions.part.run(self.probe.functions.take),
+            "old_gradients": self._counting.run(self._take_old_gradients, layout, record.num_steps > 0),
+            "clip_outside": self.clip_outside,
         }
         if record.layers:
             facts |= self._structure.run(self._facts_of_structure, layout) or {}
+        if optimizers is not None:
+            facts |= self._settings.run(optimizer_facts, layout, optimizers) or {}
+        if record.early:
+            facts |= self._structure.run(self._outside, record.num_optimizers) or {}
+        place = next(((epoch, batch) for step, epoch, batch in reversed(self._batches) if step == record.step), None)
+        if place is not None:
+            facts["epoch"], facts["batch"] = place
         return replace(record, **facts)
+
+    def state_dict(self, layout: Layout) -> dict[str, Any]:
+        """What was seen and is not told yet, of one optimizer; what all share with it."""
+        watched = self._of(layout)
+        return {
+            "losses": watched.losses.state(),
+            "meter": watched.meter.state(),
+            "temporal": self.temporal.state(),
+            "probe": self.probe.state_dict(),
+        }
+
+    def load_state_dict(self, layout: Layout, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`."""
+        watched = self._of(layout)
+        watched.losses.load_state(state["losses"])
+        watched.meter.load_state(state["meter"])
+        self.temporal.load_state(state["temporal"])
+        self.probe.load_state_dict(state["probe"])
 
     def _copy_parameters(self, layout: Layout, step: int) -> None:
         self._of(layout).meter.before_step(step)
@@ -125,22 +214,58 @@ class Instruments:
         return self._of(layout).meter.take()
 
     def _facts_of_structure(self, layout: Layout) -> dict[str, Any]:
-        return self._of(layout).structure.facts(self.probe.order)
+        return self._of(layout).structure.facts(self.probe.order, self.probe.flows)
+
+    def _facts_of_losses(self, layout: Layout) -> dict[str, Any]:
+        self._claim_loss(layout)
+        loss, spread, bad = self._of(layout).losses.take()
+        return {"loss": loss, "loss_std": spread, "num_nonfinite_losses": bad}
+
+    def _outside(self, num_optimizers: int) -> dict[str, Any]:
+        """What is outside the optimizers, once all of them are known."""
+        layouts = [watched.meter.layout for watched in self._watched]
+        if len(layouts) < num_optimizers or not all(layout.sharding.whole for layout in layouts):
+            return {}
+        return {
+            "unoptimized": unoptimized(self.module, layouts),
+            "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
+        }
+
+    def _begin_step(self) -> None:
+        for watched in self._watched:
+            watched.steps.begin()
+
+    def _count_backward(self, root: Tensor) -> None:
+        for watched in self._watched:
+            watched.steps.add_backward()
+        if self._sampling and root.requires_grad:
+            root.register_hook(self._counting.hook(self._look_for_old_gradients, "the loss"))
+
+    def _look_for_old_gradients(self, gradient: Tensor) -> None:
+        """Runs when the backward pass of a sampled step begins."""
+        for watched in self._watched:
+            if watched.meter.layout.sharding.whole:
+                watched.steps.look([parameter.grad for parameter in watched.meter.layout.params])
+
+    def _waiting(self, layout: Layout) -> int | None:
+        return self._of(layout).steps.waiting()
+
+    def _count_step(self, layout: Layout) -> None:
+        self._of(layout).steps.step()
+
+    def _take_old_gradients(self, layout: Layout, stepped: bool) -> bool | None:
+        steps = self._of(layout).steps
+        steps.ever = steps.ever or stepped
+        return steps.take_old_gradients()
 
     def _add_loss(self, loss: Tensor) -> None:
         value = loss.detach().float()
-        self._pending = value if self._pending is None else self._pending + value
-
-    def _mean_loss(self, layout: Layout) -> float | None:
-        self._claim_loss(layout)
-        total, steps = self._losses.pop(id(layout), (None, 0))
-        return None if total is None else float(total) / steps  # host sync: a logged step
+        self._pending = value.clone() if self._pending is None else self._pending + value
 
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""
         if self._pending is not None:
-            total, steps = self._losses.get(id(layout), (0.0, 0))
-            self._losses[id(layout)] = (self._pending + total, steps + 1)
+            self._of(layout).losses.add(self._pending)
             self._pending = None
 
     def _of(self, layout: Layout) -> _Watched:
@@ -149,7 +274,9 @@ class Instruments:
                 return watched
         # A layout that was built anew: parameters have come, and modules perhaps.
         self._watched = [w for w in self._watched if not _overlap(w.meter.layout, layout)]
-        self._watched.append(_Watched(UpdateMeter(layout, self.every_n_steps), Structure(layout, self._kinds)))
+        self._watched.append(
+            _Watched(UpdateMeter(layout, self.every_n_steps), Structure(layout, self._kinds), Losses(), Steps(layout))
+        )
         self.probe.look_for_modules()
         return self._watched[-1]
 
@@ -160,6 +287,8 @@ class _Watched:
 
     meter: UpdateMeter
     structure: Structure
+    losses: Losses
+    steps: Steps
 
 
 def _overlap(one: Layout, other: Layout) -> bool:

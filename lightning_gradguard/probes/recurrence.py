@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.harmless.part import Part
@@ -82,11 +83,20 @@ class TemporalProbe(SampledProbe):
         seen, self._seen = self._seen, {}
         return {name: tuple(norms.tolist()) for name, norms in seen.items()}  # host sync: a sampled step
 
+    def state(self) -> dict[str, Tensor]:
+        """What is not told yet."""
+        return {name: norms.clone() for name, norms in self._seen.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from :meth:`state`."""
+        self._seen = dict(state)
+
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if name in self._seen:
                 return
-            norms = norms_over_time(module, args, kwargs, output, self.max_sequences)
+            with _disable_current_modes():  # what looks at functions is not to see this pass
+                norms = norms_over_time(module, args, kwargs, output, self.max_sequences)
             if norms is not None:
                 self._seen[name] = norms
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning_gradguard.harmless.part import Part
 
+_LAST_EARLY = 64  # by then what is certain has been said
+
 
 class SampledProbe(ABC):
     """Looks at the forward pass of sampled steps, through hooks that live no longer than it.
@@ -31,7 +33,14 @@ class SampledProbe(ABC):
 
 
 def is_sampled(step: int, every_n_steps: int) -> bool:
-    """Whether a step is sampled: 0, 1, 2, 4, 8 … below the interval, for that is where runs break, then regularly."""
-    if step < every_n_steps:
-        return step & (step - 1) == 0
-    return step % every_n_steps == 0
+    """Whether a step is sampled: regularly, and 0, 1, 2, 4, 8 … up to 64 and below the interval: runs break there."""
+    return step % every_n_steps == 0 or is_early(step) or (step < every_n_steps and _is_power(step))
+
+
+def is_early(step: int) -> bool:
+    """Whether a step is one of 0, 1, 2, 4, 8 … 64."""
+    return step <= _LAST_EARLY and _is_power(step)
+
+
+def _is_power(step: int) -> bool:
+    return step & (step - 1) == 0

@@ -244,6 +244,46 @@ def build_record(
     )
 
 
+def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None = None) -> StepRecord:
+    """Makes the record of a step that did not come: no parameter has a gradient, or nobody steps the optimizer.
+
+    Args:
+        layout: the parameters of the optimizer.
+        view: what records hold in this run.
+        step: x-axis of the run.
+        waiting: backward passes since the last step; ``None`` if there is no gradient to step with.
+    """
+    none = (None,) * len(layout.layers) if view.per_layer else ()
+    return StepRecord(
+        step=step,
+        optimizer=view.optimizer,
+        num_optimizers=view.num_optimizers,
+        layers=layout.layers if view.per_layer else (),
+        layer_norms=none,
+        total_norm=0.0,
+        post_clip_norm=None,
+        threshold=None,
+        coefficient=None,
+        cosine=None,
+        verdict="ok",
+        nonfinite_layers=(),
+        cause=None,
+        loss_scale=None,
+        num_steps=0,
+        num_clipped=0,
+        num_nonfinite=0,
+        max_layer_norms=none,
+        max_total_norm=0.0,
+        min_coefficient=None,
+        clip_rate=None,
+        nonfinite_total=0,
+        skipped_total=0,
+        layer_shapes=layout.layer_shapes if view.per_layer else None,
+        early=True,
+        waiting=waiting,
+    )
+
+
 def _judged(
     layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, *, clipped: bool
 ) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import { formatFactor, formatNumber, formatShare, formatStep, plural } from "./format.js";
 import { slopeOf } from "./statistics.js";
-import { byGravity, isPast } from "./verdict.js";
+import { inOrder, isPast } from "./verdict.js";
 
 const SIGN = { ok: "✓", warn: "!", bad: "✕", plain: "" };
 
@@ -53,12 +53,13 @@ function spikes(view) {
 }
 
 function findings(view) {
-  const all = byGravity(view.events.findings);
+  const all = inOrder(view.events.findings);
   const list = all.filter((finding) => !isPast(finding));
   const [first] = list;
+  const critical = list.some((finding) => finding.severity === "critical");
   const past = all.length ? `${plural(all.length, "finding")} cleared` : "nothing to report";
   return {
-    id: "findings", level: first ? (first.severity === "critical" ? "bad" : "warn") : "ok", value: formatStep(list.length),
+    id: "findings", level: critical ? "bad" : first ? "warn" : "ok", value: formatStep(list.length),
     label: list.length === 1 ? "finding" : "findings", detail: first?.rule ?? past, step: (first ?? all[0])?.first_step,
   };
 }

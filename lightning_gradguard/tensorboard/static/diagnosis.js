@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 import { formatStep, plural } from "./format.js";
-import { byGravity, isPast } from "./verdict.js";
+import { inOrder, isPast } from "./verdict.js";
 
 const SIGN = { info: "i", warning: "!", critical: "✕" };
 const SHOWN = 5;
@@ -13,7 +13,7 @@ const SHOWN = 5;
  */
 export function makeDiagnosis(findings, pin) {
   const panel = el("section", { class: "panel", id: "diagnosis", "aria-label": "Diagnosis" }, el("h2", { text: "Diagnosis" }));
-  const sorted = byGravity(findings);
+  const sorted = inOrder(findings);
   if (!sorted.length) panel.append(el("p", { class: "quiet", text: "No rule has found anything to report in this run." }));
   for (const finding of sorted) panel.append(findingCard(finding, pin));
   return panel;

@@ -14,7 +14,18 @@ export function isPast(finding) {
 
 /** Findings that hold before those that have cleared, the gravest first; among equals in the order of the rules. */
 export function byGravity(findings) {
-  return [...findings].sort((a, b) => isPast(a) - isPast(b) || GRAVITY[a.severity] - GRAVITY[b.severity]);
+  const gravity = (finding) => GRAVITY[finding.severity];
+  return [...findings].sort((a, b) => isPast(a) - isPast(b) || gravity(a) - gravity(b) || placeOf(a) - placeOf(b));
+}
+
+/** Causes before what they lead to, as the rules have it; mere facts behind them, and last what does not hold any more. */
+export function inOrder(findings) {
+  const isFact = (finding) => finding.severity === "info";
+  return [...findings].sort((a, b) => isPast(a) - isPast(b) || isFact(a) - isFact(b) || placeOf(a) - placeOf(b));
+}
+
+function placeOf(finding) {
+  return finding.place ?? 0;
 }
 
 /**

@@ -1,0 +1,1 @@
+"""Data, losses and metrics that many kinds share."""
