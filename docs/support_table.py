@@ -6,6 +6,7 @@ python docs/support_table.py --out docs/support.md
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.clients.__main__ import page as page_of_clients  # noqa: E402
 from tests.modes.capabilities import CAPABILITIES  # noqa: E402
 from tests.modes.distributed_checks import COLLECTIVES, POLICIES  # noqa: E402
 from tests.modes.modes import MODES, Mode  # noqa: E402
@@ -46,7 +48,7 @@ def cell(mode: Mode, capability: str) -> str:
         return "refused"
     if capability in mode.not_run:
         return "not run"
-    return "report" if capability == "incident" and mode.sharded else "yes"
+    return "yes"
 
 
 def name_of_test(mode: str, capability: str) -> str | None:
@@ -91,6 +93,11 @@ def collectives(results: Results) -> str:
     return table(["", "DDP", *(MODES[mode].title for mode in modes)], rows)
 
 
+def clients() -> str:
+    """What `make clients` recorded of the models of published packages."""
+    return page_of_clients(json.loads((ROOT / "benchmarks" / "results" / "clients.json").read_text(encoding="utf-8")))
+
+
 def main() -> int:
     """Runs the tests and writes the page; the status is 1 if one of them fails, and then nothing is written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,7 +120,6 @@ Written by `python docs/support_table.py --out docs/support.md` from {len(result
 and more, on {date.today()}: {machine}, torch {torch.__version__}, lightning {lightning.__version__}, CPU with gloo.
 
 - **yes**: a real training in this mode is compared with a plain float32 loop in one process.
-- **report**: the incident's report is written; parameters are shards, so a replay is refused with that reason.
 - **refused**: an error when fit starts, before a weight has moved, says why and what to do instead.
 - **not run**: no test. DeepSpeed is not installed here: its refusals are tested by its strategy's own flags, and of its
   gradients only the engine's global norm is logged. CUDA, NCCL, XLA and TransformerEngine were not run either;
@@ -134,7 +140,10 @@ their largest elements, or the norms of their units. A logged step has a few mor
 process, so nothing needs to be exchanged; models with float buffers (batch normalization) exchange one number for them.
 
 {collectives(results)}
-""",
+
+## Models of published packages
+
+{clients()}""",
         encoding="utf-8",
     )
     print(f"wrote {page}")

@@ -28,7 +28,7 @@ from lightning_gradguard.measurement.sharding import trains_together
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record
-from lightning_gradguard.recording.since_last import Counters, SinceLast
+from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
 from lightning_gradguard.sinks import Sink, Views
 
 
@@ -180,6 +180,13 @@ class GradientPipeline:
     def last_incident(self) -> str | None:
         """What was saved of the last bad step, in words; ``None`` if nothing was."""
         return self.judge.last_incident
+
+    def totals(self) -> Totals:
+        """What was done up to now, over all steps of the run: a host sync on a device."""
+        self.since_last.fold()
+        clipped = None if self.clipper is None else int(self.counters.clipped + self.since_last.num_clipped)
+        nonfinite = int(self.counters.nonfinite + self.since_last.num_nonfinite)
+        return Totals(self.counters.steps, clipped, nonfinite, self.counters.skipped)
 
     def before_step(
         self,

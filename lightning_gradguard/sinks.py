@@ -7,14 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
+from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.record import StepRecord
 
 
 class Sink(ABC):
     """A view of a run: takes records, one after the other, and nothing else."""
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     @abstractmethod
     def write(self, record: StepRecord) -> None:
@@ -87,7 +91,8 @@ class JsonlSink(Sink):
     """Appends each record as one line of JSON to a file.
 
     About 60 bytes a layer and record; the file grows with the number of logged steps only. Each line is written
-    and flushed whole, so a killed run leaves at most one broken line, the last, which :func:`read_jsonl` leaves out.
+    and flushed whole, so a killed run leaves at most one broken line, the last, which :func:`read_jsonl` leaves out
+    and a run that continues the file takes away before it writes.
 
     Args:
         path: the file; folders are made when the first record comes. An existing file is continued (resume).
@@ -98,12 +103,58 @@ class JsonlSink(Sink):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._is_mended = False
 
     def write(self, record: StepRecord) -> None:
         """Appends one line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._is_mended:
+            _end_last_line(self.path)
+            self._is_mended = True
         with self.path.open("a", encoding="utf-8") as file:
             file.write(record.to_json() + "\n")
+
+
+def _end_last_line(path: Path) -> None:
+    """Sees to it that the next line begins on its own, where a run was killed in the middle of one.
+
+    The beginning of a record is taken away, being of no use; anything else, a whole record among it, is kept and ended.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        start = _start_of_last_line(file)
+        file.seek(start)
+        tail = file.read()
+        if tail.startswith(_BEGINNING[: len(tail)]) and not _is_record(tail):
+            file.truncate(start)
+        else:
+            file.write(b"\n")
+
+
+_BEGINNING = b'{"'  # of every record
+_BLOCK = 2**16
+
+
+def _start_of_last_line(file: BinaryIO) -> int:
+    position = file.seek(0, os.SEEK_END)
+    while position > 0:
+        size = min(_BLOCK, position)
+        position = file.seek(position - size)
+        newline = file.read(size).rfind(b"\n")
+        if newline >= 0:
+            return position + newline + 1
+    return 0
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return bool(StepRecord.from_json(line.decode()))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[StepRecord]:
@@ -118,5 +169,5 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[StepRecord]:
                 return
             try:
                 yield StepRecord.from_json(line)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error

@@ -3,7 +3,7 @@
     make clients                                    in an environment of its own, .venv-clients
     python -m benchmarks.clients [NAME ...]         in this environment; the names are those of models.py
 
-A process for each model, one thread. Everything goes into ``results/clients.json`` and ``.md`` if all were tried.
+A process for each model, one thread. With ``--record`` the table goes to ``results/clients.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--one", action="store_true", help="in this process; prints the row as JSON")
+    machine.add_record_option(parser, "clients")
     options = parser.parse_args(argv)
     unknown = set(options.names) - set(MODELS)
     if unknown:
@@ -41,9 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in options.names or MODELS:
         rows[name] = in_a_process(name)
         print(name, json.dumps(rows[name], indent=1), flush=True)
-    if not options.names:
-        results = {"machine": machine_before, "rows": rows}
-        machine.save("clients", results, f"# Models of published packages\n\n{page(results)}")
+    results = {"machine": machine_before, "rows": rows}
+    machine.save(options.name, results, f"# Models of published packages\n\n{page(results)}", record=options.record)
     return int(any(row.get("watched") != "same bits" for row in rows.values()))
 
 

@@ -6,7 +6,6 @@ twenty steps; what is imported is imported inside, since each package needs seco
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -256,4 +255,3 @@ MODELS: dict[str, tuple[str, str, Train]] = {
     "torch-geometric-gin": ("torch-geometric", "GIN", torch_geometric_gin),
     "transformers-gpt2-lora": ("transformers", "GPT-2 with LoRA (peft)", transformers_gpt2_lora),
 }
-warnings.filterwarnings("ignore")  # advice of eight packages about each other

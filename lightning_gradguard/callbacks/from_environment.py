@@ -15,12 +15,13 @@ import lightning_gradguard
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.gradguard import GradGuard
 from lightning_gradguard.callbacks.session import Plan, Session
-from lightning_gradguard.environment import warn_once
+from lightning_gradguard.harmless.part import tell
 
 _ON = ("1", "true", "on", "yes")
 _DOING = {"tame": "clipping", "survive": "the guard against NaN"}
 _IN_CHECKPOINT = "lightning_gradguard"
 _told = False
+_warned: set[str] = set()
 
 
 @final
@@ -58,7 +59,7 @@ class GradGuardFromEnvironment(GradientCallback):
         super().setup(trainer, pl_module, stage)
         listed = [type(c).__name__ for c in trainer.callbacks if is_listed(c)]  # type: ignore[attr-defined]
         if stage == "fit" and listed and self.acts:
-            self._warn(f"{self.variable} steps aside for a Trainer that lists {' and '.join(listed)}.")
+            _warn_once(f"{self.variable} steps aside for a Trainer that lists {' and '.join(listed)}.")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts with all that was asked for, or with what can be kept on this Trainer."""
@@ -79,7 +80,7 @@ class GradGuardFromEnvironment(GradientCallback):
             left_out, self._session = ("see",), None
         if reasons:
             what = " and ".join(_DOING.get(role, "watching") for role in left_out)
-            self._warn(f"{self.variable}: {what} steps aside for this Trainer. {' '.join(reasons)}")
+            _warn_once(f"{self.variable}: {what} steps aside for this Trainer. {' '.join(reasons)}")
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: see the class."""
@@ -108,10 +109,12 @@ class GradGuardFromEnvironment(GradientCallback):
         plan.contributor = self.variable  # nobody wrote the name of this class
         self._guard._contribute(plan)
 
-    @staticmethod
-    @rank_zero_only
-    def _warn(message: str) -> None:
-        warn_once(message)
+
+@rank_zero_only
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        tell(message)
 
 
 def is_listed(callback: object) -> bool:

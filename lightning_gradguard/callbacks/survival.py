@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from torch import Tensor
 from lightning_gradguard.callbacks.checkpoints import CheckpointGuard
 from lightning_gradguard.callbacks.raised import Drop, RaisedSteps
 from lightning_gradguard.callbacks.stand_in import StandIn
+from lightning_gradguard.callbacks.trainer import outer_module
 from lightning_gradguard.guard.guard import Action, Guard
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.harmless.part import Part
@@ -105,7 +108,9 @@ class Survival:
             self.incidents.part.run(self.incidents.before_batch, batch, index)
 
     def before_backward(self, loss: Tensor) -> None:
-        """Adds up the loss of the step, in real units; the first one after a step begins anew."""
+        """Adds up the loss of the step, in real units, from the first one after a step; shows it to the black box."""
+        if self.incidents is not None:
+            self.incidents.before_backward(loss)
         self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
         self._loss_is_old = False
 
@@ -200,6 +205,7 @@ def make_blackbox(options: GuardOptions, trainer: pl.Trainer, module: pl.Lightni
         config=lambda: describe_run(trainer, module),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
+        outer=outer_module(trainer, module),
     )
 
 
@@ -216,10 +222,10 @@ def why_not_in_process(trainer: pl.Trainer, module: pl.LightningModule) -> str |
 def make_run(trainer: pl.Trainer) -> RunStep:
     """The training step of one batch as the Trainer runs it, but for the hooks."""
 
-    def run(module: Any, batch: Any, index: int) -> Tensor:
+    def run(module: Any, batch: Any, index: int) -> Tensor | None:
         with trainer.precision_plugin.train_step_context():
             loss = loss_of(call_training_step(module, batch, index))
-        return loss / trainer.accumulate_grad_batches
+        return None if loss is None else loss / trainer.accumulate_grad_batches
 
     return run
 
@@ -238,10 +244,21 @@ def describe_run(trainer: pl.Trainer, module: pl.LightningModule) -> Mapping[str
         "accumulate_grad_batches": trainer.accumulate_grad_batches if module.automatic_optimization else 1,
         "automatic_optimization": module.automatic_optimization,
         "epoch": trainer.current_epoch,
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "num_training_batches": _number(lambda: trainer.num_training_batches),
+        "estimated_stepping_batches": _number(lambda: trainer.estimated_stepping_batches),
         "global_step": trainer.global_step,
         "strategy": type(trainer.strategy).__name__,
         "device": str(module.device),
     }
+
+
+def _number(ask: Callable[[], float]) -> int | None:
+    """``None`` where the Trainer does not know, or for a data loader without end."""
+    with contextlib.suppress(Exception):
+        return int(value) if math.isfinite(value := ask()) else None
+    return None
 
 
 def _step_dtype(trainer: pl.Trainer) -> torch.dtype:

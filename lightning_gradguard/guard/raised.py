@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.guard.guard import NonFiniteGradientError
-from lightning_gradguard.incident.trace import named_tensors, reals
+from lightning_gradguard.incident.batch import named_tensors
+from lightning_gradguard.incident.trace import reals
 from lightning_gradguard.measurement.sharding import local
 
 # No NaN makes these: a name that does not exist, an argument too many, a memory that is full.
@@ -84,7 +85,7 @@ def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:
         code = trace.tb_frame.f_code
         for name, value in list(trace.tb_frame.f_locals.items()):
             if isinstance(value, Tensor | list | tuple | dict):
-                for path, tensor in named_tensors(value, name, depth=3):
+                for path, tensor in named_tensors(value, name):
                     if id(tensor) not in seen:
                         seen.add(id(tensor))
                         yield f"{path} in {code.co_name}, line {trace.tb_lineno},", tensor

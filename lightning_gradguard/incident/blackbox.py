@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,22 +14,26 @@ from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.harmless.rng import RngWatch
-from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch
+from lightning_gradguard.incident import sharded
+from lightning_gradguard.incident.attributes import AttributeWatch
+from lightning_gradguard.incident.batch import named_tensors
+from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch, Place, digest_gradients
 from lightning_gradguard.incident.locate import Localisation, localise, place_from_gradients
-from lightning_gradguard.incident.trace import named_tensors
+from lightning_gradguard.incident.trace import is_finite
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.sharding import any_process
 
 # A step of more batches than this is saved without its first ones; accumulation rarely goes so far.
 _MAX_BATCHES = 64
 
-RunStep = Callable[[nn.Module, Any, int], Tensor]
+RunStep = Callable[[nn.Module, Any, int], Tensor | None]
 
 
 class BlackBox:
     """Remembers the batches of the running step with the state of the generators before each; saves them on demand.
 
-    On a quiet step it costs some 20 µs: one reference to the batch and one copy of the generators' state.
+    On a quiet step it costs some 20 µs: references to the batch and to the module's own tensors, and one copy of the
+    generators' state.
 
     Args:
         folder: where incidents go.
@@ -37,8 +42,10 @@ class BlackBox:
             replay.
         not_run: why ``run`` is missing, for the report.
         config: precision, accumulation and the like, asked for at the incident.
-        rank: of this process among ``world_size``; those that saw the fault in their own batch write a bundle each.
+        rank: of this process among ``world_size``; those that saw the fault in their own batch write a bundle each,
+            or one together where parameters are sharded.
         world_size: how many processes train together.
+        outer: what the strategy wrapped around the module (FSDP), by which whole weights are gathered.
 
     Attributes:
         part: the guard under which its methods are to be called: what cannot be saved does not end the run.
@@ -58,6 +65,7 @@ class BlackBox:
         config: Callable[[], Mapping[str, Any]] = dict,
         rank: int = 0,
         world_size: int = 1,
+        outer: nn.Module | None = None,
     ) -> None:
         self.part = Part("the recorder of incidents", "bad steps are not saved any more")
         self.folder = folder
@@ -67,20 +75,31 @@ class BlackBox:
         self.config = config
         self.rank = rank
         self.world_size = world_size
+        self.outer = module if outer is None else outer
         self._batches: deque[MicroBatch] = deque(maxlen=_MAX_BATCHES)
+        self._losses: deque[Tensor] = deque(maxlen=_MAX_BATCHES)
         self._versions: dict[int, int] = {}
         self._stepped = False
         self._rng = RngWatch()
+        self._attributes = AttributeWatch(module)
 
     def before_batch(self, batch: Any, index: int = 0) -> None:
         """Remembers one batch; call it before its forward pass. The first one after a step starts a new step."""
         if self._stepped:
             self._batches.clear()
+            self._losses.clear()
             self._versions.clear()
             self._stepped = False
-        for _, tensor in named_tensors(batch):
-            self._versions[id(tensor)] = tensor._version
-        self._batches.append(MicroBatch(_containers(batch), index, self._rng.capture()))
+        if not self._batches:
+            self._attributes.before_batch()
+        with suppress(Exception):  # a batch that cannot be looked at is the step's business, not ours
+            for _, tensor in named_tensors(batch):
+                self._versions[id(tensor)] = tensor._version
+        self._batches.append(MicroBatch(_containers(batch), index, self._rng.capture(), self.rank))
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Remembers the loss of a batch: under sharding it tells which process saw the fault."""
+        self._losses.append(loss.detach())
 
     def after_step(self) -> None:
         """Tells that an optimizer stepped: the next batch belongs to another step."""
@@ -90,78 +109,108 @@ class BlackBox:
         self,
         *,
         step: int,
-        optimizer: torch.optim.Optimizer,
-        optimizer_index: int,
-        action: str,
         cause: str,
-        layout: Layout,
-        gradients: Sequence[Tensor | None],
-        bad_names: Sequence[str],
-        bad_buffers: Sequence[str],
-        history: Sequence[tuple[int, float, str]],
-        buffers: Mapping[str, Tensor],
-        scaler: GradScaler | None,
+        action: str,
+        optimizer: torch.optim.Optimizer | None = None,
+        optimizer_index: int = 0,
+        layout: Layout | None = None,
+        gradients: Sequence[Tensor | None] = (),
+        bad_names: Sequence[str] = (),
+        bad_buffers: Sequence[str] = (),
+        history: Sequence[tuple[int, float, str]] = (),
+        buffers: Mapping[str, Tensor] | None = None,
+        scaler: GradScaler | None = None,
+        error: BaseException | None = None,
     ) -> str | None:
         """Saves one bad step, unless the folder is full. Under several processes, each of them must call it.
 
-        Returns:
-            Where it went, where it began, and the command to replay it; ``None`` if nothing was saved.
+        Args:
+            step: as in the records.
+            cause: ``"nan"``, ``"inf"``, ``"spike"``, ``"exception"`` or another word for what was seen.
+            action: what is done about it.
+            optimizer: the one that was about to step, if the step came so far.
+            optimizer_index: which one that is.
+            layout: its parameters; ``gradients``, one for each of them; ``bad_names``, those that are not finite.
+            gradients: see ``layout``.
+            bad_names: see ``layout``.
+            bad_buffers: names of the buffers that the step made non-finite.
+            history: step, gradient norm and verdict of the last steps.
+            buffers: as before the step, by name; as they are now if not given.
+            scaler: the live loss scaler, if there is one.
+            error: the exception that the step raised, where that is the incident.
+
+        Returns where it went, where it began, and the command to replay it; ``None`` if nothing was saved.
         """
-        params = layout.params
+        params = list(self.module.parameters()) if layout is None else list(layout.params)
         if not self._batches or any_process(self.folder.is_full, params):
             return None
-        loss_scale = float(scaler.get_scale()) if scaler is not None else None
-        found: Localisation | None
-        try:
-            found = self._localise(buffers, loss_scale)
-        except Exception as problem:  # the run must not end because it could not be told why it went wrong
-            found = Localisation(
-                None, None, None, (), (), (), f"could not be located: {type(problem).__name__}: {problem}"
-            )
-        here = found is not None and (found.found or found.error is not None)
-        anywhere = any_process(here, params)
-        if self.world_size > 1 and not (here or (not anywhere and self.rank == 0)):
+        scale = float(scaler.get_scale()) if scaler is not None else None
+        before = dict(buffers) if buffers is not None else {n: b.detach() for n, b in self.module.named_buffers()}
+        is_sharded = layout is not None and layout.sharding is not None and sharded.holds_parts(self.outer)
+        found = None if is_sharded else self._localise(before, scale)
+        if not is_sharded and not self._is_mine(found, params):
             return None
-        layer_of = dict(zip(layout.names, layout.layer_of, strict=True))
-        with_gradient = dict.fromkeys(
-            layout.layers[layer] for layer, grad in zip(layout.layer_of, gradients, strict=True) if grad is not None
-        )
         incident = Incident(
             step=step,
             optimizer=optimizer_index,
             cause=cause,
             action=action,
-            gradients=dict(zip(layout.names, gradients, strict=True)),
-            place=place_from_gradients(list(with_gradient), [layout.layers[layer_of[name]] for name in bad_names]),
+            gradients=digest_gradients(layout, gradients) if layout is not None else {},
+            place=_place(layout, gradients, bad_names),
             batches=tuple(self._batches),
-            buffers=buffers,
+            buffers=before,
             history=history,
-            config={
-                **self.config(),
-                "loss_scale": loss_scale,
-                "rank": self.rank,
-                "world_size": self.world_size,
-                "optimizer_class": type(optimizer).__name__,
-                "learning_rates": [float(group["lr"]) for group in optimizer.param_groups if "lr" in group],
-            },
+            config=self._config(optimizer, scale),
             localisation=found,
             not_localised=self.not_run if found is None else None,
             bad_buffers=tuple(bad_buffers),
             notes=self._notes(),
-            suffix=f"-rank{self.rank}" if self.world_size > 1 else "",
+            suffix="" if is_sharded or self.world_size == 1 else f"-rank{self.rank}",
+            attributes=self._attributes.now(),
+            exception=None if error is None else {"type": type(error).__name__, "message": str(error)[:2000]},
         )
-        path = self.folder.save(incident, self.module, optimizer, scaler.state_dict() if scaler is not None else None)
-        if path is None:
-            return None
-        where = f"; {found}" if found is not None and found.found else ""
-        command = f"python -m lightning_gradguard replay {shlex.quote(str(path))} --module my.module:factory"
-        return f"Saved to {path}{where}. Run `{command}`."
+        scaler_state = scaler.state_dict() if scaler is not None else None
+        if is_sharded:
+            place = sharded.save(self.folder, incident, self.outer, scaler_state, saw_it=self._saw_it(), rank=self.rank)
+        else:
+            place = self.folder.save(incident, self.module, optimizer, scaler_state)
+        return None if place is None else _announcement(place, found)
+
+    def _is_mine(self, found: Localisation | None, params: Sequence[Tensor]) -> bool:
+        """Whether this process writes a bundle: it met the fault in its own batch, or is the first and nobody did."""
+        here = found is not None and (found.found or found.error is not None)
+        anywhere = any_process(here, params)
+        return self.world_size == 1 or here or (not anywhere and self.rank == 0)
+
+    def _saw_it(self) -> bool:
+        """Whether a batch or a loss of this process is not finite."""
+        tensors = [tensor for micro in self._batches for _, tensor in named_tensors(micro.batch)]
+        return not all(map(is_finite, [*tensors, *self._losses]))
+
+    def _config(self, optimizer: torch.optim.Optimizer | None, scale: float | None) -> dict[str, Any]:
+        groups = [] if optimizer is None else optimizer.param_groups
+        return {
+            **self.config(),
+            "loss_scale": scale,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "optimizer_class": None if optimizer is None else type(optimizer).__name__,
+            "learning_rates": [float(group["lr"]) for group in groups if "lr" in group],
+        }
 
     def _localise(self, buffers: Mapping[str, Tensor], loss_scale: float | None) -> Localisation | None:
-        """The first batch of the step that goes bad, run again under watch."""
-        run = self.run
-        if run is None:
+        """The first batch of the step that goes bad, run again under watch; ``None`` where that must not be."""
+        if self.run is None:
             return None
+        try:
+            return self._first_that_goes_bad(self.run, buffers, loss_scale)
+        except Exception as problem:  # the run must not end because it could not be told why it went wrong
+            why = " ".join(f"{type(problem).__name__}: {problem}".split())
+            return Localisation(None, None, None, (), (), (), f"could not be located: {why[:300]}")
+
+    def _first_that_goes_bad(
+        self, run: RunStep, buffers: Mapping[str, Tensor], loss_scale: float | None
+    ) -> Localisation | None:
         seen: list[Localisation] = []
         for micro in self._batches:
             found = localise(
@@ -187,6 +236,25 @@ class BlackBox:
         if not written:
             return ()
         return (f"the step wrote to {', '.join(written[:5])} in place, so what is saved is not what it was given",)
+
+
+def _place(layout: Layout | None, gradients: Sequence[Tensor | None], bad_names: Sequence[str]) -> str:
+    """What the list of bad layers says about the place."""
+    if layout is None:
+        return "no gradient yet: the step ended before its backward pass did"
+    layer_of = dict(zip(layout.names, layout.layer_of, strict=True))
+    with_gradient = dict.fromkeys(
+        layout.layers[layer] for layer, grad in zip(layout.layer_of, gradients, strict=True) if grad is not None
+    )
+    return place_from_gradients(list(with_gradient), [layout.layers[layer_of[name]] for name in bad_names])
+
+
+def _announcement(place: Place, found: Localisation | None) -> str:
+    where = f"; {found}" if found is not None and found.found else ""
+    if place.lacks:
+        return f"Saved to {place.path}{where}. It cannot be replayed: {'; '.join(place.lacks)}."
+    command = f"python -m lightning_gradguard replay {shlex.quote(str(place.path))} --module my.module:factory"
+    return f"Saved to {place.path}{where}. Run `{command}`."
 
 
 def _containers(batch: Any) -> Any:

@@ -23,14 +23,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_gradguard.harmless.rng import RngState
-from lightning_gradguard.incident.codec import encode
+from lightning_gradguard.incident.attributes import Attributes
+from lightning_gradguard.incident.batch import walk
+from lightning_gradguard.incident.codec import encode, encode_batches
 from lightning_gradguard.incident.locate import Localisation
 from lightning_gradguard.incident.markdown import to_markdown
-from lightning_gradguard.incident.trace import named_tensors
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.incident.trace import pieces
+from lightning_gradguard.measurement.layout import Layout, clean_name
+from lightning_gradguard.measurement.sharding import local
 
 FORMAT = "lightning-gradguard incident"
-VERSION = 1
+VERSION = 2
 PAYLOADS = ("batch.pt", "rng.pt", "state.pt")
 
 
@@ -40,11 +43,19 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One batch of the bad step, and the generators' state just before it; a step has several under accumulation."""
+    """One batch of the bad step, and the generators' state just before it; a step has several under accumulation.
+
+    Attributes:
+        batch: as the step got it.
+        index: of the batch in its epoch.
+        rng: what :func:`~lightning_gradguard.harmless.rng.capture_rng` took.
+        process: which process it was for.
+    """
 
     batch: Any
     index: int
     rng: RngState
+    process: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class Incident:
         optimizer: index of the optimizer.
         cause: ``"nan"``, ``"inf"``, ``"spike"`` or another word for what was seen.
         action: what was done about it.
-        gradients: the gradients as the optimizer would have applied them, by parameter name.
+        gradients: of the gradients as the optimizer would have applied them, by parameter name: how many elements
+            are not finite, and a hash.
         place: what the list of bad layers says about the place.
         batches: the batches of the step, in order.
         buffers: the buffers before the first of them, by name.
@@ -67,13 +79,15 @@ class Incident:
         bad_buffers: names of the buffers that the step made non-finite.
         notes: what else a reader should know.
         suffix: of the folder's name, where several processes write.
+        attributes: plain attributes of the module and its parts, and which of them the run had changed.
+        exception: type and message of what the step raised, where that is the incident.
     """
 
     step: int
     optimizer: int
     cause: str
     action: str
-    gradients: Mapping[str, Tensor | None]
+    gradients: Mapping[str, Mapping[str, Any]]
     place: str
     batches: Sequence[MicroBatch]
     buffers: Mapping[str, Tensor]
@@ -84,11 +98,21 @@ class Incident:
     bad_buffers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     suffix: str = ""
+    attributes: Attributes = field(default_factory=dict)
+    exception: Mapping[str, str] | None = None
 
     @property
     def name(self) -> str:
         """Of its folder."""
         return f"step-{self.step:06d}-opt{self.optimizer}{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an incident was saved, and what it lacks to be replayed."""
+
+    path: Path
+    lacks: tuple[str, ...] = ()
 
 
 class IncidentFolder:
@@ -99,6 +123,9 @@ class IncidentFolder:
         max_incidents: how many bundles it may hold; the first show the cause, later ones its consequences.
         max_bytes: how much they may take together. Parameters, buffers and the state of Adam take 12 bytes a
             parameter. What would not fit is left out, the state first, and the report says so.
+
+    Attributes:
+        saved: the bundles that were written by this object.
 
     Raises:
         ValueError: if a limit is below 1.
@@ -111,6 +138,7 @@ class IncidentFolder:
         self.path = Path(path)
         self.max_incidents = max_incidents
         self.max_bytes = max_bytes
+        self.saved: list[Path] = []
 
     @property
     def is_full(self) -> bool:
@@ -123,11 +151,15 @@ class IncidentFolder:
         module: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         scaler_state: dict[str, Any] | None = None,
-    ) -> Path | None:
-        """Writes one bundle and returns its folder; ``None`` if the folder is full or the disk would not take it.
+        *,
+        parameters: Mapping[str, Tensor] | None = None,
+        lacks: Sequence[str] = (),
+    ) -> Place | None:
+        """Writes one bundle and tells where; ``None`` if the folder is full or the disk would not take it.
 
         Files are flushed to the disk under another name first; the folder appears whole. Nothing that goes wrong
-        here stops the run: it is a warning.
+        here stops the run: it is a warning. Where the module holds parts of its weights only, ``parameters`` are the
+        whole ones, or ``lacks`` says why there are none.
         """
         temporary: Path | None = None
         try:
@@ -136,10 +168,12 @@ class IncidentFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             final = _free_name(self.path / incident.name)
             temporary = Path(tempfile.mkdtemp(prefix=f".{incident.name}-", dir=self.path))
-            self._write(temporary, final, incident, module, optimizer, scaler_state)
+            state = lambda unsaved: _state(module, incident, optimizer, scaler_state, parameters, unsaved)  # noqa: E731
+            left_out = self._write(temporary, final, incident, module, None if lacks else state, lacks)
             temporary.rename(final)
             _sync_folder(self.path)
-            return final
+            self.saved.append(final)
+            return Place(final, tuple(left_out))
         except Exception as problem:  # a full disk is an OSError, or torch.save's RuntimeError; batches hold anything
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -156,22 +190,26 @@ class IncidentFolder:
         final: Path,
         incident: Incident,
         module: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
-        scaler_state: dict[str, Any] | None,
-    ) -> None:
+        state: Callable[[list[str]], dict[str, Any]] | None,
+        lacks: Sequence[str],
+    ) -> list[str]:
+        """Writes all files; tells what was left out, and why."""
         unsaved: list[str] = []
         payloads: dict[str, Any] = {
             "rng.pt": {"rngs": [encode(micro.rng, "rng", unsaved) for micro in incident.batches]},
             "batch.pt": {
-                "batches": [encode(micro.batch, "batch", unsaved) for micro in incident.batches],
+                "batches": encode_batches([micro.batch for micro in incident.batches], unsaved),
                 "indices": [micro.index for micro in incident.batches],
+                "processes": [micro.process for micro in incident.batches],
             },
-            "state.pt": _state(module, incident.buffers, optimizer, scaler_state, unsaved),
         }
-        room = self.max_bytes - _size_of(self.path)
-        files, left_out = {}, []
+        if state is not None:
+            payloads["state.pt"] = state(unsaved)
+        room = self.room
+        files: dict[str, Any] = {}
+        left_out = list(lacks)
         for name, content in payloads.items():
-            size = sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, Tensor))
+            size = sum(_nbytes(leaf) for leaf in tree_leaves(content) if isinstance(leaf, Tensor))
             if size > room:
                 left_out.append(f"{name}: {size:,} bytes would pass max_bytes={self.max_bytes:,}")
                 continue
@@ -183,11 +221,16 @@ class IncidentFolder:
         markdown = to_markdown(json.loads(text), final)
         _write_file(folder / "report.md", lambda file: file.write(markdown.encode()))
         _sync_folder(folder)
+        return left_out
+
+    @property
+    def room(self) -> int:
+        """How many bytes more it may hold."""
+        return self.max_bytes - _size_of(self.path)
 
 
 def describe(incident: Incident, module: nn.Module) -> dict[str, Any]:
     """The content of ``report.json``, but for the files."""
-    gradients = {name: digest_gradient(grad) for name, grad in incident.gradients.items() if grad is not None}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -197,7 +240,8 @@ def describe(incident: Incident, module: nn.Module) -> dict[str, Any]:
         "cause": incident.cause,
         "action": incident.action,
         "place": incident.place,
-        "gradients": gradients,
+        "gradients": {name: dict(digest) for name, digest in incident.gradients.items()},
+        "exception": incident.exception,
         "localisation": incident.localisation,
         "not_localised": incident.not_localised,
         "bad_buffers": list(incident.bad_buffers),
@@ -211,9 +255,24 @@ def describe(incident: Incident, module: nn.Module) -> dict[str, Any]:
     }
 
 
+def digest_gradients(layout: Layout, gradients: Sequence[Tensor | None]) -> dict[str, dict[str, Any]]:
+    """:func:`digest_gradient` of each by name; of shards, added up over processes, which have no hash of the whole."""
+    found = {
+        name: digest_gradient(grad) for name, grad in zip(layout.names, gradients, strict=True) if grad is not None
+    }
+    if layout.sharding is None:
+        return found
+    none = {"nan": 0, "inf": 0}
+    counts = [[found.get(name, none)[kind] for kind in ("nan", "inf")] for name in layout.names]
+    device = layout.values()[0].device
+    together = layout.sharding.sum(torch.tensor(counts, device=device)).ceil().long().tolist()
+    return {n: {"nan": nan, "inf": inf, "sha256": None} for n, (nan, inf) in zip(layout.names, together, strict=True)}
+
+
 def digest_gradient(grad: Tensor) -> dict[str, Any]:
     """Counts of NaN and infinite elements, and a hash of the bits (all NaN counting as the same)."""
     values = grad.detach()
+    values = local(values)
     values = values.to_dense() if values.layout != torch.strided else values
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     values = torch.where(values.isnan(), torch.full_like(values, math.nan), values).contiguous().cpu()
@@ -237,20 +296,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _nbytes(tensor: Tensor) -> int:
+    return sum(piece.nbytes for piece in pieces(tensor))
+
+
 def _state(
     module: nn.Module,
-    buffers: Mapping[str, Tensor],
+    incident: Incident,
     optimizer: torch.optim.Optimizer | None,
     scaler_state: dict[str, Any] | None,
+    parameters: Mapping[str, Tensor] | None,
     unsaved: list[str],
 ) -> dict[str, Any]:
-    parameters = {clean_name(name): parameter.detach() for name, parameter in module.named_parameters()}
-    current = {clean_name(name): buffer.detach() for name, buffer in module.named_buffers()}
-    before = {clean_name(name): buffer for name, buffer in buffers.items()}
+    """What ``state.pt`` holds: the model as it was before the step."""
+    if parameters is None:
+        parameters = {clean_name(name): parameter.detach() for name, parameter in module.named_parameters()}
+    current = {clean_name(name): local(buffer) for name, buffer in module.named_buffers()}
+    before = {clean_name(name): local(buffer) for name, buffer in incident.buffers.items()}
+    names = {clean_name(name) for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {
-        "parameters": encode(parameters, "parameters", unsaved),
+        "parameters": encode(dict(parameters), "parameters", unsaved),
         "buffers": encode(current | before, "buffers", unsaved),
-        "frozen": [clean_name(name) for name, parameter in module.named_parameters() if not parameter.requires_grad],
+        "attributes": {part: [encode(values), changed] for part, (values, changed) in incident.attributes.items()},
+        "frozen": sorted(names),
         "eval": [clean_name(name) for name, part in module.named_modules() if not part.training],
         "optimizer": None if optimizer is None else encode(optimizer.state_dict(), "optimizer", unsaved),
         "scaler": encode(scaler_state, "scaler", unsaved),
@@ -278,8 +346,10 @@ def _on_cpu(incident: Incident, module: nn.Module) -> list[str]:
     """Tensors of the batches that lay on the CPU though the module did not (lengths of packed sequences, say)."""
     if all(parameter.device.type == "cpu" for parameter in module.parameters()):
         return []
-    named = [named_tensors(micro.batch) for micro in incident.batches]
-    return sorted({path for pairs in named for path, tensor in pairs if tensor.device.type == "cpu"})
+    found: set[str] = set()
+    for micro in incident.batches:
+        found |= {path for path, item in walk(micro.batch) if isinstance(item, Tensor) and item.device.type == "cpu"}
+    return sorted(found)
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,40 +1,32 @@
-"""Turns a batch into containers that ``torch.load(weights_only=True)`` reads, and back."""
+"""Turns a batch into containers that ``torch.load(weights_only=True)`` reads; ``decode`` brings them back."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import sys
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+import enum
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_KIND = "__gradguard__"
+from lightning_gradguard.incident.batch import Part, is_array, parts_of, walk
+from lightning_gradguard.incident.classes import can_be_made, type_name
+from lightning_gradguard.incident.plain import encode_plain
+from lightning_gradguard.incident.unsaved import Unsaved
+
+KIND = "__gradguard__"
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.Size, torch.device)
-
-
-class Unsaved:
-    """Stands where something was that could not be saved safely.
-
-    Attributes:
-        path: the expression that reached it, e.g. ``"batch['meta']"``.
-        description: its type and the beginning of its ``repr``.
-    """
-
-    def __init__(self, path: str, description: str) -> None:
-        self.path = path
-        self.description = description
+_TENSOR_STATE = frozenset({"_backward_hooks", "_post_accumulate_grad_hooks", "requires_grad", "grad"})
 
 
 def encode(value: Any, path: str = "batch", unsaved: list[str] | None = None) -> Any:
     """A copy made of tensors, numbers, strings, lists and dicts alone.
 
-    Tuples, named tuples, sets, NumPy arrays, bytes and dataclasses become a dict that says what they were. A tensor
-    that is a view of a larger memory is copied, so that a slice of a data set does not take the whole set along.
-    Anything else is described.
+    Other containers, dates, paths, enums, arrays and objects with attributes become a dict that says what they were;
+    objects that refer to each other still do. A tensor that is a view of a larger memory is copied, so that a slice
+    of a data set does not take the whole set along. Anything else is described.
 
     Args:
         value: what to encode.
@@ -45,135 +37,138 @@ def encode(value: Any, path: str = "batch", unsaved: list[str] | None = None) ->
         >>> encode({"x": (1, 2)})
         {'x': {'__gradguard__': 'tuple', 'items': [1, 2]}}
     """
-    unsaved = [] if unsaved is None else unsaved
-    if isinstance(value, Tensor) and type(value) in (Tensor, torch.nn.Parameter):
-        tensor = value.detach()
-        is_view = tensor.layout == torch.strided and tensor.untyped_storage().nbytes() > tensor.nbytes
-        return tensor.clone() if is_view else tensor
-    if type(value) in _PLAIN:
-        return value
-    if type(value) is list:
-        return [encode(item, f"{path}[{index}]", unsaved) for index, item in enumerate(value)]
-    if isinstance(value, tuple):
-        items = [encode(item, f"{path}[{index}]", unsaved) for index, item in enumerate(value)]
-        if hasattr(value, "_fields"):
-            return {_KIND: "namedtuple", "type": _type_name(value), "fields": list(value._fields), "items": items}
-        return {_KIND: "tuple", "items": items}
-    if isinstance(value, set | frozenset) and all(type(item) in _PLAIN for item in value):
-        return {_KIND: "set", "items": list(value)}
-    if isinstance(value, bytes | bytearray):
-        return {_KIND: "bytes", "items": torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else None}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        encoded = {name: encode(item, f"{path}.{name}", unsaved) for name, item in fields.items()}
-        return {_KIND: "dataclass", "type": _type_name(value), "fields": encoded}
-    if isinstance(value, Mapping) and all(type(key) in (str, int, float, bool) for key in value):
-        entries = {key: encode(value[key], f"{path}[{key!r}]", unsaved) for key in value}
-        return {_KIND: "mapping", "items": entries} if _KIND in entries else entries
-    array = _as_array(value)
-    if array is not None:
-        return array
-    description = f"{_type_name(value)}: {repr(value)[:200]}"
-    unsaved.append(f"{path} ({description})")
-    return {_KIND: "unsaved", "path": path, "description": description}
+    return _Encoder([] if unsaved is None else unsaved).encode(value, path)
 
 
-def decode(value: Any) -> Any:
-    """What :func:`encode` was given.
-
-    Named tuples and dataclasses come back as their own class if that is already imported (nothing is imported, and no
-    constructor runs); otherwise as a plain tuple, or an object with the same attributes. Mappings come back as dicts.
-    """
-    if isinstance(value, list):
-        return [decode(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    kind = value.get(_KIND)
-    if kind is None or not isinstance(kind, str):
-        return {key: decode(item) for key, item in value.items()}
-    return _DECODERS[kind](value)
+def encode_batches(batches: Sequence[Any], unsaved: list[str]) -> list[Any]:
+    """:func:`encode` of several batches: what is one object in two of them stays one."""
+    encoder = _Encoder(unsaved)
+    paths = ["batch"] if len(batches) == 1 else [f"batches[{index}]" for index in range(len(batches))]
+    return [encoder.encode(batch, path) for batch, path in zip(batches, paths, strict=True)]
 
 
 def find_unsaved(value: Any) -> list[Unsaved]:
     """Every :class:`Unsaved` in a decoded batch."""
-    if isinstance(value, Unsaved):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    elif dataclasses.is_dataclass(value):
-        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
-    elif isinstance(value, SimpleNamespace):
-        value = list(vars(value).values())
-    return [found for item in value for found in find_unsaved(item)] if isinstance(value, list | tuple) else []
+    return [item for _, item in walk(value) if isinstance(item, Unsaved)]
 
 
-def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], path: str = "batch") -> Any:
-    """A copy of a batch with every tensor replaced by ``change(path, tensor)``."""
-    if isinstance(value, Tensor):
-        return change(path, value)
-    if type(value) is dict:
-        return {key: map_tensors(item, change, f"{path}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [map_tensors(item, change, f"{path}[{index}]") for index, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple.__new__(type(value), items)
-    if dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace):
-        names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else list(vars(value))
-        value = copy.copy(value)
-        for name in names:
-            object.__setattr__(value, name, map_tensors(getattr(value, name), change, f"{path}.{name}"))
-    return value
+class _Encoder:
+    """One batch on its way into plain containers.
+
+    Tensors and objects that were met before are not encoded again: what was one object stays one.
+    """
+
+    def __init__(self, unsaved: list[str]) -> None:
+        self.unsaved = unsaved
+        self._tensors: dict[int, Any] = {}
+        self._numbers: dict[int, int] = {}
+        self._open: set[int] = set()  # lists, tuples and dicts that are being encoded
+        self._alive: list[Any] = []  # so that no id goes to another object meanwhile
+
+    def encode(self, value: Any, path: str) -> Any:
+        if type(value) in _PLAIN:
+            return value
+        if isinstance(value, Tensor):
+            return self._tensor(value, path)
+        if type(value) is Unsaved:
+            return self._describe(value, path)
+        if type(value) in (list, dict, tuple):
+            return self._builtin(value, path)
+        if isinstance(value, weakref.ref):
+            return {KIND: "weakref", "to": self.encode(value(), path)}
+        if isinstance(value, enum.Enum):
+            return {KIND: "enum", "type": type_name(type(value)), "name": value.name}
+        if isinstance(value, bytes | bytearray):
+            return {KIND: "bytes", "items": torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else None}
+        if isinstance(value, set | frozenset):
+            return {KIND: "set", "items": [self.encode(item, f"{path}.item") for item in value]}
+        if (plain := encode_plain(value)) is not None:
+            return {KIND: plain[0], "items": plain[1]}
+        if is_array(value) and value.dtype.kind == "O":
+            items = [self.encode(item, f"{path}.item") for item in value.ravel()]
+            return {KIND: "objects", "shape": list(value.shape), "items": items}
+        return self._object(value, path)
+
+    def _tensor(self, value: Tensor, path: str) -> Any:
+        if id(value) not in self._tensors:
+            self._alive.append(value)
+            self._tensors[id(value)] = self._new_tensor(value, path)
+        return self._tensors[id(value)]
+
+    def _new_tensor(self, value: Tensor, path: str) -> Any:
+        tensor = value.detach()
+        if value.device.type == "meta":
+            return self._describe(value, path, "a tensor without numbers")
+        if type(value) in (Tensor, torch.nn.Parameter):
+            return tensor.to_dense() if tensor.layout == torch._mkldnn else _own(tensor)  # type: ignore[attr-defined]
+        if value.layout == torch.jagged:
+            return tensor  # torch saves it with the offsets that it shares with others
+        if hasattr(value, "__tensor_flatten__") or not can_be_made(type(value)):
+            return self._describe(value, path)
+        state = {name: self.encode(i, f"{path}.{name}") for name, i in vars(value).items() if name not in _TENSOR_STATE}
+        plain = _own(tensor.as_subclass(Tensor))
+        return {KIND: "tensor", "type": type_name(type(value)), "tensor": plain, "state": state}
+
+    def _builtin(self, value: Any, path: str) -> Any:
+        if id(value) in self._open:
+            return self._describe(value, path, "inside itself")
+        self._open.add(id(value))
+        parts = parts_of(value) or []
+        if type(value) is dict and KIND not in value and all(type(p.key) in (str, int, float, bool) for p in parts):
+            encoded: Any = {part.key: self.encode(part.item, path + part.suffix) for part in parts}
+        elif type(value) is dict:
+            encoded = {KIND: "mapping", "items": self._pairs(parts, path)}
+        else:
+            encoded = [self.encode(part.item, path + part.suffix) for part in parts]
+            encoded = encoded if type(value) is list else {KIND: "tuple", "items": encoded}
+        self._open.discard(id(value))
+        return encoded
+
+    def _pairs(self, parts: list[Part], path: str) -> list[Any]:
+        return [[self.encode(p.key, f"{path}.key"), self.encode(p.item, path + p.suffix)] for p in parts]
+
+    def _object(self, value: Any, path: str) -> Any:
+        """A named tuple, a container or an object of a class of its own: the name of the class, and what is in it."""
+        if id(value) in self._numbers:
+            return {KIND: "same", "number": self._numbers[id(value)]}
+        cls, parts = type(value), parts_of(value)
+        if parts is None or not can_be_made(cls):
+            return self._describe(value, path)
+        self._alive.append(value)
+        number = self._numbers[id(value)] = len(self._numbers)
+        bases = [type_name(base) for base in cls.__bases__]
+        encoded: dict[str, Any] = {KIND: "object", "number": number, "type": type_name(cls), "bases": bases}
+        inside = [part for part in parts if not part.suffix.startswith(".")]
+        if isinstance(value, dict):
+            encoded["mapping"] = self._pairs(inside, path)
+        elif isinstance(value, list | tuple | deque):
+            encoded["sequence"] = [self.encode(part.item, path + part.suffix) for part in inside]
+        if isinstance(value, defaultdict):
+            encoded["factory"] = getattr(value.default_factory, "__name__", None)
+        if isinstance(value, tuple):
+            return encoded | {"fields": list(getattr(value, "_fields", ()))}
+        attributes = [part for part in parts if part.suffix.startswith(".")]
+        encoded["state"] = {part.key: self.encode(part.item, path + part.suffix) for part in attributes}
+        encoded["view"] = self._pairs(_view_of(value), path)
+        return encoded
+
+    def _describe(self, value: Any, path: str, why: str | None = None) -> Any:
+        description = f"{type_name(type(value))}: {(why or repr(value))[:200]}"
+        self.unsaved.append(f"{path} ({description})")
+        return {KIND: "unsaved", "path": path, "description": description}
 
 
-def _as_array(value: Any) -> Any:
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    if isinstance(value, numpy.generic) and value.dtype.kind in "biufc":
-        return value.item()
-    if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
-        return {_KIND: "array", "items": torch.from_numpy(value.copy())}
-    return None
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where it is a view of a larger memory."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_nested
+    return tensor.clone() if is_dense and tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}:{type(value).__qualname__}"
-
-
-def _imported(name: str) -> Any:
-    """A class by name, from modules that are imported already."""
-    module, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) and f"{found.__module__}:{found.__qualname__}" == name else None
-
-
-def _decode_dataclass(value: dict[str, Any]) -> Any:
-    fields = {name: decode(item) for name, item in value["fields"].items()}
-    cls = _imported(value["type"])
-    if cls is None or not dataclasses.is_dataclass(cls) or {f.name for f in dataclasses.fields(cls)} != set(fields):
-        return SimpleNamespace(**fields)
-    made: Any = object.__new__(cls)  # type: ignore[arg-type]
-    for name, item in fields.items():
-        object.__setattr__(made, name, item)
-    return made
-
-
-def _decode_namedtuple(value: dict[str, Any]) -> Any:
-    items = [decode(item) for item in value["items"]]
-    cls = _imported(value["type"])
-    if cls is None or not issubclass(cls, tuple) or list(getattr(cls, "_fields", ())) != value["fields"]:
-        return tuple(items)
-    return tuple.__new__(cls, items)
-
-
-_DECODERS: dict[str, Any] = {
-    "tuple": lambda value: tuple(decode(item) for item in value["items"]),
-    "namedtuple": _decode_namedtuple,
-    "set": lambda value: set(value["items"]),
-    "bytes": lambda value: b"" if value["items"] is None else bytes(value["items"].tolist()),
-    "dataclass": _decode_dataclass,
-    "mapping": lambda value: {key: decode(item) for key, item in value["items"].items()},
-    "array": lambda value: value["items"].numpy(),
-    "unsaved": lambda value: Unsaved(value["path"], value["description"]),
-}
+def _view_of(value: Any) -> list[Part]:
+    """What an object answers to as a mapping, for a replay that does not know its class."""
+    if isinstance(value, dict) or not callable(getattr(type(value), "keys", None)):
+        return []
+    try:
+        return [Part(f"[{key!r}]", key, value[key]) for key in value.keys()]  # noqa: SIM118
+    except Exception:  # an object with keys of its own kind
+        return []

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.incident.trace import is_finite
+
 _SILENT = ("log", "log_dict", "print")
 
 
@@ -21,6 +23,11 @@ class _Trainer:
     """What a training step may ask its Trainer, as it was at the incident."""
 
     def __init__(self, config: Mapping[str, Any], optimizers: list[_Optimizer]) -> None:
+        for name in ("max_epochs", "max_steps", "num_training_batches", "estimated_stepping_batches"):
+            if config.get(name) is not None:
+                setattr(self, name, config[name])
+        self.accumulate_grad_batches = config.get("accumulate_grad_batches") or 1
+        self.precision = config.get("precision")
         self.current_epoch = config.get("epoch", 0)
         self.global_step = config.get("global_step", 0)
         self.global_rank = self.local_rank = self.node_rank = 0
@@ -54,7 +61,7 @@ class _Optimizer:
         if closure is not None:
             closure()
         bad = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self._is_incident and any(not bool(p.grad.isfinite().all()) for p in bad):
+        if self._is_incident and any(not is_finite(p.grad) for p in bad):
             raise Reached
 
     @contextmanager
@@ -87,13 +94,17 @@ def without_trainer(
             module.__dict__[name] = _silent
     if "_trainer" in kept:
         optimizers: list[_Optimizer] = []
+        module.__dict__["_trainer"] = _Trainer(config, optimizers)  # configure_optimizers may ask it for the length
+
+        def ask_for_optimizers(use_pl_optimizer: bool = True) -> Any:
+            if not optimizers:
+                made = _flat_optimizers(module.configure_optimizers())  # type: ignore[operator]
+                optimizers.extend(_Optimizer(module, one, i == optimizer_index) for i, one in enumerate(made))
+            return optimizers[0] if len(optimizers) == 1 else optimizers
+
         if is_manual(module):
-            made = _flat_optimizers(module.configure_optimizers())  # type: ignore[operator]
-            optimizers += [_Optimizer(module, one, index == optimizer_index) for index, one in enumerate(made)]
-        module.__dict__["_trainer"] = _Trainer(config, optimizers)
-        module.__dict__["optimizers"] = lambda use_pl_optimizer=True: (
-            optimizers[0] if len(optimizers) == 1 else optimizers
-        )
+            ask_for_optimizers()
+        module.__dict__["optimizers"] = ask_for_optimizers
         module.__dict__["lr_schedulers"] = _Scheduler
         module.__dict__["manual_backward"] = lambda loss, *args, **kwargs: backward(loss)
     try:
@@ -110,13 +121,15 @@ def call_training_step(module: Any, batch: Any, index: int) -> Any:
     return module.training_step(batch, index) if len(positional) > 1 else module.training_step(batch)
 
 
-def loss_of(output: Any) -> Tensor:
-    """The loss in what a training step returned.
+def loss_of(output: Any) -> Tensor | None:
+    """The loss in what a training step returned; ``None`` for a step that sat this batch out by returning none.
 
     Raises:
-        TypeError: if there is none.
+        TypeError: if there is something else.
     """
-    loss = output["loss"] if isinstance(output, Mapping) else output
+    if output is None:
+        return None
+    loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
         raise TypeError(f"training_step returned {type(loss).__name__}, not a loss")
     return loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lightning_gradguard.harmless.rng import RngState
 from lightning_gradguard.incident.rerun import untouched
-from lightning_gradguard.incident.trace import Extreme, OperatorCall, Origin
+from lightning_gradguard.incident.trace import Extreme, OperatorCall, Origin, TensorRange, is_finite
 from lightning_gradguard.incident.watcher import Recorder
 from lightning_gradguard.measurement.layout import clean_name
 
-Step = Callable[[nn.Module, Any], Tensor]
+Step = Callable[[nn.Module, Any], Tensor | None]
 
 _MAX_EXTREMES = 8
 
@@ -57,7 +57,9 @@ class Localisation:
 
     @property
     def phase(self) -> str | None:
-        """``"batch"``, ``"parameter"``, ``"buffer"``, ``"tensor"``, ``"forward"`` or ``"backward"``."""
+        """``"batch"``, ``"parameter"``, ``"buffer"``, ``"tensor"``, ``"loss scale"``, ``"forward"`` or
+        ``"backward"``.
+        """
         if self.origin is None:
             return None
         call = self.origin.call
@@ -104,24 +106,36 @@ def localise(
         >>> found.phase
         'forward'
     """
+    with untouched(module, rng=rng, buffers=buffers):
+        return _watch(module, step, batch, loss_scale, context or nullcontext())
+
+
+def _watch(
+    module: nn.Module, step: Step, batch: Any, loss_scale: float | None, context: AbstractContextManager[Any]
+) -> Localisation:
+    """Runs the step once, with whatever it leaves behind."""
     loss: Tensor | None = None
     error = None
-    bad_gradients: dict[str, Tensor] = {}
-    with untouched(module, rng=rng, buffers=buffers):
-        recorder = Recorder(module, batch)  # once the buffers are what they were
-        finite_before = {name for name, buffer in module.named_buffers() if _is_finite(buffer)}
-        try:
-            with torch.enable_grad(), torch.compiler.set_stance("force_eager"), recorder:
-                with context or nullcontext():
-                    loss = step(module, batch)
-                bad_gradients = _bad_gradients(module, loss if loss_scale is None else loss * loss_scale)
-        except Exception as problem:
-            error = f"running the step again raised {type(problem).__name__}: {problem}"
-        bad_buffers = tuple(n for n, b in module.named_buffers() if n in finite_before and not _is_finite(b))
-        targets = [] if loss is None else [loss]
-        answer = recorder.origin_of(targets) or recorder.origin_of(bad_gradients.values())
-        if answer is None and (error is not None or bad_buffers):
-            answer = recorder.earliest()
+    gradients: dict[str, Tensor] = {}
+    bad_gradients: Mapping[str, Any] = {}
+    recorder = Recorder(module, batch)  # once the buffers are what they were
+    finite_before = {name for name, buffer in module.named_buffers() if is_finite(buffer)}
+    try:
+        with torch.enable_grad(), torch.compiler.set_stance("force_eager"), recorder:
+            with context:
+                loss = step(module, batch)
+            gradients = _gradients(module, loss if loss is None or loss_scale is None else loss * loss_scale)
+        bad_gradients = {name: grad for name, grad in gradients.items() if not is_finite(grad)}
+    except Exception as problem:
+        error = f"running the step again raised {type(problem).__name__}: {problem}"
+    bad_buffers = tuple(n for n, b in module.named_buffers() if n in finite_before and not is_finite(b))
+    targets = [] if loss is None else [loss]
+    answer = recorder.origin_of(targets) or recorder.origin_of(bad_gradients.values())
+    if answer is None and error is None and (spoiled := _spoiled_by_unscaling(gradients, loss_scale)):
+        held = TensorRange((), "float32", float(loss_scale or 0.0), float(loss_scale or 0.0), 0, 0)
+        answer, bad_gradients = (Origin("loss scale", "", None, held, False), None), dict.fromkeys(spoiled)
+    if answer is None and (error is not None or bad_buffers):
+        answer = recorder.earliest()
     return conclude(recorder, answer, loss, tuple(bad_gradients), bad_buffers, error)
 
 
@@ -184,26 +198,32 @@ def place_from_gradients(layers: Sequence[str], bad_layers: Sequence[str]) -> st
     return f"{names}: several branches, or layers that are not in the order they run in"
 
 
-def _bad_gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+def _gradients(module: nn.Module, loss: Tensor | None) -> dict[str, Tensor]:
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    if not named or not loss.requires_grad:
+    if not named or loss is None or not loss.requires_grad:
         return {}
     grads = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
-    pairs = zip(named, grads, strict=True)
-    return {name: grad for (name, _), grad in pairs if grad is not None and not _is_finite(grad)}
+    return {name: grad for (name, _), grad in zip(named, grads, strict=True) if grad is not None}
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    values = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor
-    return bool(values.isfinite().all())
+def _spoiled_by_unscaling(gradients: Mapping[str, Tensor], loss_scale: float | None) -> list[str]:
+    """Names of the gradients that are finite until the loss scale is divided out of them."""
+    if loss_scale is None:
+        return []
+    factor = 1.0 / loss_scale if loss_scale else float("inf")  # as a GradScaler has it
+    return [name for name, grad in gradients.items() if not is_finite(grad * factor)]
 
 
 def _sentence(origin: Origin, turned: OperatorCall | None) -> str:
     call = origin.call
     if origin.place == "operator" and call is not None:
         kind = "NaN" if call.output.nan else "Inf"
-        inputs = "; ".join(str(given) for given in call.inputs) or "nothing"
-        text = f"first {kind} made by {call.operator} {_where(call)}, from finite inputs: {inputs}"
+        inputs = "; ".join(given.describe(masked=True) for given in call.inputs) or "nothing"
+        finite = "" if any(given.inf for given in call.inputs) else "finite "
+        text = f"first {kind} made by {call.operator} {_where(call)}, from {finite}inputs: {inputs}"
+    elif origin.place == "loss scale":
+        scale = origin.held.low if origin.held is not None else 0.0
+        text = f"gradients are finite until the loss scale ({scale:.3g}) is divided out of them"
     else:
         text = f"{origin.place} {origin.name} was not finite before the step ({origin.held})"
         if call is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gradguard.incident.advice import advice
+from lightning_gradguard.incident.trace import BY_A_MASK
 
 _WORTH_SAYING = 1e-3  # a fraction of the dtype's largest number below this is of no interest
 
@@ -25,6 +26,7 @@ def to_markdown(report: dict[str, Any], path: Path) -> str:
         f"{report['created']}, {report['module']}, action: **{report['action']}**.",
         "## What",
         _affected(report, bad),
+        *_raised(report),
         "## Where it began",
         f"The list of layers alone suggests: {report['place']}.",
         _where(report),
@@ -48,6 +50,8 @@ def _title(report: dict[str, Any]) -> str:
 
 
 def _affected(report: dict[str, Any], bad: dict[str, Any]) -> str:
+    if not report["gradients"]:
+        return "There were no gradients yet."
     if not bad:
         return f"All {len(report['gradients'])} gradients are finite."
     lines = [f"{len(bad)} of {len(report['gradients'])} parameters have a non-finite gradient:", ""]
@@ -55,6 +59,11 @@ def _affected(report: dict[str, Any], bad: dict[str, Any]) -> str:
     if len(bad) > 10:
         lines.append(f"- and {len(bad) - 10} more, in `report.json`")
     return "\n".join(lines)
+
+
+def _raised(report: dict[str, Any]) -> list[str]:
+    raised = report["exception"]
+    return [] if raised is None else [f"The step raised **`{raised['type']}`**: {raised['message']}"]
 
 
 def _where(report: dict[str, Any]) -> str:
@@ -68,7 +77,10 @@ def _where(report: dict[str, Any]) -> str:
         return "\n".join([found["error"] or _came_out_finite(report["cause"]), *_near_limit(found)])
     call = origin["call"]
     lines = []
-    if origin["place"] != "operator":
+    if origin["place"] == "loss scale":
+        scale = _number(origin["held"]["low"])
+        lines.append(f"Gradients are finite until the **loss scale** ({scale}) is divided out of them.")
+    elif origin["place"] != "operator":
         lines.append(
             f"**{origin['place']} `{origin['name']}`** was not finite before the step: {_range(origin['held'])}."
         )
@@ -77,7 +89,8 @@ def _where(report: dict[str, Any]) -> str:
         lines.append(f"{verb} **`{call['operator']}`** in the {call['phase']} pass{_node(call)} of {_module(call)}.")
         if call["source"]:
             lines.append(f"Called at `{call['source']}`.")
-        lines += ["", *[f"- input {index}: {_range(given)}" for index, given in enumerate(call["inputs"])]]
+        masked = origin["place"] == "operator"
+        lines += ["", *[f"- input {i}: {_range(given, masked=masked)}" for i, given in enumerate(call["inputs"])]]
         lines.append(f"- result: {_range(call['output'])}")
     turned = found["turned_nan"]
     if turned is not None:
@@ -123,6 +136,9 @@ def _history(history: list[Any]) -> str:
 
 
 def _command(report: dict[str, Any], path: Path) -> str:
+    if report["left_out"]:
+        lines = ["**This incident cannot be replayed**, for want of:", ""]
+        return "\n".join(lines + [f"- {missing}" for missing in report["left_out"]])
     lines = [
         "```",
         f"python -m lightning_gradguard replay {shlex.quote(str(path))} --module my.module:factory",
@@ -132,10 +148,12 @@ def _command(report: dict[str, Any], path: Path) -> str:
     ]
     for note in report["notes"]:
         lines += ["", f"Note: {note}."]
-    for missing in report["left_out"]:
-        lines += ["", f"**Cannot be replayed:** {missing}."]
     if report["unsaved"]:
-        lines += ["", "Not saved, since it cannot be read back safely:", ""]
+        lines += [
+            "",
+            "Not saved, since it cannot be read back safely; a step that does not touch it runs all the same:",
+            "",
+        ]
         lines += [f"- {line}" for line in report["unsaved"]]
     return "\n".join(lines)
 
@@ -155,10 +173,12 @@ def _module(call: dict[str, Any]) -> str:
     return f"module **`{call['module']}`**" if call["module"] else "**the training step itself**"
 
 
-def _range(held: dict[str, Any]) -> str:
+def _range(held: dict[str, Any], *, masked: bool = False) -> str:
     bad = [f"{held[key]} {kind}" for key, kind in (("nan", "NaN"), ("inf", "Inf")) if held[key]]
     span = "no finite value" if held["low"] == "nan" else f"{_number(held['low'])} … {_number(held['high'])}"
-    return f"{held['dtype']}{held['shape']}: {span}" + (f" ({', '.join(bad)})" if bad else "")
+    shape = ", ".join(map(str, held["shape"]))
+    meant = BY_A_MASK if masked and held["inf"] else ""
+    return f"{held['dtype']}[{shape}]: {span}" + (f" ({', '.join(bad)}{meant})" if bad else "")
 
 
 def _extreme(extreme: dict[str, Any]) -> str:

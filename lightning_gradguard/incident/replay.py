@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import math
 import os
-import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_gradguard.harmless.rng import capture_rng, restore_rng
-from lightning_gradguard.incident.bundle import BundleError, MicroBatch, digest_gradient
-from lightning_gradguard.incident.codec import map_tensors
-from lightning_gradguard.incident.fake_trainer import Reached, call_training_step, is_manual, loss_of, without_trainer
-from lightning_gradguard.incident.locate import Localisation, Step, localise
-from lightning_gradguard.incident.read import Bundle, load_state, read_bundle
-from lightning_gradguard.measurement.layout import clean_name
-
-REPRODUCED, NOT_REPRODUCED, UNUSABLE = 0, 1, 2
+from lightning_gradguard.incident.bundle import MicroBatch, digest_gradient
+from lightning_gradguard.incident.locate import Localisation, Step
+from lightning_gradguard.incident.read import read_bundle
+from lightning_gradguard.incident.runner import Outcome, StepFailed, StepRunner, as_it_was
+from lightning_gradguard.incident.samples import SampleReport, find_samples
 
 
 @dataclass(frozen=True)
@@ -35,7 +25,8 @@ class ReplayReport:
         step: of the incident.
         optimizer: of the incident.
         reproduced: whether a parameter that had a non-finite gradient (or a buffer that went bad) had one again; for an
-            incident whose gradients were finite: whether they came out the same.
+            incident whose gradients were finite: whether they came out the same, or, where several processes had
+            averaged theirs, at least half as large.
         exact: whether every gradient is the same to the bit; ``None`` where the incident's were averaged over
             processes, so that one process cannot tell.
         expected: names of the parameters and buffers that were bad at the incident.
@@ -43,6 +34,8 @@ class ReplayReport:
         loss: the loss of each batch of the step.
         localisation: where it began.
         anomaly: the trace of autograd's own anomaly detection, if it was asked for.
+        samples: which samples did it, if that was asked for.
+        error: what the step raised, for an incident that was an exception: reproduced if it is of the same class.
     """
 
     step: int
@@ -54,6 +47,8 @@ class ReplayReport:
     loss: tuple[float, ...]
     localisation: Localisation | None
     anomaly: str | None = None
+    samples: SampleReport | None = None
+    error: str | None = None
 
     def __str__(self) -> str:
         verdict = "reproduced" if self.reproduced else "NOT reproduced"
@@ -65,16 +60,25 @@ class ReplayReport:
             f"  non-finite then: {_names(self.expected)}",
             f"  non-finite now:  {_names(self.found)}",
         ]
+        if self.error is not None:
+            lines.append(f"  {self.error}")
         if self.localisation is not None:
             lines.append(f"  where: {self.localisation}")
             lines += [f"  near the limit before it: {e.describe()}" for e in self.localisation.near_limit]
+        if self.samples is not None:
+            lines += [f"  {line}" for line in str(self.samples).splitlines()]
         if self.anomaly is not None:
             lines += ["  autograd's anomaly detection:", *(f"    {line}" for line in self.anomaly.splitlines())]
         return "\n".join(lines)
 
 
 def replay(
-    bundle: str | os.PathLike[str], module: nn.Module, *, step: Step | None = None, anomaly: bool = False
+    bundle: str | os.PathLike[str],
+    module: nn.Module,
+    *,
+    step: Step | None = None,
+    anomaly: bool = False,
+    samples: bool = False,
 ) -> ReplayReport:
     """Runs the step of an incident again and compares.
 
@@ -87,9 +91,10 @@ def replay(
             with logging made harmless; so is any module's that has one.
         step: ``step(module, batch)`` returns the loss, for a module without ``training_step``.
         anomaly: run once more under ``torch.autograd.detect_anomaly`` and add its trace.
+        samples: find out which samples of the batch did it; some twenty more steps for one sample among 256.
 
     Raises:
-        BundleError: if the bundle cannot be used, or does not fit the module.
+        BundleError: if the bundle cannot be used, does not fit the module, or the step raises.
         TypeError: if there is neither a ``training_step`` nor a ``step``.
 
     Example:
@@ -99,196 +104,94 @@ def replay(
         raise TypeError(
             f"{type(module).__name__} has no training_step; pass step=, a function of (module, batch) giving the loss"
         )
-    return _Replay(read_bundle(bundle), module, step).run(anomaly)
+    checked = read_bundle(bundle)
+    with as_it_was(checked):
+        runner = StepRunner(checked, module, step)
+        raised = checked.report.get("exception")
+        return _replay(runner, anomaly, samples) if raised is None else _replay_exception(runner, raised)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command ``python -m lightning_gradguard replay``.
-
-    Returns:
-        0 if the incident was reproduced, 1 if not, 2 if bundle or module cannot be used.
-    """
-    parser = argparse.ArgumentParser(prog="python -m lightning_gradguard replay", description=__doc__)
-    parser.add_argument("bundle", help="folder of the incident, e.g. incidents/step-000412-opt0")
-    parser.add_argument("--module", required=True, metavar="my.module:factory", help="returns the module; no arguments")
-    parser.add_argument(
-        "--step", metavar="my.module:step", help="step(module, batch) -> loss, where there is no training_step"
+def _replay(runner: StepRunner, anomaly: bool, samples: bool) -> ReplayReport:
+    batches, outcome = _first_that_goes_bad(runner)
+    return ReplayReport(
+        **_compare(runner, outcome),
+        step=runner.bundle.report["step"],
+        optimizer=runner.bundle.report["optimizer"],
+        loss=outcome.losses,
+        localisation=runner.localise(batches),
+        anomaly=runner.anomaly(batches) if anomaly else None,
+        samples=find_samples(runner, batches) if samples else None,
     )
-    parser.add_argument("--anomaly", action="store_true", help="add the trace of autograd's anomaly detection")
-    parser.add_argument("--device", default=None, help="e.g. cuda; the module's own if not given")
-    arguments = parser.parse_args(argv)
+
+
+def _replay_exception(runner: StepRunner, raised: dict[str, str]) -> ReplayReport:
+    """Of a step that ended in an exception: whether it does so again, and where what it complained about began."""
+    error: StepFailed | None = None
+    losses: tuple[float, ...] = ()
     try:
-        read_bundle(arguments.bundle)  # before any of the user's code is imported
-        module = _load(arguments.module)()
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"{arguments.module} returned a {type(module).__name__}, not a torch.nn.Module")
-        if arguments.device is not None:
-            module.to(arguments.device)
-        step = None if arguments.step is None else _load(arguments.step)
-        report = replay(arguments.bundle, module, step=step, anomaly=arguments.anomaly)
-    except BundleError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return UNUSABLE
-    except Exception as problem:
-        traceback.print_exc()
-        print(f"error: {type(problem).__name__}: {problem}", file=sys.stderr)
-        return UNUSABLE
-    print(report)
-    return REPRODUCED if report.reproduced else NOT_REPRODUCED
+        losses = runner.run(runner.batches).losses
+    except StepFailed as problem:
+        error = problem
+    return ReplayReport(
+        step=runner.bundle.report["step"],
+        optimizer=runner.bundle.report["optimizer"],
+        reproduced=error is not None and type(error.__cause__).__name__ == raised["type"],
+        exact=None,
+        expected=(),
+        found=(),
+        loss=losses,
+        localisation=runner.localise(runner.batches),
+        error=str(error) if error is not None else f"the step did not raise {raised['type']} again",
+    )
 
 
-class _Replay:
-    """One bundle and one module, ready to run."""
+def _first_that_goes_bad(runner: StepRunner) -> tuple[Sequence[MicroBatch], Outcome]:
+    """The batches of the first process whose step goes bad, and what it came to; those of the first one if none does.
 
-    def __init__(self, bundle: Bundle, module: nn.Module, step: Step | None) -> None:
-        self.bundle = bundle
-        self.module = module
-        self.step = step
-        self.config = bundle.report["config"]
-        self.losses: list[float] = []
-        self.scale = float(self.config.get("loss_scale") or 1.0)
-        self.share = 1.0 / int(self.config.get("accumulate_grad_batches") or 1)
-        self.manual = step is None and is_manual(module)
-        load_state(bundle, module)
-
-    def run(self, anomaly: bool) -> ReplayReport:
-        report = self.bundle.report
-        with _as_it_was(self.bundle):
-            gradients = self.accumulate()
-            losses = tuple(self.losses)
-            bad_buffers = [clean_name(n) for n, b in self.module.named_buffers() if not bool(b.isfinite().all())]
-            localisation = self.localise()
-            trace = self.anomaly() if anomaly else None
-        digests = {name: digest_gradient(grad) for name, grad in gradients.items()}
-        recorded = report["gradients"]
-        expected = [name for name, entry in recorded.items() if entry["nan"] or entry["inf"]] + report["bad_buffers"]
-        found = [name for name, entry in digests.items() if entry["nan"] or entry["inf"]]
-        found = [name for name in found if name in recorded]
-        found += [name for name in bad_buffers if name in report["bad_buffers"]]
-        exact = {name: digests.get(name, {}).get("sha256") == entry["sha256"] for name, entry in recorded.items()}
-        return ReplayReport(
-            step=report["step"],
-            optimizer=report["optimizer"],
-            reproduced=bool(set(expected) & set(found)) if expected else all(exact.values()),
-            exact=None if int(self.config.get("world_size") or 1) > 1 else all(exact.values()),
-            expected=tuple(expected),
-            found=tuple(found),
-            loss=losses,
-            localisation=localisation,
-            anomaly=trace,
-        )
-
-    def accumulate(self) -> dict[str, Tensor]:
-        """Runs all batches of the step; the gradients as the optimizer would have seen them, without the loss scale."""
-        load_state(self.bundle, self.module)
-        self.losses.clear()
-        for micro in self.bundle.batches:
-            restore_rng(micro.rng)
-            self.forward_backward(micro)
-        named = {clean_name(name): parameter.grad for name, parameter in self.module.named_parameters()}
-        factor = 1.0 / self.scale
-        return {name: grad * factor if factor != 1.0 else grad for name, grad in named.items() if grad is not None}
-
-    def forward_backward(self, micro: MicroBatch) -> None:
-        loss = self.loss(micro, self.backward)
-        if loss is not None and not self.manual:
-            self.backward(loss)
-
-    def backward(self, loss: Tensor) -> None:
-        self.losses.append(float(loss.detach()))
-        (loss * self.scale if self.scale != 1.0 else loss).backward()
-
-    def loss(self, micro: MicroBatch, backward: Callable[[Tensor], None]) -> Tensor | None:
-        batch = map_tensors(micro.batch, self.to_device)
-        with self.precision():
-            if self.step is not None:
-                return self.step(self.module, batch) * self.share
-            with without_trainer(self.module, self.config, self.bundle.report["optimizer"], backward):
-                try:
-                    output = call_training_step(self.module, batch, micro.index)
-                except Reached:
-                    return None
-        if self.manual:
-            return None
-        return loss_of(output) * self.share
-
-    def to_device(self, path: str, tensor: Tensor) -> Tensor:
-        """A copy on the module's device, so that a step that writes to its batch does not spoil the next run."""
-        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
-        return tensor.to("cpu" if path in self.bundle.report["batch_on_cpu"] else device, copy=True)
-
-    def localise(self) -> Localisation | None:
-        """The first batch of the step that goes bad, or near it, under watch; ``None`` if none does."""
-        load_state(self.bundle, self.module)
-        near: Localisation | None = None
-        for micro in self.bundle.batches:
-            backward_losses: list[Tensor] = []
-
-            def step(
-                module: nn.Module, batch: Any, micro: MicroBatch = micro, losses: list[Tensor] = backward_losses
-            ) -> Tensor:
-                loss = self.loss(MicroBatch(batch, micro.index, micro.rng), losses.append)
-                return loss if loss is not None else torch.stack([one.reshape(()) for one in losses]).sum()
-
-            found = localise(self.module, step, micro.batch, loss_scale=self.scale, rng=micro.rng)
-            if found.found or found.error is not None:
-                return found
-            near = near or (found if found.near_limit else None)
-        return near
-
-    def anomaly(self) -> str:
-        with warnings.catch_warnings(record=True) as caught, ExitStack() as stack:
-            warnings.simplefilter("always")
-            stack.enter_context(torch.autograd.detect_anomaly(check_nan=True))
-            error = ""
-            try:
-                self.accumulate()
-            except RuntimeError as problem:
-                error = str(problem)
-        messages = [str(warning.message).strip() for warning in caught if "Error detected" in str(warning.message)]
-        return "\n".join([*messages, error]).strip() or "nothing (it sees NaN in the backward pass only, not Inf)"
-
-    @contextmanager
-    def precision(self) -> Iterator[None]:
-        autocast = self.config.get("autocast")
-        before = torch.get_default_dtype()
-        with ExitStack() as stack:
-            if "default_dtype" in self.config:  # half and double precision modes build their constants in it
-                stack.callback(torch.set_default_dtype, before)
-                torch.set_default_dtype(getattr(torch, str(self.config["default_dtype"]).removeprefix("torch.")))
-            if autocast is not None:
-                dtype = getattr(torch, str(autocast["dtype"]).removeprefix("torch."))
-                stack.enter_context(torch.autocast(autocast["device_type"], dtype=dtype))
-            yield
+    A bundle of one process has only its own.
+    """
+    processes = dict.fromkeys(micro.process for micro in runner.batches)
+    first = None
+    for process in processes:
+        batches = [micro for micro in runner.batches if micro.process == process]
+        outcome = runner.run(batches)
+        if outcome.bad_gradients or len(processes) == 1:
+            return batches, outcome
+        first = first or (batches, outcome)
+    assert first is not None  # a bundle has a batch
+    return first
 
 
-@contextmanager
-def _as_it_was(bundle: Bundle) -> Iterator[None]:
-    """Number of threads and default dtype of the incident; generators and both put back at the end."""
-    rng, threads, dtype = capture_rng(), torch.get_num_threads(), torch.get_default_dtype()
-    recorded = bundle.report["versions"]
-    try:
-        torch.set_num_threads(int(recorded.get("num_threads", threads)))
-        torch.set_default_dtype(getattr(torch, str(recorded.get("default_dtype", dtype)).removeprefix("torch.")))
-        with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        restore_rng(rng)
+def _compare(runner: StepRunner, outcome: Outcome) -> dict[str, Any]:
+    """Whether it is the same step again: which names are bad, whether that is what was expected, bit for bit or not."""
+    recorded = runner.bundle.report["gradients"]
+    bad_buffers = runner.bundle.report["bad_buffers"]
+    expected = [name for name, entry in recorded.items() if entry["nan"] or entry["inf"]] + bad_buffers
+    found = [name for name in outcome.bad_gradients if name in recorded]
+    found += [name for name in outcome.bad_buffers if name in bad_buffers]
+    is_one_process = (runner.config.get("world_size") or 1) == 1
+    digests = {name: digest_gradient(grad)["sha256"] for name, grad in outcome.gradients.items()}
+    exact = is_one_process and all(digests.get(name) == entry["sha256"] for name, entry in recorded.items())
+    if expected:
+        reproduced = bool(set(expected) & set(found))
+    else:
+        reproduced = exact if is_one_process else _norm(outcome) >= 0.5 * _recorded_norm(runner)
+    return {
+        "reproduced": reproduced,
+        "exact": exact if is_one_process else None,
+        "expected": tuple(expected),
+        "found": tuple(found),
+    }
 
 
-def _load(name: str) -> Any:
-    """The object that ``package.module:name`` names; the working folder is searched too."""
-    module, separator, attribute = name.partition(":")
-    if not separator or not attribute:
-        raise ValueError(f"expected my.module:factory, got {name!r}")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    found: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    return found
+def _norm(outcome: Outcome) -> float:
+    return math.sqrt(sum(float(grad.double().norm()) ** 2 for grad in outcome.gradients.values()))
+
+
+def _recorded_norm(runner: StepRunner) -> float:
+    history = runner.bundle.report["history"]
+    last = history[-1][1] if history and isinstance(history[-1], list) and len(history[-1]) > 1 else None
+    return float(last) if isinstance(last, int | float) else math.inf
 
 
 def _names(names: Sequence[str]) -> str:

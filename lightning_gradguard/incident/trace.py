@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# What is said of infinities among the inputs of an operator that made the first NaN.
+BY_A_MASK = ", put there by a mask"
 
 Phase = Literal["forward", "backward"]
 
@@ -16,7 +18,7 @@ Phase = Literal["forward", "backward"]
 class TensorRange:
     """What a tensor held: shape, dtype, smallest and largest finite value, and how many were not finite."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     dtype: str
     low: float
     high: float
@@ -29,13 +31,19 @@ class TensorRange:
         values = reals(tensor)
         finite = values[values.isfinite()]
         low, high = (float(v) for v in finite.aminmax()) if finite.numel() else (float("nan"), float("nan"))
-        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-        return cls(shape, dtype, low, high, int(values.isnan().sum()), int(values.isinf().sum()))
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(shape_of(tensor), dtype, low, high, int(values.isnan().sum()), int(values.isinf().sum()))
 
     def __str__(self) -> str:
+        return self.describe()
+
+    def describe(self, *, masked: bool = False) -> str:
+        """In words; ``masked`` says of infinities that they were meant."""
         bad = ", ".join(f"{n} {kind}" for n, kind in ((self.nan, "NaN"), (self.inf, "Inf")) if n)
+        bad += BY_A_MASK if masked and self.inf else ""
         span = "no finite value" if self.low != self.low else f"{self.low:.3g} … {self.high:.3g}"
-        return f"{self.dtype}{list(self.shape)}: {span}{f' ({bad})' if bad else ''}"
+        shape = ", ".join(map(str, self.shape))
+        return f"{self.dtype}[{shape}]: {span}{f' ({bad})' if bad else ''}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ class Origin:
     """Where a non-finite value came from: an operator that made it of finite ones, or a tensor that held it before.
 
     Attributes:
-        place: ``"operator"``, ``"parameter"``, ``"buffer"``, ``"batch"`` or ``"tensor"`` (one made before the step).
+        place: ``"operator"``, ``"parameter"``, ``"buffer"``, ``"batch"``, ``"tensor"`` (one made before the step) or
+            ``"loss scale"`` (finite gradients become non-finite when it is divided out).
         name: of the parameter, buffer or batch entry.
         call: the operator that made it, or the first that used it.
         held: for what was there before the step: what it held.
@@ -96,7 +105,7 @@ class Origin:
         trail: the last results before it, oldest first.
     """
 
-    place: Literal["operator", "parameter", "buffer", "batch", "tensor"]
+    place: Literal["operator", "parameter", "buffer", "batch", "tensor", "loss scale"]
     name: str
     call: OperatorCall | None
     held: TensorRange | None
@@ -113,43 +122,48 @@ def is_near_limit(largest: float, dtype: torch.dtype) -> bool:
     return (end / 8 if dtype == torch.float16 else end**0.5) <= largest < end
 
 
-def named_tensors(batch: object, path: str = "batch", depth: int = 8) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a batch of lists, tuples, mappings and objects, with the expression that reaches it.
+def shape_of(tensor: Tensor) -> tuple[int | str, ...]:
+    """The shape, with ``"*"`` for the dimensions in which the parts of a nested tensor differ."""
+    if tensor.is_nested and tensor.layout == torch.strided:
+        return (tensor.size(0), *["*"] * (tensor.dim() - 1))
+    return tuple(size if type(size) is int else "*" for size in tensor.shape)
 
-    Goes ``depth`` levels down: deep enough for batches, and an end for objects that refer to each other.
 
-    Example:
-        >>> [name for name, _ in named_tensors({"x": torch.zeros(1), "y": [torch.zeros(2)]})]
-        ["batch['x']", "batch['y'][0]"]
-    """
-    if isinstance(batch, Tensor):
-        yield path, batch
-    elif depth == 0:
-        return
-    elif isinstance(batch, dict) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__")):
-        for key in batch.keys():  # noqa: SIM118 - some mappings iterate over something else
-            yield from named_tensors(batch[key], f"{path}[{key!r}]", depth - 1)
-    elif isinstance(batch, list | tuple):
-        for index, item in enumerate(batch):
-            yield from named_tensors(item, f"{path}[{index}]", depth - 1)
-    elif hasattr(batch, "__dict__") and not isinstance(batch, type | nn.Module):
-        for key, item in vars(batch).items():
-            yield from named_tensors(item, f"{path}.{key}", depth - 1)
+def pieces(tensor: Any) -> list[Tensor]:
+    """The dense tensors that hold the numbers of a tensor: itself, the values of a sparse or nested one, its shard."""
+    if hasattr(tensor, "_local_tensor"):
+        return pieces(tensor._local_tensor)
+    if tensor.layout == torch.jagged:
+        return [tensor._values]
+    if tensor.is_nested:
+        return [tensor.values()]
+    if tensor.layout == torch.strided:
+        return [tensor]
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
+        return [tensor.values()]
+    return [tensor.to_dense()] if tensor.layout == torch._mkldnn else []  # type: ignore[attr-defined]
 
 
 def reals(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor as a dense real tensor that every operator knows."""
-    values = tensor.detach()
-    values = values.coalesce().values() if values.layout == torch.sparse_coo else values
+    """The numbers of a tensor as a dense real tensor that every operator knows; without any where it has none."""
+    dense = pieces(tensor.detach())
+    if not dense or dense[0].is_quantized or dense[0].device.type == "meta" or _is_hollow(dense[0]):
+        return torch.empty(0)
+    values = dense[0]
     if values.is_complex():
         return torch.view_as_real(values.resolve_conj())
-    return values.float() if values.dtype.itemsize == 1 else values  # hardly any operator knows float8
+    return values.float() if values.dtype.itemsize == 1 and values.is_floating_point() else values  # float8
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every number of a tensor, of whatever layout, is finite; a host sync."""
+    return bool(reals(tensor).isfinite().all())
 
 
 def largest_magnitude(tensor: Tensor) -> float | None:
     """Largest magnitude on the host, NaN or infinite if one is; ``None`` for what cannot be non-finite."""
-    if tensor.layout not in (torch.strided, torch.sparse_coo) or not tensor.numel() or tensor.device.type == "meta":
-        return None
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return None
     values = reals(tensor)
@@ -157,3 +171,8 @@ def largest_magnitude(tensor: Tensor) -> float | None:
         return None
     low, high = values.aminmax()
     return abs(float(torch.maximum(-low, high)))
+
+
+def _is_hollow(tensor: Tensor) -> bool:
+    """Whether it has a shape and no memory, as the tensors that stand for others do."""
+    return tensor.numel() > 0 and type(tensor) is not Tensor and hasattr(tensor, "__tensor_flatten__")

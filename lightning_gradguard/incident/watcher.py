@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_gradguard.incident.batch import named_numbers, named_tensors, opaque_parts
 from lightning_gradguard.incident.trace import (
     Extreme,
     OperatorCall,
@@ -22,8 +23,9 @@ from lightning_gradguard.incident.trace import (
     TensorRange,
     is_near_limit,
     largest_magnitude,
-    named_tensors,
+    pieces,
     reals,
+    shape_of,
 )  # fmt: skip
 from lightning_gradguard.measurement.layout import clean_name
 
@@ -68,6 +70,8 @@ class Recorder(TorchDispatchMode):
         self._forward_of: dict[int, tuple[str, str | None]] = {}  # autograd's sequence number -> module, source
         self._module = module
         self._hooks: list[Any] = []
+        self._spoiled: list[tuple[str, TensorRange]] = []  # entries of the batch that are no tensors
+        self._opaque = opaque_parts(batch)
         self._scan(module, batch)
 
     def __enter__(self) -> Recorder:
@@ -136,7 +140,7 @@ class Recorder(TorchDispatchMode):
                 self._trail.append(extreme)
             if is_near_limit(largest, output.dtype):
                 self.near_limit.append(extreme)
-            covered = output.numel() * output.element_size() >= output.untyped_storage().nbytes()
+            covered = all(piece.nbytes >= piece.untyped_storage().nbytes() for piece in pieces(output))
             if memory not in call.memories or (covered and call.written):
                 self._taints.pop(memory, None)
             return
@@ -184,6 +188,9 @@ class Recorder(TorchDispatchMode):
             self._hold(parameter, "parameter", clean_name(name), -3)
         for path, tensor in named_tensors(batch):
             self._hold(tensor, "batch", path, -2)
+        for path, numbers in named_numbers(batch):
+            held = TensorRange.of(torch.tensor(numbers))
+            self._spoiled += [(path, held)] if held.nan or held.inf else []
         for name, buffer in module.named_buffers():
             self._hold(buffer, "buffer", clean_name(name), -1)
 
@@ -198,9 +205,27 @@ class Recorder(TorchDispatchMode):
                 self.near_limit.append(Extreme(0, "forward", owner, f"{place} {name}", dtype, largest, fraction))
             return
         held = TensorRange.of(tensor)
+        if place == "batch":
+            self._spoiled.append((name, held))
         is_mask = place == "buffer" and not held.nan and not bool((reals(tensor) == float("inf")).any())
         origin = Origin(place, name, None, held, is_mask)
         self._taints.setdefault(_memory(tensor), _Taint(origin, order, None))
+
+    def taint_stranger(self, tensor: Tensor) -> _Taint:
+        """The origin of a tensor that is not finite and was never seen before.
+
+        What was made of an entry of the batch behind torch's back (of an array, or of a list of numbers) is known by
+        its numbers. Only what can have come from nowhere else is said to be from before the step.
+        """
+        held = TensorRange.of(tensor)
+        for path, entry in self._spoiled:
+            if (entry.nan, entry.inf) == (held.nan, held.inf):
+                return _Taint(Origin("batch", path, None, entry, False), -2, None)
+        shape = ", ".join(map(str, shape_of(tensor)))
+        name = f"a tensor of shape [{shape}] made before the step"
+        if self._opaque:
+            name += f", or in {', '.join(self._opaque[:3])}, which could not be looked into,"
+        return _Taint(Origin("tensor", name, None, held, not held.nan), 0, None)
 
     def _taint_of(self, tensor: Tensor) -> _Taint | None:
         largest = largest_magnitude(tensor)
@@ -252,10 +277,7 @@ class _Call:
                 continue
             taint = self.recorder._taints.get(_memory(tensor))
             if taint is None:
-                held = TensorRange.of(tensor)
-                name = f"a tensor of shape {list(tensor.shape)} made before the step"
-                taint = _Taint(Origin("tensor", name, None, held, not held.nan), 0, None)
-                self.recorder._taints[_memory(tensor)] = taint
+                taint = self.recorder._taints[_memory(tensor)] = self.recorder.taint_stranger(tensor)
             found.append(taint)
         return found
 
@@ -290,9 +312,11 @@ def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _memory(tensor: Tensor) -> int:
-    if tensor.layout != torch.strided:
-        return id(tensor)
-    return tensor.untyped_storage()._cdata
+    """Where the numbers of a tensor lie; the same for every view of them, and for the array that they came from."""
+    for piece in pieces(tensor):
+        storage = piece.untyped_storage()
+        return storage.data_ptr() or storage._cdata
+    return id(tensor)
 
 
 def _user_line() -> str | None:

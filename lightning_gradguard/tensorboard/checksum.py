@@ -59,10 +59,11 @@ def quicken(file_writer: Any) -> None:
 
 def _write(record_writer: Any, content: bytes) -> None:
     length = struct.pack("<Q", len(content))
-    record_writer._writer.write(length + _masked(length) + content + _masked(content))
+    record_writer._writer.write(length + masked_crc32c(length) + content + masked_crc32c(content))
 
 
-def _masked(content: bytes) -> bytes:
+def masked_crc32c(content: bytes) -> bytes:
+    """The checksum as event files hold it: turned by 15 bits, and a constant added."""
     crc = crc32c(content)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 

@@ -65,7 +65,7 @@ class EventLog:
             "events": self._first + self._last,
             "findings": list(self._findings.values()),
         }
-        return dict(_finite(values))
+        return dict(finite(values))
 
     def to_json(self) -> bytes:
         """All of it as strict JSON; what is in here then counts as written."""
@@ -141,12 +141,12 @@ def _event(step: int, kind: str, text: str, layers: tuple[str, ...]) -> Event:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with NaN and infinities as strings: strict JSON has no numbers for them."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

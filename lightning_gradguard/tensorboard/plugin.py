@@ -24,8 +24,9 @@ App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 class GradientFlowPlugin(base_plugin.TBPlugin):
     """Serves the pictures of gradients over layers and steps, and the page that draws them.
 
-    Routes, all read-only: ``/runs``; ``/flow?run=&optimizer=&stat=``; ``/events?run=&optimizer=``; and each file of
-    ``static/`` under its own name, listed once at start, so that no request reaches another file.
+    Routes, all read-only: ``/runs``, with those that cannot be read and why; ``/flow?run=&optimizer=&stat=``;
+    ``/events?run=&optimizer=``; and each file of ``static/`` under its own name, listed once at start, so that no
+    request reaches another file.
     """
 
     plugin_name = PLUGIN_NAME
@@ -52,7 +53,8 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
         return FlowStore(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
 
     def _runs(self, request: Request) -> Response:
-        return http_util.Respond(request, {"runs": self._store(request).runs()}, "application/json")
+        store = self._store(request)
+        return http_util.Respond(request, {"runs": store.runs(), "unreadable": store.unreadable}, "application/json")
 
     def _flow(self, request: Request) -> Response:
         stat = request.args.get("stat", LAYER_STATS[0])

@@ -73,12 +73,16 @@ class FlowStore:
         provider: TensorBoard's data provider, of whichever loader.
         context: of the request; reading files without a server has an empty one.
         experiment: id of the experiment; TensorBoard on a folder has one, with an empty id.
+
+    Attributes:
+        unreadable: runs of which nothing can be read, with the reason; filled by :meth:`runs`.
     """
 
     def __init__(self, provider: DataProvider, context: RequestContext | None = None, experiment: str = "") -> None:
         self._provider = provider
         self._context = context or RequestContext()
         self._experiment = experiment
+        self.unreadable: dict[str, str] = {}
 
     def runs(self) -> list[dict[str, Any]]:
         """What the list of runs shows of each that has flow data, see :func:`summarize`; the newest first.
@@ -101,12 +105,23 @@ class FlowStore:
 
         Raises:
             KeyError: if there is none; the message names what there is.
+            ValueError: if it cannot be read; the message names the run.
         """
+        try:
+            return self._flow(run, optimizer)
+        except KeyError:
+            raise
+        except Exception as error:  # whatever a file holds that we did not write
+            raise ValueError(f"run {run!r} cannot be read: {error}") from error
+
+    def _flow(self, run: str, optimizer: int) -> Flow:
         tags = {
             tag: meta
             for tag, (_, meta) in self._list(run).get(run, {}).items()
             if meta["kind"] == "flow" and meta["optimizer"] == optimizer
         }
+        if not tags and run in self.unreadable:
+            raise ValueError(self.unreadable[run])
         if not tags:
             raise KeyError(f"no gradient flow of optimizer {optimizer} in run {run!r}")
         columns = [
@@ -114,10 +129,22 @@ class FlowStore:
             for tag, data in self._read([run], list(tags), limit=columns_that_fit(tags.values())).get(run, {}).items()
             for datum in data
         ]
+        if any(column.matrix.shape[:1] != (HEAD_ROWS + len(meta["layers"]),) for meta, column in columns):
+            raise ValueError("a matrix has other rows than the layers it was written with")
         return flow_of(list(tags.values()), columns)
 
     def events(self, run: str, optimizer: int) -> dict[str, Any]:
-        """Counts, events and findings; of a run that was continued, those of all its parts together."""
+        """Counts, events and findings; of a run that was continued, those of all its parts together.
+
+        Raises:
+            ValueError: if they cannot be read; the message names the run.
+        """
+        try:
+            return self._events(run, optimizer)
+        except Exception as error:  # whatever a file holds that we did not write
+            raise ValueError(f"run {run!r} cannot be read: {type(error).__name__}: {error}") from error
+
+    def _events(self, run: str, optimizer: int) -> dict[str, Any]:
         tags = [
             tag
             for tag, (_, meta) in self._list(run).get(run, {}).items()
@@ -133,10 +160,13 @@ class FlowStore:
             plugin_name=PLUGIN_NAME,
             run_tag_filter=None if run is None else RunTagFilter(runs=[run]),
         )
-        return {
-            name: {tag: (series, json.loads(series.plugin_content)) for tag, series in tags.items()}
-            for name, tags in tensors.items()
-        }
+        found = {}
+        for name, tags in tensors.items():
+            try:
+                found[name] = {tag: (series, _read_meta(series.plugin_content)) for tag, series in tags.items()}
+            except ValueError as error:
+                self.unreadable[name] = f"what was written with its tensors is not ours: {error}"
+        return found
 
     def _read(self, runs: Sequence[str], tags: Sequence[str], limit: int) -> dict[str, dict[str, Any]]:
         found = self._provider.read_tensors(
@@ -151,6 +181,20 @@ class FlowStore:
     def _read_kind(self, listed: Listed, kind: str, limit: int) -> dict[str, dict[str, Any]]:
         tags = {tag for by_tag in listed.values() for tag, (_, meta) in by_tag.items() if meta["kind"] == kind}
         return self._read(list(listed), sorted(tags), limit) if tags else {}
+
+
+def _read_meta(content: bytes) -> dict[str, Any]:
+    """What was written with a series of tensors: what they are, of which optimizer and layers.
+
+    Raises:
+        ValueError: if we did not write it.
+    """
+    meta = json.loads(content)
+    if not isinstance(meta, dict) or not isinstance(meta.get("optimizer"), int) or "kind" not in meta:
+        raise ValueError("neither a kind nor an optimizer is given")
+    if meta["kind"] == "flow" and not isinstance(meta.get("layers"), list):
+        raise ValueError("no layers are given")
+    return meta
 
 
 def _last_matrices(by_tag: dict[str, Any], tags: dict[str, tuple[Any, dict[str, Any]]]) -> dict[int, Array]:

@@ -68,6 +68,16 @@ def test_callbacks_are_copied_before_and_after_a_fit_and_go_on_working(make, dup
         assert [record.step for record in callbacks[0].records] == [0, 1, 2], "what was seen comes along"
 
 
+@COPY
+@CALLBACKS
+def test_a_copy_takes_no_module_along_so_that_one_which_cannot_be_pickled_is_no_hindrance(
+    make, duplicate, make_trainer, tmp_path
+):
+    callbacks = make(tmp_path)
+    make_trainer(callbacks=callbacks).fit(Regression(optimizer=lambda params: sgd(params)), batches(3))
+    assert [len(callback.records) for callback in duplicate(callbacks)] == [3] * len(callbacks)
+
+
 class Copying(Regression):
     """Copies its net and all callbacks in the middle of a sampled step, with our hooks in place."""
 

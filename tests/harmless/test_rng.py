@@ -10,7 +10,8 @@ import torch
 
 from lightning_gradguard.harmless import rng
 from lightning_gradguard.harmless.rng import RngWatch, capture_rng, restore_rng
-from lightning_gradguard.incident.codec import decode, encode
+from lightning_gradguard.incident.codec import encode
+from lightning_gradguard.incident.decode import decode
 
 legacy = np.random.mtrand._rand  # the global generator that np.random.rand and its kin draw from
 

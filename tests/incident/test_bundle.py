@@ -24,7 +24,7 @@ def net():
 
 def test_a_bundle_holds_what_it_promises(net, tmp_path):
     optimizer = torch.optim.Adam(net.parameters())
-    saved = IncidentFolder(tmp_path / "a" / "incidents").save(bad_step(net), net, optimizer, {"scale": 1024.0})
+    saved = IncidentFolder(tmp_path / "a" / "incidents").save(bad_step(net), net, optimizer, {"scale": 1024.0}).path
     assert saved == tmp_path / "a" / "incidents" / "step-000412-opt0"
     assert {path.name for path in saved.iterdir()} == {"report.md", "report.json", "batch.pt", "rng.pt", "state.pt"}
     assert os.listdir(saved.parent) == ["step-000412-opt0"]
@@ -41,7 +41,7 @@ def test_a_bundle_holds_what_it_promises(net, tmp_path):
 
 def test_the_buffers_saved_are_those_before_the_batch(net, tmp_path):
     incident = bad_step(net)
-    saved = IncidentFolder(tmp_path).save(incident, net)
+    saved = IncidentFolder(tmp_path).save(incident, net).path
     buffers = read_bundle(saved).state["buffers"]
     assert float(buffers["layers.1.running_mean"].abs().sum()) == 0.0
     assert float(net.layers[1].running_mean.abs().sum()) > 0.0
@@ -50,13 +50,13 @@ def test_the_buffers_saved_are_those_before_the_batch(net, tmp_path):
 def test_frozen_parameters_and_modules_in_evaluation_mode_are_remembered(net, tmp_path):
     net.layers[1].eval()
     net.layers[4].bias.requires_grad_(False)
-    state = read_bundle(IncidentFolder(tmp_path).save(bad_step(net), net)).state
+    state = read_bundle(IncidentFolder(tmp_path).save(bad_step(net), net).path).state
     assert state["eval"] == ["layers.1"]
     assert state["frozen"] == ["layers.4.bias"]
 
 
 def test_a_person_reads_what_where_why_and_how_to_run_it_again(net, tmp_path):
-    saved = IncidentFolder(tmp_path).save(bad_step(net), net)
+    saved = IncidentFolder(tmp_path).save(bad_step(net), net).path
     text = (saved / "report.md").read_text()
     for words in (
         "# NaN at step 412, optimizer 0",
@@ -79,33 +79,33 @@ def test_the_first_incidents_are_kept_and_no_more(net, tmp_path):
 
 def test_the_same_step_of_another_run_gets_a_number(net, tmp_path):
     folder = IncidentFolder(tmp_path)
-    first, second = folder.save(bad_step(net), net), folder.save(bad_step(net), net)
+    first, second = folder.save(bad_step(net), net).path, folder.save(bad_step(net), net).path
     assert second.name == f"{first.name}-2"
     assert str(second) in (second / "report.md").read_text()
 
 
 def test_what_would_pass_max_bytes_is_left_out_and_the_report_says_so(net, tmp_path):
-    whole = IncidentFolder(tmp_path / "whole").save(bad_step(net), net)
+    whole = IncidentFolder(tmp_path / "whole").save(bad_step(net), net).path
     size = {path.name: path.stat().st_size for path in whole.iterdir()}
     tight = size["rng.pt"] + size["batch.pt"]
-    saved = IncidentFolder(tmp_path / "tight", max_bytes=tight).save(bad_step(net), net)
+    saved = IncidentFolder(tmp_path / "tight", max_bytes=tight).save(bad_step(net), net).path
     assert {path.name for path in saved.iterdir()} == {"report.md", "report.json", "rng.pt", "batch.pt"}
     assert re.search(f"state.pt: [0-9]+ bytes would pass max_bytes={tight:,}", (saved / "report.md").read_text())
-    saved = IncidentFolder(tmp_path / "tiny", max_bytes=1).save(bad_step(net), net)
+    saved = IncidentFolder(tmp_path / "tiny", max_bytes=1).save(bad_step(net), net).path
     assert {path.name for path in saved.iterdir()} == {"report.md", "report.json"}
 
 
 def test_what_other_incidents_take_counts_towards_max_bytes(net, tmp_path):
-    first = IncidentFolder(tmp_path).save(bad_step(net, step=1), net)
+    first = IncidentFolder(tmp_path).save(bad_step(net, step=1), net).path
     taken = sum(path.stat().st_size for path in first.iterdir())
-    second = IncidentFolder(tmp_path, max_bytes=taken + 100).save(bad_step(net, step=2), net)
+    second = IncidentFolder(tmp_path, max_bytes=taken + 100).save(bad_step(net, step=2), net).path
     assert {path.name for path in second.iterdir()} == {"report.md", "report.json"}
 
 
 def test_what_cannot_be_saved_is_described_in_the_report(net, tmp_path):
     incident = bad_step(net)
     object.__setattr__(incident.batches[0], "batch", (*incident.batches[0].batch, lambda: 0))
-    saved = IncidentFolder(tmp_path).save(incident, net)
+    saved = IncidentFolder(tmp_path).save(incident, net).path
     assert "batch[2]" in (saved / "report.md").read_text()
     assert "batch[2]" in json.loads((saved / "report.json").read_text())["unsaved"][0]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import io
+import os
 import sys
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -13,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_gradguard.incident.codec import decode, encode, find_unsaved, map_tensors
+from lightning_gradguard.incident.batch import map_tensors
+from lightning_gradguard.incident.codec import encode, find_unsaved
+from lightning_gradguard.incident.decode import decode
+from lightning_gradguard.incident.unsaved import Standin
 
 
 @dataclasses.dataclass
@@ -33,6 +38,13 @@ class Noisy:
 
     def __post_init__(self):
         raise AssertionError("a constructor ran")
+
+
+class Forgetful:
+    name: str
+
+    def __del__(self):
+        os.unlink(self.name)
 
 
 class Point(NamedTuple):
@@ -93,10 +105,12 @@ def test_a_batch_comes_back_as_it_was(batch):
     assert same(batch, back)
 
 
-def test_mappings_come_back_as_dicts():
+def test_mappings_of_python_come_back_as_what_they_were():
     ordered = collections.OrderedDict(b=x, a=1)
-    assert same(through_a_file(ordered), dict(ordered))
-    assert same(through_a_file(collections.UserDict(a=x)), {"a": x})
+    back = through_a_file(ordered)
+    assert type(back) is collections.OrderedDict
+    assert list(back) == ["b", "a"]
+    assert torch.equal(through_a_file(collections.UserDict(a=x))["a"], x)
 
 
 def test_a_slice_does_not_take_the_whole_data_set_along():
@@ -110,25 +124,38 @@ def test_what_cannot_be_saved_is_described_with_its_place():
     unsaved = []
     encoded = encode({"x": x, "meta": [open]}, unsaved=unsaved)
     assert unsaved == ["batch['meta'][0] (builtins:builtin_function_or_method: <built-in function open>)"]
-    assert [item.path for item in find_unsaved(decode(encoded))] == ["batch['meta'][0]"]
+    assert [repr(item) for item in find_unsaved(decode(encoded))] == unsaved
 
 
 def test_a_dataclass_that_is_not_imported_comes_back_as_an_object_with_its_attributes(monkeypatch):
     encoded = encode([Sample(x, "name")])
     monkeypatch.delitem(sys.modules, __name__)
     (back,) = decode(encoded)
-    assert isinstance(back, SimpleNamespace)
+    assert isinstance(back, Standin)
     assert back.name == "name"
+    with pytest.raises(AttributeError, match=r"'shape' of an object whose class .*Sample is not imported here"):
+        _ = back.shape
 
 
 def test_decoding_imports_nothing_and_runs_no_constructor():
-    encoded = {"__gradguard__": "dataclass", "type": f"{__name__}:Noisy", "fields": {"x": 1}}
-    assert decode(encoded).x == 1
-    encoded = {"__gradguard__": "dataclass", "type": "antigravity:Anything", "fields": {"x": 1}}
-    assert isinstance(decode(encoded), SimpleNamespace)
+    def made(kind, **state):
+        return decode({"__gradguard__": "object", "number": 0, "type": kind, "bases": [], "state": state, "view": []})
+
+    assert type(made(f"{__name__}:Noisy", x=1)) is Noisy
+    assert isinstance(made("antigravity:Anything", x=1), Standin)
     assert "antigravity" not in sys.modules
-    encoded = {"__gradguard__": "dataclass", "type": "subprocess:Popen", "fields": {"args": ["true"]}}
-    assert isinstance(decode(encoded), SimpleNamespace)
+    assert isinstance(made("subprocess:Popen", args=["true"]), Standin)
+
+
+def test_no_class_comes_back_of_which_code_runs_when_it_is_forgotten(tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("")
+    state = {"file": None, "name": str(kept), "delete": True, "close_called": False}
+    for kind in ("tempfile:_TemporaryFileCloser", f"{__name__}:Forgetful"):
+        encoded = {"__gradguard__": "object", "number": 0, "type": kind, "bases": [], "state": state, "view": []}
+        assert isinstance(decode(encoded), Standin)
+        gc.collect()
+    assert kept.exists()
 
 
 def test_a_described_part_is_found_in_every_container():

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_gradguard.incident import replay as replaying
+from lightning_gradguard.incident import command
 from lightning_gradguard.incident.bundle import BundleError, IncidentFolder, digest_file
-from lightning_gradguard.incident.replay import main, replay
+from lightning_gradguard.incident.command import main
+from lightning_gradguard.incident.replay import replay
 from tests.incident.workshop import Healthy, Net, bad_step, loss, make_batch
 
 MODULE = "tests.incident.workshop"
@@ -25,11 +26,11 @@ MODULE = "tests.incident.workshop"
 def bundle(tmp_path):
     torch.manual_seed(0)
     net = Net()
-    return IncidentFolder(tmp_path).save(bad_step(net), net)
+    return IncidentFolder(tmp_path).save(bad_step(net), net).path
 
 
 def test_a_fresh_process_reproduces_the_step_bit_for_bit(bundle):
-    code = "import sys; from lightning_gradguard.incident.replay import main; sys.exit(main())"
+    code = "import sys; from lightning_gradguard.incident.command import main; sys.exit(main())"
     command = [sys.executable, "-c", code, str(bundle), "--module", f"{MODULE}:Net"]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert run.returncode == 0, run.stderr
@@ -47,7 +48,7 @@ def test_the_report_holds_what_was_found(bundle):
 
 def test_all_batches_of_an_accumulated_step_run_again(tmp_path):
     net = Net()
-    saved = IncidentFolder(tmp_path).save(bad_step(net, num_batches=3), net)
+    saved = IncidentFolder(tmp_path).save(bad_step(net, num_batches=3), net).path
     report = replay(saved, Net())
     assert (report.reproduced, report.exact, len(report.loss)) == (True, True, 3)
 
@@ -81,7 +82,7 @@ def test_a_step_that_comes_out_finite_is_not_reproduced(bundle, capsys):
 
 def test_a_finite_incident_is_reproduced_by_the_same_gradients(tmp_path):
     net = Healthy()
-    saved = IncidentFolder(tmp_path).save(bad_step(net, cause="spike"), net)
+    saved = IncidentFolder(tmp_path).save(bad_step(net, cause="spike"), net).path
     assert replay(saved, Healthy()).reproduced
     changed = Healthy()
     changed.layers[3] = torch.nn.Sigmoid()
@@ -172,7 +173,7 @@ DAMAGE = {
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_a_bundle_that_is_not_sound_gets_a_clear_error_and_runs_nothing(bundle, damage, message, capsys, monkeypatch):
     damage(bundle)
-    monkeypatch.setattr(replaying, "_load", lambda name: pytest.fail("imported the user's code"))
+    monkeypatch.setattr(command, "_load", lambda name: pytest.fail("imported the user's code"))
     assert main([str(bundle), "--module", f"{MODULE}:Net"]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -222,17 +223,18 @@ def test_a_factory_that_cannot_be_used_ends_with_status_two(bundle, name, messag
     assert message in capsys.readouterr().err
 
 
-def test_a_batch_with_parts_that_were_not_saved_is_refused_by_name(tmp_path, capsys):
+def test_what_was_not_saved_is_missed_only_where_the_step_touches_it(tmp_path, capsys):
     net = Net()
     incident = bad_step(net)
     object.__setattr__(incident.batches[0], "batch", (*make_batch(), open))
-    saved = IncidentFolder(tmp_path).save(incident, net)
-    assert main([str(saved), "--module", f"{MODULE}:Net"]) == 2
-    assert "batch[2]" in capsys.readouterr().err
+    saved = IncidentFolder(tmp_path).save(incident, net).path
+    assert main([str(saved), "--module", f"{MODULE}:Net", "--step", f"{MODULE}:loss"]) == 0
+    assert main([str(saved), "--module", f"{MODULE}:Net", "--step", f"{MODULE}:loss_with_all"]) == 2
+    assert "the step uses batch[2] (builtins:builtin_function_or_method" in capsys.readouterr().err
 
 
 def test_a_bundle_whose_state_was_left_out_is_refused_with_the_reason(tmp_path, capsys):
     net = Net()
-    saved = IncidentFolder(tmp_path, max_bytes=10).save(bad_step(net), net)
+    saved = IncidentFolder(tmp_path, max_bytes=10).save(bad_step(net), net).path
     assert main([str(saved), "--module", f"{MODULE}:Net"]) == 2
     assert "larger max_bytes" in capsys.readouterr().err

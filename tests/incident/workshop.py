@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_gradguard.harmless.rng import capture_rng
-from lightning_gradguard.incident.bundle import Incident, MicroBatch
+from lightning_gradguard.incident.bundle import Incident, MicroBatch, digest_gradient
 from lightning_gradguard.incident.locate import localise
 from lightning_gradguard.measurement.layout import clean_name
 
@@ -43,6 +43,10 @@ def loss(module: nn.Module, batch) -> torch.Tensor:
     return F.cross_entropy(module.layers(batch[0]), batch[1])
 
 
+def loss_with_all(module: nn.Module, batch) -> torch.Tensor:
+    return loss(module, batch) * batch[2](1.0)
+
+
 def not_a_module() -> str:
     return "text"
 
@@ -69,7 +73,8 @@ def bad_step(net: Net, batch=None, num_batches: int = 1, **facts) -> Incident:
     for index, one in enumerate(batches):
         micros.append(MicroBatch(one, index, capture_rng()))
         (net.training_step(one, index) * (1.0 / num_batches)).backward()
-    gradients = {clean_name(name): parameter.grad for name, parameter in net.named_parameters()}
+    named = [(clean_name(name), parameter.grad) for name, parameter in net.named_parameters()]
+    gradients = {name: digest_gradient(grad) for name, grad in named if grad is not None}
     found = localise(net, loss, batches[0], rng=micros[0].rng, buffers=buffers)
     config = {"accumulate_grad_batches": num_batches, "precision": "32-true"}
     return Incident(

@@ -60,7 +60,6 @@ class Mode:
         title: how the table calls it.
         train: trains the problem in this mode.
         processes: how many together.
-        sharded: whether each of them holds a part of the weights only.
         own_loop: whether there is no LightningModule around the net.
         optimizer: what the plain loop steps with, to compare with.
         tolerance: how far weights and norms may lie from those of the plain float32 loop, relative.
@@ -72,7 +71,6 @@ class Mode:
     title: str
     train: Train
     processes: int = 1
-    sharded: bool = False
     own_loop: bool = False
     optimizer: Callable[[Any], torch.optim.Optimizer] = sgd
     tolerance: float = 1e-5
@@ -374,31 +372,26 @@ MODES: dict[str, Mode] = {
     "fsdp1": Mode(
         "FSDP (1), 2 processes",
         partial(with_trainer, problem=replicated_problem, options=fsdp),
-        sharded=True,
         processes=2,
     ),
     "fsdp2": Mode(
         "FSDP2, 2 processes",
         partial(with_trainer, problem=ShardedProblem, options=partial(model_parallel, 1)),
-        sharded=True,
         processes=2,
     ),
     "tp": Mode(
         "tensor parallel, 2 processes",
         partial(with_trainer, problem=ShardedProblem, options=partial(model_parallel, 2)),
-        sharded=True,
         processes=2,
     ),
     "fsdp1-4": Mode(
         "FSDP (1), 4 processes",
         partial(with_trainer, problem=replicated_problem, options=fsdp),
-        sharded=True,
         processes=4,
     ),
     "2d": Mode(
         "FSDP2 × tensor parallel, 2 × 2 processes",
         partial(with_trainer, problem=ShardedProblem, options=partial(model_parallel, 2)),
-        sharded=True,
         processes=4,
     ),
     "lbfgs": Mode("LBFGS", _trainer(partial(Problem, optimizer=lbfgs)), optimizer=lbfgs, refused=_LBFGS),

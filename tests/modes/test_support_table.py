@@ -34,3 +34,8 @@ def test_every_cell_has_a_test_or_says_that_it_has_none(script: Any) -> None:
             assert (script.name_of_test(mode, capability) is None) == (
                 script.cell(MODES[mode], capability) == "not run"
             )
+
+
+def test_the_page_shows_what_was_recorded_of_published_models(script: Any) -> None:
+    page = (DOCS / "support.md").read_text(encoding="utf-8")
+    assert script.clients() in page, "run `python docs/support_table.py`, or put the table of `make clients` in"

@@ -2,13 +2,21 @@ import gzip
 import json
 import struct
 
+import numpy as np
 import pytest
 from tensorboard.backend import experiment_id
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 from werkzeug.test import Client
 
 from lightning_gradguard.tensorboard.assets import STATIC
 from lightning_gradguard.tensorboard.plugin import GradientFlowPlugin
+from tests.tensorboard.synthetic import steady_run, write_run
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +119,28 @@ def test_modules_import_only_modules_that_exist():
         for line in path.read_text().splitlines():
             if line.startswith(("import ", "} from ")) and " from " in line:
                 assert line.split('"')[1].removeprefix("./") in names, f"{path.name}: {line}"
+
+
+def test_a_run_with_what_is_not_ours_is_named_and_the_others_are_served(tmp_path):
+    write_run(tmp_path / "good", steady_run())
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="gradguard", content=b"not json"))
+    metadata.data_class = DATA_CLASS_TENSOR
+    writer = EventFileWriter(str(tmp_path / "bad"))
+    value = Summary.Value(tag="x", metadata=metadata, tensor=make_tensor_proto(np.zeros((2, 2), np.float32)))
+    writer.add_event(Event(step=1, wall_time=1.0, summary=Summary(value=[value])))
+    writer.close()
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    apps = GradientFlowPlugin(TBContext(data_provider=provider, logdir="")).get_plugin_apps()
+
+    def fetch(address):
+        environ = {experiment_id.WSGI_ENVIRON_KEY: ""}
+        return Client(apps[address.partition("?")[0]]).get(address, environ_overrides=environ)
+
+    answer = fetch("/runs").get_json()
+    assert [run["name"] for run in answer["runs"]] == ["good"]
+    assert "not ours" in answer["unreadable"]["bad"]
+    assert fetch("/flow?run=good").status_code == 200
+    assert fetch("/flow?run=bad").status_code == 400
+    assert fetch("/events?run=bad").status_code == 200
