@@ -134,7 +134,7 @@ class Judge:
         self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
-        # A loss is one process's own: they agree about it where they have to agree about buffers anyway, or are asked to.
+        # A loss is one process's own: they agree about it where they agree about buffers anyway, or are asked to.
         self._hears_loss = num_processes() == 1 or bool(guard.spikes and guard.spikes.watch_loss)
         self._together = together
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
