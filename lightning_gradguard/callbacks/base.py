@@ -179,6 +179,13 @@ class GradientCallback(Callback):
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
         return {**kept, "_session": None, "_seen": seen}
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Looks at a checkpoint that is saved by hand after the fit; in it, all that is written is looked at."""
+        if (session := self._driven) is not None and session.survival is not None and not trainer.training:
+            session.survival.checkpoints.check(checkpoint)
+
     def state_dict(self) -> dict[str, Any]:
         """What the next steps depend on, for each optimizer, by its index."""
         return self._session.state_dict() if self._session else {}

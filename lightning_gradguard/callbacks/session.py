@@ -438,6 +438,8 @@ class Session:
         self._ending.run(self._end)
 
     def _end(self) -> None:
+        if self.survival is not None:
+            self.survival.end()
         if waiting := self._waiting_groups():
             warn_of_waiting(waiting, self._groups(), at_the_end=True)
         for pipeline in self.pipelines:

@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_gradguard.callbacks.checkpoints import CheckpointGuard
 from lightning_gradguard.callbacks.raised import Drop, RaisedSteps
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.callbacks.trainer import outer_module
-from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
+from lightning_gradguard.guard.guard import Action, Guard
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
@@ -80,6 +81,7 @@ class Survival:
             rollback=options.action == "rollback",
             rollback_after=options.rollback_after,
             snapshot_every_n_steps=options.snapshot_every_n_steps,
+            averages=averages_of(trainer),
         )
         self.incidents: BlackBox | None = None
         if options.incident_dir is not None:
@@ -88,12 +90,12 @@ class Survival:
         self._module = module
         self._loss: Tensor | None = None
         self._loss_is_old = False
-        self._failing = False
         self._stand_ins: list[StandIn] = []
         self.raised: RaisedSteps | None = None
         self.let_through = False  # whether the optimizer has been let loose in the batch at hand
         self.window_is_lost = False  # whether a batch of the accumulation under way has raised
-        self._guard_checkpoints(trainer)
+        self.checkpoints = CheckpointGuard(trainer, module, self.recovery)
+        self._stand_ins += self.checkpoints.stand_ins
         if options.hold_lr_on_skip:
             self._hold_schedulers(trainer)
 
@@ -147,7 +149,7 @@ class Survival:
 
         Whatever saves after an exception is called after this; then this leaves.
         """
-        self._failing = True
+        self.checkpoints.failing = True
         trainer.callbacks.append(_LastToGo(self))  # type: ignore[attr-defined]
 
     def leave(self) -> None:
@@ -164,37 +166,19 @@ class Survival:
 
         self._stand_ins.append(StandIn(self._module, "lr_scheduler_step", step))
 
-    def _guard_checkpoints(self, trainer: pl.Trainer) -> None:
-        """No checkpoint with a NaN in it: gradients may be fine and the update overflow all the same."""
+    def end(self) -> None:
+        """Looks at the weights that a run ends with: rolls back, or says that they are not finite."""
+        if self.recovery.has_nonfinite_weights():
+            if self.recovery.roll_back():
+                rank_zero_warn("weights were not finite at the end of the run: rolled back to the last snapshot")
+            else:
+                rank_zero_warn(f"the run ends like this: {self.recovery.remedy_of_nonfinite_weights()}")
 
-        def save_if_finite(save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-            if self._may_save(trainer):
-                save(*args, **kwargs)
 
-        self._stand_ins.append(StandIn(trainer, "save_checkpoint", save_if_finite))
-
-    def _may_save(self, trainer: pl.Trainer) -> bool:
-        spoiled = self.recovery.buffers.not_finite()
-        if not self.recovery.has_nonfinite_weights() and not spoiled:
-            return True
-        what = f"buffers {', '.join(spoiled[:5])}" if spoiled else "weights"
-        if self.recovery.roll_back():
-            if (nowhere := self.recovery.gets_nowhere) is not None and not self._failing:
-                raise NonFiniteGradientError(f"{what} were not finite when a checkpoint was due. It was {nowhere}.")
-            rank_zero_warn(f"{what} were not finite when a checkpoint was due: rolled back before it was written")
-            return True
-        message = f"{what} are not finite after step {trainer.global_step}: no checkpoint was written"
-        if not self._failing:
-            overflow = (
-                "The last update overflowed although its gradients were finite: lower the learning rate, clip "
-                "gradients, or use NonFiniteGuard('rollback')."
-            )
-            at_start = self.recovery.broken_at_start
-            raise NonFiniteGradientError(
-                f"{message}. {self.recovery.remedy_of_nonfinite_weights() if at_start else overflow}"
-            )
-        rank_zero_warn(message)
-        return False
+def averages_of(trainer: pl.Trainer) -> list[torch.nn.Module]:
+    """The averaged models that callbacks keep beside the model (weight averaging, EMA): they go back with it."""
+    found = [vars(callback).get("_average_model") for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return [average for average in found if isinstance(average, torch.nn.Module)]
 
 
 class _LastToGo(Callback):

@@ -27,6 +27,9 @@ class Buffers:
 
     Args:
         module: whose buffers; all of them, those outside of the state dict too.
+
+    Attributes:
+        unwatched: names of those that were not finite to begin with.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -48,6 +51,8 @@ class Buffers:
         self._kinds = [
             _Kind(indices, _way_to_join([now[i] for i in indices]), watched=key[2]) for key, indices in kinds.items()
         ]
+        watched = set(self._watched)
+        self.unwatched = {n for i, n in enumerate(self.names) if i not in watched and now[i].is_floating_point()}
         self.keep()
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,20 +57,30 @@ class State:
                         yield f"{key} of {names.get(id(parameter), 'a parameter of no module')}", value
 
 
-@torch.no_grad()
 def nonfinite(named: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
     """Returns the names of the tensors that hold a NaN or an infinity."""
-    names, finite = [], []
+    return _where(named, lambda largest: ~largest.isfinite())
+
+
+def holding_nan(named: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
+    """Returns the names of the tensors that hold a NaN."""
+    return _where(named, torch.isnan)
+
+
+@torch.no_grad()
+def _where(named: Iterable[tuple[str, Tensor]], bad: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
+    """The names of tensors whose largest magnitude is bad; a NaN is the largest."""
+    names, flags = [], []
     for name, tensor in named:
         values = local(tensor)
-        values = torch.view_as_real(values) if values.is_complex() else values
-        if values.is_floating_point() and values.numel() and not values.is_meta:
+        values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+        if values.is_floating_point() and values.numel() and not values.is_meta and values.layout == torch.strided:
             names.append(name)
-            finite.append(torch.linalg.vector_norm(values, torch.inf).isfinite())  # the largest: it cannot overflow
-    if not finite:
+            flags.append(bad(torch.linalg.vector_norm(values, torch.inf)))  # the largest: it cannot overflow
+    if not flags:
         return ()
-    flags = torch.stack([flag.to(finite[0].device) for flag in finite]).tolist()  # host sync: never in a quiet step
-    return tuple(dict.fromkeys(name for name, fine in zip(names, flags, strict=True) if not fine))
+    on_host = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()  # host sync: never in a quiet step
+    return tuple(dict.fromkeys(name for name, found in zip(names, on_host, strict=True) if found))
 
 
 def nonfinite_statistics(module: nn.Module) -> tuple[str, ...]:

@@ -134,8 +134,9 @@ class Judge:
         self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
-        # A loss of one process alone: to agree about it, where nobody knows of the others, might wait for ever.
-        self._hears_loss = together or num_processes() == 1 or bool(guard.spikes and guard.spikes.watch_loss)
+        # A loss is one process's own: they agree about it where they agree about buffers anyway, or are asked to.
+        self._hears_loss = num_processes() == 1 or bool(guard.spikes and guard.spikes.watch_loss)
+        self._together = together
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.on_device = self._make_dropper()
 
@@ -205,7 +206,7 @@ class Judge:
         doubts: dict[str, Tensor] = {}
         if (sum_of_buffers := self.recovery.sum_of_buffers()) is not None:
             doubts["buffers"] = sum_of_buffers.to(total)
-        if loss is not None and self._hears_loss:
+        if loss is not None and (self._hears_loss or (doubts and self._together)):
             doubts["loss"] = as_signal(loss, total)
         if doubts:
             doubts = mean_over_processes(doubts)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.guard.buffers import Buffers
-from lightning_gradguard.guard.finite import State, in_words, nonfinite_statistics
+from lightning_gradguard.guard.finite import State, in_words, nonfinite, nonfinite_statistics
 from lightning_gradguard.guard.snapshot import Snapshot
 from lightning_gradguard.measurement.sharding import any_process
 
@@ -32,6 +32,7 @@ class Recovery:
             three in a row say that the weights are the cause. A NaN in a parameter goes back at once.
         snapshot_every_n_steps: good steps between two snapshots, >= 1. 100: what a rollback loses stays small beside
             an epoch, and copying the state costs a hundredth of a step or so.
+        averages: averaged models that are kept beside it, and go back with it.
 
     Attributes:
         broken_at_start: what was not finite before the first step, by name: nothing here can mend it.
@@ -48,11 +49,13 @@ class Recovery:
         rollback: bool = False,
         rollback_after: int = 3,
         snapshot_every_n_steps: int = 100,
+        averages: Sequence[nn.Module] = (),
     ) -> None:
         check_count(rollback_after, "rollback_after")
         check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
         self.buffers = Buffers(module)
-        self.snapshot = Snapshot(module, optimizers) if rollback else None
+        self.snapshot = Snapshot(module, optimizers, averages) if rollback else None
+        self._averages = averages
         self.rollback_after = rollback_after
         self.snapshot_every_n_steps = snapshot_every_n_steps
         self._module = module
@@ -77,7 +80,7 @@ class Recovery:
             self.buffers = buffers
         self._state = State(self._module, self._optimizers)
         if self.snapshot is not None:
-            self.snapshot = Snapshot(self._module, self._optimizers)
+            self.snapshot = Snapshot(self._module, self._optimizers, self._averages)
         self._started = False
 
     def start(self) -> None:
@@ -127,7 +130,8 @@ class Recovery:
         self._since_snapshot += 1
         self._since_rollback += 1
         if self._since_snapshot >= self.snapshot_every_n_steps:
-            broken = (*self._state.weights(), *self._state.moments(), *self.buffers.not_finite())
+            averages = nonfinite((f"average of {n!r}", p) for a in self._averages for n, p in a.named_parameters())
+            broken = (*self._state.weights(), *self._state.moments(), *self.buffers.not_finite(), *averages)
             self._take_snapshot(step, broken)
             if self._since_rollback >= _GOOD_STRETCH and self.snapshot.step == step:
                 self._rollbacks = 0

@@ -25,6 +25,8 @@ class Snapshot:
         module: whose buffers to keep.
         optimizers: whose parameters and state to keep; parameters that no optimizer steps do not change.
 
+        averages: averaged models kept beside it, whose memory is taken once more.
+
     Attributes:
         step: at which the snapshot was taken; ``None`` before the first.
 
@@ -38,9 +40,12 @@ class Snapshot:
         True
     """
 
-    def __init__(self, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def __init__(
+        self, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], averages: Sequence[nn.Module] = ()
+    ) -> None:
         self.step: int | None = None
         self._module = module
+        self._averages = list(averages)
         self._optimizers = list(optimizers)
         self._params: dict[Tensor, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
@@ -52,7 +57,7 @@ class Snapshot:
         params = [parameter for o in self._optimizers for group in o.param_groups for parameter in group["params"]]
         self._params = {p: _like(self._params.get(p), _local(p)) for p in params}
         _copy_all(list(self._params.values()), [_local(p) for p in self._params])
-        buffers = dict(self._module.named_buffers())
+        buffers = self._beside_parameters()
         self._buffers = {name: _like(self._buffers.get(name), _local(buffer)) for name, buffer in buffers.items()}
         _copy_all(list(self._buffers.values()), [_local(buffer) for buffer in buffers.values()])
         self._states = [
@@ -71,7 +76,7 @@ class Snapshot:
         if self.step is None:
             raise RuntimeError("there is no snapshot to go back to: take() was never called")
         _copy_all([_local(p) for p in self._params], list(self._params.values()))
-        buffers = {name: buffer for name, buffer in self._module.named_buffers() if name in self._buffers}
+        buffers = {name: buffer for name, buffer in self._beside_parameters().items() if name in self._buffers}
         _copy_all([_local(buffer) for buffer in buffers.values()], [self._buffers[name] for name in buffers])
         for optimizer, kept in zip(self._optimizers, self._states, strict=True):
             for parameter in list(optimizer.state):
@@ -79,6 +84,14 @@ class Snapshot:
                     _restore_state(optimizer.state[parameter], kept[parameter])
                 else:
                     del optimizer.state[parameter]
+
+    def _beside_parameters(self) -> dict[str, Tensor]:
+        """The buffers of the module, and all tensors of the averages."""
+        found = dict(self._module.named_buffers())
+        for index, average in enumerate(self._averages):
+            own = [*average.named_parameters(), *average.named_buffers()]
+            found.update({f"average {index}: {name}": tensor for name, tensor in own})
+        return found
 
     @property
     def nbytes(self) -> int:

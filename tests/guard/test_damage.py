@@ -282,7 +282,9 @@ class TestCheckpoints:
         assert "lr_scheduler_step" not in model.__dict__
         with torch.no_grad():
             model.net[0].weight.fill_(math.nan)
-        trainer.save_checkpoint(tmp_path / "by-hand.ckpt")
+        with pytest.raises(NonFiniteGradientError, match="no checkpoint was written"):
+            trainer.save_checkpoint(tmp_path / "by-hand.ckpt")
+        assert not (tmp_path / "by-hand.ckpt").exists()
 
     @ALL_GONE
     def test_a_second_fit_after_an_exception_guards_once(self, make_trainer):
