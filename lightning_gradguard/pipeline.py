@@ -17,7 +17,7 @@ from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, OnDevice, Passed
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
@@ -219,7 +219,7 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
-        if not self.layout.fits(self.optimizers.groups):
+        if not self.layout.fits([group for optimizer in self.optimizers.plain for group in optimizer.param_groups]):
             self.follow(self.optimizers)
         if not self.layout.has_gradients():
             return None
@@ -239,18 +239,25 @@ class GradientPipeline:
             self.since_last.num_nonfinite += bool(judgement.damage.nan)
             return self._record_dropped(step, judgement, live_scaler)
 
-        clips = judgement.decision.clips
-        self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last = step, measurement.norms, measurement.total
-        # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        if log or judgement.nonfinite or self.judge.spike is not None:
-            record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler)
-        if judgement.clipped:
-            clips.apply_()
+        record = self._let_through(step, judgement, log=log, scaler=live_scaler) or record
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
             self._probing.run(self.instruments.before_step, self.layout, step)
+        return record
+
+    def _let_through(
+        self, step: int, judgement: Passed | OnDevice, *, log: bool, scaler: GradScaler | None
+    ) -> StepRecord | None:
+        """Clips the gradients of a step that is let through; returns its record, if it makes one."""
+        decision, record = judgement.decision, None
+        self._recording.run(self.since_last.add, decision.measurement, judgement.signals, decision.clips)
+        # The record is made first: it speaks of the raw gradients, which clipping overwrites.
+        if log or judgement.nonfinite or self.judge.spike is not None:
+            record = self._record(step, decision.measurement, judgement, scaler=scaler)
+        if judgement.clipped:
+            decision.clips.apply_()
         return record
 
     def after_step(self) -> None:
@@ -260,7 +267,7 @@ class GradientPipeline:
         """
         if self.judge.on_device is not None:
             self.judge.end_step()
-        if self.instruments is not None:
+        if self.instruments is not None and self.instruments.copied:
             self._probing.run(self.instruments.after_step, self.layout)
 
     def _decide(self, measurement: Measurement) -> Decision:

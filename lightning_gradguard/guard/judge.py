@@ -197,42 +197,39 @@ class Judge:
             scaler: the live loss scaler, whose business an overflow is.
             wait: whether the host must know now; else the device may drop the step by itself.
         """
-        self.recovery.begin_step()
+        if not self.recovery.started:
+            self.recovery.begin_step()
         decision = decide(measurement)
-        signals = self._signals(decision, loss)
-        together = signals.together()
+        signals, together = self._signals(decision, loss)
         self.end_step()
         if self.on_device is not None and scaler is None and not wait:
             # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
             masked = self.on_device.drop_if_bad_(step, measurement, together, signals.buffers)
             return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
-
         found = signals.on_host(together)
-        damage = None
-        if not math.isfinite(found.total):
-            damage = inspect(measurement)
-            if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
-                decision = decide(measure_exactly(measurement))
-                signals = self._signals(decision, loss)
-                together = signals.together()
-                found = signals.on_host(together)  # host sync: rare
+        damage = None if math.isfinite(found.total) else inspect(measurement)
+        if damage is None and not math.isfinite(found.total):  # every element is finite, only the norm is not
+            decision = decide(measure_exactly(measurement))
+            signals, together = self._signals(decision, loss)
+            found = signals.on_host(together)  # host sync: rare
         damage = damage or self._look_beyond_gradients(found, measurement.layout)
         if damage is not None:
             return self._drop(step, measurement, damage, scaler)
         self._let_through(step, found)
         return Passed(decision, together, clipped=found.coefficient < 1.0)
 
-    def _signals(self, decision: Decision, loss: Tensor | float | None) -> Signals:
-        """The signals of a step, on the device, the same on every process."""
+    def _signals(self, decision: Decision, loss: Tensor | float | None) -> tuple[Signals, Tensor]:
+        """Returns the signals of a step, one by one and together, on the device; the same on every process."""
         total = decision.measurement.total
-        doubts: dict[str, Tensor] = {}
-        if (sum_of_buffers := self.recovery.sum_of_buffers()) is not None:
-            doubts["buffers"] = sum_of_buffers.to(total)
+        others: dict[str, Tensor] = {}  # beside the norm: what each process knows of itself alone
+        if self.recovery.buffers.names and (sum_of_buffers := self.recovery.sum_of_buffers()) is not None:
+            others["buffers"] = sum_of_buffers.to(total)
         if loss is not None and self.guard.watches_loss:
-            doubts["loss"] = torch.as_tensor(loss).detach().to(total)
-        if doubts:
-            doubts = mean_over_processes(doubts)
-        return Signals(total, decision.clips.smallest_coefficient(total), **doubts)
+            others["loss"] = torch.as_tensor(loss).detach().to(total)
+        if others:
+            others = mean_over_processes(others)
+        signals = Signals(total, decision.clips.smallest_coefficient(total), **others)
+        return signals, signals.together()
 
     def _look_beyond_gradients(self, found: Signals, layout: Layout) -> Damage | None:
         """Damage to buffers by the forward pass, and spikes; ``None`` for a good step."""
@@ -252,7 +249,8 @@ class Judge:
         self.moved = True
         if self.guard.streak:
             self.guard.good_step()
-        self.recovery.good_step(step)
+        if self.recovery.buffers.names or self.recovery.snapshot is not None:  # else there is nothing to be kept
+            self.recovery.good_step(step)
         self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
 
     def _drop(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> Dropped:

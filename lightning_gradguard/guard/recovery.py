@@ -27,6 +27,11 @@ class Recovery:
 
     Raises:
         ValueError, TypeError: for counts that are not ints of at least 1.
+
+    Attributes:
+        buffers: of the module.
+        snapshot: the last good state; ``None`` without rollback.
+        started: whether a first good state is known.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class Recovery:
         self._module = module
         self._optimizers = list(optimizers)
         self._since_snapshot = 0
-        self._started = False
+        self.started = False
 
     def follow(self, before: Sequence[torch.optim.Optimizer], now: Sequence[torch.optim.Optimizer]) -> None:
         """Goes on with other optimizers in the place of some, or with changed parameters.
@@ -60,11 +65,11 @@ class Recovery:
             self.buffers = buffers
         if self.snapshot is not None:
             self.snapshot = Snapshot(self._module, self._optimizers)
-        self._started = False
+        self.started = False
 
     def start(self) -> None:
         """Takes the present state as the first good one: at the first step, or after a checkpoint was loaded."""
-        self._started = True
+        self.started = True
         self.buffers.keep()
         if self.snapshot is not None:
             self.snapshot.take(step=0)
@@ -72,7 +77,7 @@ class Recovery:
 
     def begin_step(self) -> None:
         """Starts at the first step, if nobody did; later where its forward pass has left a buffer not finite."""
-        if not self._started and not self.buffers.not_finite():
+        if not self.started and not self.buffers.not_finite():
             self.start()
 
     def sum_of_buffers(self) -> Tensor | None:

@@ -130,9 +130,9 @@ class BlackBox:
             action: what is done about it.
             optimizer: the one that was about to step, if the step came so far.
             optimizer_index: which one that is.
-            layout: its parameters; ``gradients``, one for each of them; ``bad_names``, those that are not finite.
-            gradients: see ``layout``.
-            bad_names: see ``layout``.
+            layout: its parameters.
+            gradients: one for each of its parameters.
+            bad_names: names of those that are not finite.
             bad_buffers: names of the buffers that the step made non-finite.
             history: step, gradient norm and verdict of the last steps.
             buffers: as before the step, by name; as they are now if not given.
@@ -141,40 +141,56 @@ class BlackBox:
 
         Returns where it went, where it began, and the command to replay it; ``None`` if nothing was saved.
         """
-        params = list(self.module.parameters()) if layout is None else list(layout.params)
+        params = list(self.module.parameters() if layout is None else layout.params)
         if not self._batches or any_process(self.folder.is_full, params):
             return None
-        scale = float(scaler.get_scale()) if scaler is not None else None
+        scale = None if scaler is None else float(scaler.get_scale())
         before = dict(buffers) if buffers is not None else {n: b.detach() for n, b in self.module.named_buffers()}
-        is_sharded = layout is not None and layout.sharding is not None and sharded.holds_parts(self.outer)
+        is_sharded = layout is not None and sharded.holds_parts(self.outer)
         found = None if is_sharded else self._localise(before, scale)
-        if not is_sharded and not self._is_mine(found, params):
+        if not (is_sharded or self._is_mine(found, params)):
             return None
         incident = Incident(
             step=step,
             optimizer=optimizer_index,
             cause=cause,
             action=action,
-            gradients=digest_gradients(layout, gradients) if layout is not None else {},
+            gradients={} if layout is None else digest_gradients(layout, gradients),
             place=_place(layout, gradients, bad_names),
-            batches=tuple(self._batches),
             buffers=before,
             history=history,
             config=self._config(optimizer, scale),
-            localisation=found,
-            not_localised=self.not_run if found is None else None,
             bad_buffers=tuple(bad_buffers),
-            notes=self._notes(),
-            suffix="" if is_sharded or self.world_size == 1 else f"-rank{self.rank}",
-            attributes=self._attributes.now(),
-            exception=None if error is None else {"type": type(error).__name__, "message": str(error)[:2000]},
+            exception=_in_words(error),
+            **self._remembered(found, is_sharded),
         )
-        scaler_state = scaler.state_dict() if scaler is not None else None
+        return self._write(incident, optimizer, scaler, is_sharded)
+
+    def _remembered(self, found: Localisation | None, is_sharded: bool) -> dict[str, Any]:
+        """Returns what an incident holds of this box itself: the batches, and where a run of them found the fault."""
+        return {
+            "batches": tuple(self._batches),
+            "localisation": found,
+            "not_localised": self.not_run if found is None else None,
+            "notes": self._notes(),
+            "suffix": "" if is_sharded or self.world_size == 1 else f"-rank{self.rank}",
+            "attributes": self._attributes.now(),
+        }
+
+    def _write(
+        self,
+        incident: Incident,
+        optimizer: torch.optim.Optimizer | None,
+        scaler: GradScaler | None,
+        is_sharded: bool,
+    ) -> str | None:
+        """Writes the bundle, under sharding all processes together; returns where it lies, in words."""
+        state = scaler.state_dict() if scaler is not None else None
         if is_sharded:
-            place = sharded.save(self.folder, incident, self.outer, scaler_state, saw_it=self._saw_it(), rank=self.rank)
+            place = sharded.save(self.folder, incident, self.outer, state, saw_it=self._saw_it(), rank=self.rank)
         else:
-            place = self.folder.save(incident, self.module, optimizer, scaler_state)
-        return None if place is None else _announcement(place, found)
+            place = self.folder.save(incident, self.module, optimizer, state)
+        return None if place is None else _announcement(place, incident.localisation)
 
     def _is_mine(self, found: Localisation | None, params: Sequence[Tensor]) -> bool:
         """Whether this process writes a bundle: it met the fault in its own batch, or is the first and nobody did."""
@@ -264,3 +280,8 @@ def _containers(batch: Any) -> Any:
     if type(batch) in (list, tuple):
         return type(batch)(_containers(item) for item in batch)
     return batch
+
+
+def _in_words(error: BaseException | None) -> dict[str, str] | None:
+    """Returns class and message of an exception; long messages are cut."""
+    return None if error is None else {"type": type(error).__name__, "message": str(error)[:2000]}

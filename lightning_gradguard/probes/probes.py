@@ -13,7 +13,7 @@ from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.probes.activations import Probe, is_watched
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.recurrence import TemporalProbe
-from lightning_gradguard.probes.sampled import SampledProbe
+from lightning_gradguard.probes.sampled import SampledProbe, is_sampled
 from lightning_gradguard.probes.structure import Structure
 from lightning_gradguard.probes.updates import UpdateMeter
 from lightning_gradguard.record import StepRecord
@@ -56,6 +56,9 @@ class Instruments:
         self._eagerly = Eagerly() if eagerly and compiled else None
         self._num_unseen = 0 if eagerly else sum(map(is_watched, compiled))
         self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
+        self._early = frozenset(step for step in range(every_n_steps) if is_sampled(step, every_n_steps))
+        self._looks = False  # whether the probes were told of the forward pass under way
+        self.copied: set[int] = set()  # of which layouts parameters are copied: after_step compares these
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
@@ -66,6 +69,11 @@ class Instruments:
 
     def before_forward(self, step: int) -> None:
         """Attaches the hooks of a sampled step."""
+        # Asked once for all probes: a step that is not sampled calls none of them. What is no number they refuse.
+        sampled = not isinstance(step, int) or step % self.every_n_steps == 0 or step in self._early
+        self._looks = self._looks or sampled
+        if not self._looks:
+            return
         for probe in self._probes:
             probe.part.run(probe.start, step)
         if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
@@ -80,10 +88,12 @@ class Instruments:
                 "weights then differ in their last bits from those of a run that is not watched."
             )
             self._num_unseen = 0
-        for probe in self._probes:
-            probe.part.run(probe.stop)
-        if self._eagerly is not None:
-            self._eagerly.stop()
+        if self._looks:
+            self._looks = False
+            for probe in self._probes:
+                probe.part.run(probe.stop)
+            if self._eagerly is not None:
+                self._eagerly.stop()
         if loss is not None:
             self._loss.run(self._add_loss, loss)
 
@@ -96,11 +106,16 @@ class Instruments:
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
-        self._updates.run(self._copy_parameters, layout, step)
-        self._loss.run(self._claim_loss, layout)
+        is_new = all(watched.meter.layout is not layout for watched in self._watched)
+        if is_new or step % self.every_n_steps == 0 or step in self._early:
+            self.copied.add(id(layout))
+            self._updates.run(self._copy_parameters, layout, step)
+        if self._pending is not None:
+            self._loss.run(self._claim_loss, layout)
 
     def after_step(self, layout: Layout) -> None:
-        """Compares them."""
+        """Compares the parameters of one optimizer with their copies, and drops these; does nothing without copies."""
+        self.copied.discard(id(layout))
         self._updates.run(self._compare_parameters, layout)
 
     def enrich(self, record: StepRecord, layout: Layout) -> StepRecord:

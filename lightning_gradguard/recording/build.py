@@ -204,7 +204,7 @@ def build_record(
     step: int,
     scaler: GradScaler | None = None,
 ) -> StepRecord:
-    """Makes the record of one step.
+    """Makes the record of one step, at x-axis ``step``.
 
     Args:
         measurement: the raw gradients.
@@ -215,7 +215,6 @@ def build_record(
         step: x-axis of the run.
         scaler: the live loss scaler.
     """
-    dropped = judgement if isinstance(judgement, Dropped) else None
     clips = None if isinstance(judgement, Dropped) else judgement.decision.clips
     after = clips.after(measurement) if clips is not None else None
     weights = view.per_layer and weights_are_due(counters.steps, since.num_steps)
@@ -225,9 +224,7 @@ def build_record(
         Since.of(since, counters, view),
     )
 
-    damage = dropped.damage if dropped is not None else None
-    if damage is None and not math.isfinite(totals.total_norm):  # nobody guards: say at least what went through
-        damage = inspect(measurement)
+    damage = _damage_of(judgement, measurement, totals.total_norm)
     norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
     if damage is None:
         norms, total = _exact(measurement, norms, total)
@@ -241,6 +238,13 @@ def build_record(
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
         **fold.fields(since, counters, view),
     )
+
+
+def _damage_of(judgement: Judgement, measurement: Measurement, total: float) -> Damage | None:
+    """Returns what is not finite in a step; found here where nobody guards, for the record to say so."""
+    if isinstance(judgement, Dropped):
+        return judgement.damage
+    return None if math.isfinite(total) else inspect(measurement)
 
 
 def _judged(
