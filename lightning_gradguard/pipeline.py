@@ -117,6 +117,7 @@ class GradientPipeline:
             plain = self.optimizers.plain
             recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
             self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
+        # An empty list is a wish, and not the absence of one.
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules) if rules else None
         self.views = Views(sinks)
@@ -144,6 +145,7 @@ class GradientPipeline:
 
     def _build(self) -> None:
         self.layout = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by)
+        # An optimizer may start without parameters; a group that comes later builds all this again.
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
@@ -205,6 +207,7 @@ class GradientPipeline:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
+        # A pipeline that only watches must not end a run: then even its measurement may fail.
         if isinstance(self.judge, Unguarded) and self.clipper is None:
             return self._measuring.run(self._step, **options)
         return self._step(**options)
@@ -221,16 +224,19 @@ class GradientPipeline:
     ) -> StepRecord | None:
         if not self.layout.fits([group for optimizer in self.optimizers.plain for group in optimizer.param_groups]):
             self.follow(self.optimizers)
+        # The optimizer skips parameters without a gradient: where none has one there is no step.
         if not self.layout.has_gradients():
             return None
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
         measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
         self.total_norm = measurement.total
+        # Counted before judging: a dropped step is a step, too.
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
         self._recording.run(self.since_last.count, measurement.present)
 
+        # Bad steps that the device left out come first, so that records are in the order of steps.
         record = self._record_late_steps(wait=log)
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
         if isinstance(judgement, Dropped):
@@ -239,6 +245,7 @@ class GradientPipeline:
             self.since_last.num_nonfinite += bool(judgement.damage.nan)
             return self._record_dropped(step, judgement, live_scaler)
 
+        # Numbers only: keeping the measurement would keep its gradients alive.
         self._last = step, measurement.norms, measurement.total
         record = self._let_through(step, judgement, log=log, scaler=live_scaler) or record
         if live_scaler is not None and stepping is not None:
@@ -295,6 +302,7 @@ class GradientPipeline:
         record = self._recording.run(self._build_record, step, measurement, judgement, scaler)
         if record is None:
             return None
+        # Findings belong to the record: the rules see it before the views do.
         if self.diagnosis is not None:
             record = replace(record, findings=self._diagnosing.run(self.diagnosis.observe, record) or ())
         if (found := self.judge.take_spike(record)) is not None:
@@ -305,6 +313,7 @@ class GradientPipeline:
     def _build_record(
         self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None
     ) -> StepRecord:
+        # Totals of the run are brought up to this step before they are written down.
         self._count()
         self.last_recorded, self._last = step, None
         record = build_record(
@@ -327,6 +336,7 @@ class GradientPipeline:
         """
         self._record_late_steps(wait=True)
         self.optimizers = optimizer if isinstance(optimizer, Optimizers) else Optimizers(optimizer)
+        # What the old layout knew is taken out before the new one is built, and goes back by name.
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
         self.judge.follow(self.optimizers)
@@ -346,6 +356,7 @@ class GradientPipeline:
         """
         if self._last is None or not bool(self._last[2].isfinite()):  # host sync: a run ends
             return None
+        # The gradients are gone by now: the record is made of their norms alone.
         step, norms, total = self._last
         measurement = Measurement(self.layout, (None,) * len(norms), norms, total)
         measurement.__dict__["present"] = self.since_last.present

@@ -60,6 +60,7 @@ class DeviceDropper:
         Returns:
             ``[total norm, smallest coefficient]``, the former NaN for a bad step.
         """
+        # One flag on the device decides over weights and buffers alike; nobody reads it here.
         bad = ~signals[0].isfinite()
         if buffers is not None:
             bad = bad | ~buffers.isfinite()
@@ -83,6 +84,7 @@ class DeviceDropper:
             wait: for all of them; a host sync.
         """
         while self._queue:
+            # Asking an event costs no sync: the steps that the device has finished are known for nothing.
             done = self._queue[0].done
             if done is not None and not done.query():
                 if not wait:
@@ -109,6 +111,7 @@ def damage_of(waiting: WaitingStep) -> Damage | None:
 def _copy_to_host(signals: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     if signals.device.type != "cuda":
         return signals, None
+    # Only into pinned memory does a copy run beside the device; an event tells when it is there.
     on_host = torch.empty(signals.shape, dtype=signals.dtype, pin_memory=True)
     on_host.copy_(signals, non_blocking=True)
     done = torch.cuda.Event()

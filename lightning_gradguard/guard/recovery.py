@@ -60,6 +60,7 @@ class Recovery:
         The next good state is taken at once: a snapshot of parameters that are gone is of no use.
         """
         self._optimizers = [one for one in self._optimizers if not any(one is gone for gone in before)] + [*now]
+        # The good values known of the same buffers stay: the present ones may be those of a bad step.
         buffers = Buffers(self._module)
         if buffers.names != self.buffers.names:
             self.buffers = buffers
@@ -90,6 +91,7 @@ class Recovery:
             self.buffers.keep()
         if self.snapshot is None:
             return
+        # The weights at hand gave finite gradients: that is what makes them worth going back to.
         self._since_snapshot += 1
         if self._since_snapshot >= self.snapshot_every_n_steps:
             self.snapshot.take(step)
@@ -106,6 +108,7 @@ class Recovery:
             streak: bad steps in a row, this one included.
         """
         self.buffers.restore_()
+        # NaN in a weight is in every gradient to come: waiting for more bad steps would lose them all.
         if self.snapshot is None or (streak % self.rollback_after and not self.has_nonfinite_weights()):
             return False
         return self.roll_back()
@@ -122,6 +125,7 @@ class Recovery:
     @torch.no_grad()
     def has_nonfinite_weights(self) -> bool:
         """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
+        # One read for all parameters, and one vote of all processes: all go back, or none does.
         flags = [parameter.isfinite().all() for parameter in map(local, self._params())]
         bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False
         return any_process(bad, self._params())

@@ -49,9 +49,11 @@ class Snapshot:
     @torch.no_grad()
     def take(self, step: int) -> None:
         """Copies the present state; the first time the memory is taken, later it is written over."""
+        # Memory of the last snapshot is used again: a new one would need it twice while it is copied.
         params = [parameter for o in self._optimizers for group in o.param_groups for parameter in group["params"]]
         self._params = {p: _like(self._params.get(p), _local(p)) for p in params}
         _copy_all(list(self._params.values()), [_local(p) for p in self._params])
+        # Buffers by name, since modules may bind new tensors to them.
         buffers = dict(self._module.named_buffers())
         self._buffers = {name: _like(self._buffers.get(name), _local(buffer)) for name, buffer in buffers.items()}
         _copy_all(list(self._buffers.values()), [_local(buffer) for buffer in buffers.values()])
@@ -70,6 +72,7 @@ class Snapshot:
         """
         if self.step is None:
             raise RuntimeError("there is no snapshot to go back to: take() was never called")
+        # In place, so that optimizers, wrappers and captured graphs go on with the same tensors.
         _copy_all([_local(p) for p in self._params], list(self._params.values()))
         buffers = {name: buffer for name, buffer in self._module.named_buffers() if name in self._buffers}
         _copy_all([_local(buffer) for buffer in buffers.values()], [self._buffers[name] for name in buffers])
@@ -105,6 +108,7 @@ def _copy_state(state: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restore_state(state: dict[str, Any], kept: dict[str, Any]) -> None:
+    # What came after the snapshot, a momentum say, is gone: the optimizer makes it anew.
     for key in state.keys() - kept.keys():
         del state[key]
     for key, value in kept.items():

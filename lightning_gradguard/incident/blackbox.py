@@ -85,11 +85,13 @@ class BlackBox:
 
     def before_batch(self, batch: Any, index: int = 0) -> None:
         """Remembers one batch; call it before its forward pass. The first one after a step starts a new step."""
+        # Cleared late, at the next batch: an incident of the step itself still needs its batches.
         if self._stepped:
             self._batches.clear()
             self._losses.clear()
             self._versions.clear()
             self._stepped = False
+        # Modules change attributes in every batch; a replay starts from those before the first.
         if not self._batches:
             self._attributes.before_batch()
         with suppress(Exception):  # a batch that cannot be looked at is the step's business, not ours
@@ -99,6 +101,7 @@ class BlackBox:
 
     def before_backward(self, loss: Tensor) -> None:
         """Remembers the loss of a batch: under sharding it tells which process saw the fault."""
+        # Detached: a loss with its graph would keep every activation of the step.
         self._losses.append(loss.detach())
 
     def after_step(self) -> None:
@@ -194,12 +197,14 @@ class BlackBox:
 
     def _is_mine(self, found: Localisation | None, params: Sequence[Tensor]) -> bool:
         """Whether this process writes a bundle: it met the fault in its own batch, or is the first and nobody did."""
+        # Every process asks, whatever it saw: the vote waits for all of them.
         here = found is not None and (found.found or found.error is not None)
         anywhere = any_process(here, params)
         return self.world_size == 1 or here or (not anywhere and self.rank == 0)
 
     def _saw_it(self) -> bool:
         """Whether a batch or a loss of this process is not finite."""
+        # Under sharding no process may run the step alone, so batches and losses have to tell.
         tensors = [tensor for micro in self._batches for _, tensor in named_tensors(micro.batch)]
         return not all(map(is_finite, [*tensors, *self._losses]))
 
@@ -227,6 +232,7 @@ class BlackBox:
     def _first_that_goes_bad(
         self, run: RunStep, buffers: Mapping[str, Tensor], loss_scale: float | None
     ) -> Localisation | None:
+        # Batch by batch with the generators it had: dropout is then that of the bad step.
         seen: list[Localisation] = []
         for micro in self._batches:
             found = localise(
@@ -243,6 +249,7 @@ class BlackBox:
         return next((found for found in seen if found.near_limit), seen[-1])
 
     def _notes(self) -> tuple[str, ...]:
+        # A tensor's version counts its writes: a batch that was changed in place cannot be replayed as it came.
         written = [
             path
             for micro in self._batches

@@ -110,6 +110,7 @@ class Layers:
         """The layers on the device."""
         if not view.per_layer:
             return cls(measurement.norms)
+        # Where one coefficient scales all, the layers' norms follow from it and are not copied.
         one_by_one = clips is not None and bool(clips.answers) and clips.single_coefficient is None
         return cls(
             norms=measurement.norms,
@@ -146,6 +147,7 @@ class Layers:
         if not self.after:
             return None
         raw, clipped = by_layer(layout, exact), by_layer(layout, torch.tensor(self.after, dtype=torch.float64))
+        # A layer without a gradient has 0 / 0, which is left as it is: nothing was cut.
         now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
         return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
 
@@ -218,6 +220,7 @@ def build_record(
     clips = None if isinstance(judgement, Dropped) else judgement.decision.clips
     after = clips.after(measurement) if clips is not None else None
     weights = view.per_layer and weights_are_due(counters.steps, since.num_steps)
+    # All numbers of the three groups cross to the host in one copy: the one wait of a logged step.
     totals, layers, fold = on_host(
         Totals.of(measurement, clips, after, view),
         Layers.of(measurement, clips, after, view, weights=weights),
@@ -284,6 +287,7 @@ def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tenso
     doubtful = [index for index, (there, norm) in each if there and not _TINY <= norm < math.inf]
     if not doubtful:
         return norms, total
+    # Only the doubtful parameters are read again; the others' norms are right.
     again = measure_exactly(measurement.part(measurement.layout.subset(doubtful), doubtful))
     norms[doubtful] = again.norms.to(norms)
     return norms, float(torch.linalg.vector_norm(norms))
