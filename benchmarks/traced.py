@@ -119,7 +119,7 @@ def trace(policy: ClipPolicy, step: Callable[[Loop], None], warm_up: int = 40) -
             loop.run()
         with traced() as found:
             step(loop)
-        loop.pipeline.sinks[0].close()
+        loop.pipeline.close()
     return found
 
 

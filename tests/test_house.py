@@ -33,8 +33,8 @@ def test_the_root_of_the_package_has_few_modules():
 
 def test_no_function_is_longer_than_a_screen():
     longest = sorted(functions(), reverse=True)
-    assert longest[0][0] <= 70, longest[0]
-    assert longest[7][0] <= 40, longest[:8]
+    assert longest[0][0] <= 60, longest[0]
+    assert longest[3][0] <= 40, longest[:4]
 
 
 def test_a_room_says_what_it_is_for():
@@ -54,7 +54,7 @@ def test_every_public_name_is_itself_whatever_was_imported_before():
     assert result.stdout.strip() == "[]", result.stderr
 
 
-@pytest.mark.parametrize(("policy", "files", "changes"), [(ZClip(), 14, 36), (AGC(), 16, 41)], ids=["ZClip", "AGC"])
+@pytest.mark.parametrize(("policy", "files", "changes"), [(ZClip(), 13, 36), (AGC(), 18, 52)], ids=["ZClip", "AGC"])
 def test_a_quiet_step_stays_in_few_files(policy, files, changes):
     found = trace(policy, STEPS["quiet"])
     assert len(found.files) <= files, found.files

@@ -85,7 +85,9 @@ class AGC(ClipPolicy):
         answer: list[Tensor | None] = [None] * len(measurement.grads)
         changes = []
         for units in measurement.by_unit(self):
+            # Weights of zero would never train: they count as ``eps``.
             factors = norm_coefficient(units.norms, units.weights.clamp(min=self.eps) * self.ratio)
+            # Found here, where the factors lie together; later they are one tensor for each parameter.
             changes.append((factors < 1.0).any().to(measurement.total.device, non_blocking=True))
             for index, factor in units.spread(factors):
                 answer[index] = factor

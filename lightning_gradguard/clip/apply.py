@@ -40,6 +40,7 @@ def after(measurement: Measurement, clip: Clip) -> Measurement:
         return measurement.scaled(clip.coefficient)
     if clip.then is None and clip.bound is None and clip.units is None:
         return measurement
+    # How much is cut can only be told from the cut tensors: a copy is clipped, and measured.
     grads = tuple(None if grad is None else grad.clone() for grad in measurement.grads)
     copy = replace(measurement, grads=grads, found={}, scale=None)
     if measurement.scale is not None:
@@ -61,6 +62,7 @@ def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
     if clipped.grads is raw.grads:
         inner = ((raw.norms / raw.total) * (clipped.norms / clipped.total)).sum()
     else:
+        # Divided by the norm first: products of large gradients would overflow.
         products = torch.zeros_like(raw.norms)
         for index, (grad, cut) in enumerate(zip(raw.grads, clipped.grads, strict=True)):
             if grad is not None and cut is not None:
@@ -96,6 +98,7 @@ def _present(measurement: Measurement) -> list[tuple[int, Tensor]]:
 
 
 def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
+    # A fused call takes tensors of one device; the coefficient is sent to each device once.
     by_device = defaultdict(list)
     for index, grad in present:
         by_device[grad.device].append((index, grad))
@@ -110,6 +113,7 @@ def _scale_units_(grads: Sequence[Tensor | None], units: Sequence[Tensor | None]
     for grad, unit in zip(grads, units, strict=True):
         if grad is None or unit is None:
             continue
+        # Only the values that are there are scaled; an index that occurs twice is summed before that.
         if grad.layout == torch.strided:
             dense.append(grad)
             factors.append(unit)

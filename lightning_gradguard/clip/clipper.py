@@ -63,6 +63,7 @@ class _Part:
 
     def decide(self, measurement: Measurement) -> tuple[Measurement, Clip]:
         """What the policy sees of a measurement of all parameters, and its answer."""
+        # A policy of one group sees its own parameters alone: its norm is that of the group.
         indices = self.indices
         seen = measurement if indices is None else measurement.part(self.layout, indices, self.needs)
         return seen, ask(self.policy, seen, self.state)
@@ -90,6 +91,7 @@ class Clips:
     @property
     def single_coefficient(self) -> Tensor | None:
         """The one coefficient that scales the whole gradient, shape ``[]``; ``None`` where there is no such."""
+        # Several policies, or one for some of the parameters, leave no single number.
         if self.indices != (None,):
             return None
         clip = self.answers[0][1]
@@ -99,6 +101,7 @@ class Clips:
 
     def any_clipped(self) -> Tensor | bool:
         """Whether an answer changes anything, a boolean of shape ``[]`` on the device."""
+        # Flags stay on the device: the host reads the step's signals once, and they are among them.
         flags = [is_clipped(seen, clip) for seen, clip in self.answers]
         if len(flags) <= 1:
             return flags[0] if flags else False
@@ -118,6 +121,7 @@ class Clips:
             return torch.ones_like(total)
         if not self.scaled:
             return 1.0 - torch.as_tensor(self.any_clipped()).to(total)
+        # What is simply scaled is told by its smallest coefficient, on the device, without a read of gradients.
         each = [clip.coefficient for _, clip in self.answers if clip.coefficient is not None]
         smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
         return smallest[0] if len(smallest) == 1 else torch.stack(smallest).min()
@@ -135,6 +139,7 @@ class Clips:
                 return None
             if smallest is None:
                 smallest = clip.coefficient.new_ones(len(layout.layers))
+            # Parameters are indices into the layout, or into the part of it that the policy sees.
             index = layout.layer_index(smallest.device)
             index = index if indices is None else index[layout.index(indices, smallest.device)]
             smallest = smallest.scatter_reduce(0, index, clip.coefficient.expand(index.shape), "amin")
@@ -147,6 +152,7 @@ class Clips:
             clipped = after(seen, clip)
             if indices is None:
                 return clipped
+            # Parameters without a policy keep their norms; the total is that of both.
             norms = norms.index_copy(0, measurement.layout.index(indices, norms.device), clipped.norms.to(norms))
             if clipped.grads is not seen.grads:
                 changed = dict(zip(indices, clipped.grads, strict=True))
@@ -180,6 +186,7 @@ class Clipper:
         self.layout = layout
         self.parts: list[_Part] = []
         self.waiting: tuple[str, ...] = ()
+        # One policy for all, or one for each group; a group may come later, as a finetuning callback adds it.
         if not isinstance(policies, Mapping):
             check_policy(policies, "clip")
             self.parts.append(_Part.of("", policies, layout, None, device))
@@ -194,6 +201,7 @@ class Clipper:
                     self.parts.append(_Part.of(group, policy, layout.subset(indices), indices, device))
         for part in self.parts:
             part.policy.check(part.layout)
+        # Declared once, before the first step: then one pass over the gradients serves all policies.
         self.needs = Needs.together([part.needs for part in self.parts])
         self._ratio = _ratio_of(policies) if isinstance(policies, ClipPolicy) else None
 
@@ -229,6 +237,7 @@ class Clipper:
 
 def _load_part(part: _Part, saved: Mapping[str, Any]) -> str | None:
     """Copies a saved state into a part; returns what did not fit, in words."""
+    # Rows of per-parameter state may come and go; every other shape says that settings have changed.
     old = saved["state"]
     expected = {
         key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in part.state.items()
@@ -236,6 +245,7 @@ def _load_part(part: _Part, saved: Mapping[str, Any]) -> str | None:
     found = {key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in old.items()}
     if expected != found:
         return f"the checkpoint has {found}, this policy needs {expected}: it starts fresh"
+    # Rows go by name, not by place: a changed model keeps what is known of the parameters that stayed.
     position = {name: index for index, name in enumerate(saved["names"])}
     rows = [(i, position[name]) for i, name in enumerate(part.layout.names) if name in position]
     for key, value in part.state.items():

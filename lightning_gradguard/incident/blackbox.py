@@ -85,11 +85,13 @@ class BlackBox:
 
     def before_batch(self, batch: Any, index: int = 0) -> None:
         """Remembers one batch; call it before its forward pass. The first one after a step starts a new step."""
+        # Cleared late, at the next batch: an incident of the step itself still needs its batches.
         if self._stepped:
             self._batches.clear()
             self._losses.clear()
             self._versions.clear()
             self._stepped = False
+        # Modules change attributes in every batch; a replay starts from those before the first.
         if not self._batches:
             self._attributes.before_batch()
         with suppress(Exception):  # a batch that cannot be looked at is the step's business, not ours
@@ -99,6 +101,7 @@ class BlackBox:
 
     def before_backward(self, loss: Tensor) -> None:
         """Remembers the loss of a batch: under sharding it tells which process saw the fault."""
+        # Detached: a loss with its graph would keep every activation of the step.
         self._losses.append(loss.detach())
 
     def after_step(self) -> None:
@@ -130,9 +133,9 @@ class BlackBox:
             action: what is done about it.
             optimizer: the one that was about to step, if the step came so far.
             optimizer_index: which one that is.
-            layout: its parameters; ``gradients``, one for each of them; ``bad_names``, those that are not finite.
-            gradients: see ``layout``.
-            bad_names: see ``layout``.
+            layout: its parameters.
+            gradients: one for each of its parameters.
+            bad_names: names of those that are not finite.
             bad_buffers: names of the buffers that the step made non-finite.
             history: step, gradient norm and verdict of the last steps.
             buffers: as before the step, by name; as they are now if not given.
@@ -141,49 +144,67 @@ class BlackBox:
 
         Returns where it went, where it began, and the command to replay it; ``None`` if nothing was saved.
         """
-        params = list(self.module.parameters()) if layout is None else list(layout.params)
+        params = list(self.module.parameters() if layout is None else layout.params)
         if not self._batches or any_process(self.folder.is_full, params):
             return None
-        scale = float(scaler.get_scale()) if scaler is not None else None
+        scale = None if scaler is None else float(scaler.get_scale())
         before = dict(buffers) if buffers is not None else {n: b.detach() for n, b in self.module.named_buffers()}
-        is_sharded = layout is not None and layout.sharding is not None and sharded.holds_parts(self.outer)
+        is_sharded = layout is not None and sharded.holds_parts(self.outer)
         found = None if is_sharded else self._localise(before, scale)
-        if not is_sharded and not self._is_mine(found, params):
+        if not (is_sharded or self._is_mine(found, params)):
             return None
         incident = Incident(
             step=step,
             optimizer=optimizer_index,
             cause=cause,
             action=action,
-            gradients=digest_gradients(layout, gradients) if layout is not None else {},
+            gradients={} if layout is None else digest_gradients(layout, gradients),
             place=_place(layout, gradients, bad_names),
-            batches=tuple(self._batches),
             buffers=before,
             history=history,
             config=self._config(optimizer, scale),
-            localisation=found,
-            not_localised=self.not_run if found is None else None,
             bad_buffers=tuple(bad_buffers),
-            notes=self._notes(),
-            suffix="" if is_sharded or self.world_size == 1 else f"-rank{self.rank}",
-            attributes=self._attributes.now(),
-            exception=None if error is None else {"type": type(error).__name__, "message": str(error)[:2000]},
+            exception=_in_words(error),
+            **self._remembered(found, is_sharded),
         )
-        scaler_state = scaler.state_dict() if scaler is not None else None
+        return self._write(incident, optimizer, scaler, is_sharded)
+
+    def _remembered(self, found: Localisation | None, is_sharded: bool) -> dict[str, Any]:
+        """Returns what an incident holds of this box itself: the batches, and where a run of them found the fault."""
+        return {
+            "batches": tuple(self._batches),
+            "localisation": found,
+            "not_localised": self.not_run if found is None else None,
+            "notes": self._notes(),
+            "suffix": "" if is_sharded or self.world_size == 1 else f"-rank{self.rank}",
+            "attributes": self._attributes.now(),
+        }
+
+    def _write(
+        self,
+        incident: Incident,
+        optimizer: torch.optim.Optimizer | None,
+        scaler: GradScaler | None,
+        is_sharded: bool,
+    ) -> str | None:
+        """Writes the bundle, under sharding all processes together; returns where it lies, in words."""
+        state = scaler.state_dict() if scaler is not None else None
         if is_sharded:
-            place = sharded.save(self.folder, incident, self.outer, scaler_state, saw_it=self._saw_it(), rank=self.rank)
+            place = sharded.save(self.folder, incident, self.outer, state, saw_it=self._saw_it(), rank=self.rank)
         else:
-            place = self.folder.save(incident, self.module, optimizer, scaler_state)
-        return None if place is None else _announcement(place, found)
+            place = self.folder.save(incident, self.module, optimizer, state)
+        return None if place is None else _announcement(place, incident.localisation)
 
     def _is_mine(self, found: Localisation | None, params: Sequence[Tensor]) -> bool:
         """Whether this process writes a bundle: it met the fault in its own batch, or is the first and nobody did."""
+        # Every process asks, whatever it saw: the vote waits for all of them.
         here = found is not None and (found.found or found.error is not None)
         anywhere = any_process(here, params)
         return self.world_size == 1 or here or (not anywhere and self.rank == 0)
 
     def _saw_it(self) -> bool:
         """Whether a batch or a loss of this process is not finite."""
+        # Under sharding no process may run the step alone, so batches and losses have to tell.
         tensors = [tensor for micro in self._batches for _, tensor in named_tensors(micro.batch)]
         return not all(map(is_finite, [*tensors, *self._losses]))
 
@@ -211,6 +232,7 @@ class BlackBox:
     def _first_that_goes_bad(
         self, run: RunStep, buffers: Mapping[str, Tensor], loss_scale: float | None
     ) -> Localisation | None:
+        # Batch by batch with the generators it had: dropout is then that of the bad step.
         seen: list[Localisation] = []
         for micro in self._batches:
             found = localise(
@@ -227,6 +249,7 @@ class BlackBox:
         return next((found for found in seen if found.near_limit), seen[-1])
 
     def _notes(self) -> tuple[str, ...]:
+        # A tensor's version counts its writes: a batch that was changed in place cannot be replayed as it came.
         written = [
             path
             for micro in self._batches
@@ -264,3 +287,8 @@ def _containers(batch: Any) -> Any:
     if type(batch) in (list, tuple):
         return type(batch)(_containers(item) for item in batch)
     return batch
+
+
+def _in_words(error: BaseException | None) -> dict[str, str] | None:
+    """Returns class and message of an exception; long messages are cut."""
+    return None if error is None else {"type": type(error).__name__, "message": str(error)[:2000]}

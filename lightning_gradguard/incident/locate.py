@@ -118,9 +118,11 @@ def _watch(
     error = None
     gradients: dict[str, Tensor] = {}
     bad_gradients: Mapping[str, Any] = {}
+    # Made before the step, so that what was bad in weights, batch and buffers to begin with is known.
     recorder = Recorder(module, batch)  # once the buffers are what they were
     finite_before = {name for name, buffer in module.named_buffers() if is_finite(buffer)}
     try:
+        # Compiled code would hide its operators: it runs eagerly here.
         with torch.enable_grad(), torch.compiler.set_stance("force_eager"), recorder:
             with context:
                 loss = step(module, batch)
@@ -129,11 +131,13 @@ def _watch(
     except Exception as problem:
         error = f"running the step again raised {type(problem).__name__}: {problem}"
     bad_buffers = tuple(n for n, b in module.named_buffers() if n in finite_before and not is_finite(b))
+    # The loss is asked first: what is wrong there is the cause of every gradient after it.
     targets = [] if loss is None else [loss]
     answer = recorder.origin_of(targets) or recorder.origin_of(bad_gradients.values())
     if answer is None and error is None and (spoiled := _spoiled_by_unscaling(gradients, loss_scale)):
         held = TensorRange((), "float32", float(loss_scale or 0.0), float(loss_scale or 0.0), 0, 0)
         answer, bad_gradients = (Origin("loss scale", "", None, held, False), None), dict.fromkeys(spoiled)
+    # Neither loss nor gradients are bad: the first bad value of all is the best that can be said.
     if answer is None and (error is not None or bad_buffers):
         answer = recorder.earliest()
     return conclude(recorder, answer, loss, tuple(bad_gradients), bad_buffers, error)
@@ -149,6 +153,7 @@ def conclude(
 ) -> Localisation:
     """Puts what a recorder saw into a :class:`Localisation`."""
     origin, turned = answer or (None, None)
+    # Values near the limit tell something only up to the operator that went over it.
     until = origin.call.index if origin is not None and origin.call is not None else float("inf")
     near = [extreme for extreme in recorder.near_limit if extreme.index < until][:_MAX_EXTREMES]
     return Localisation(
@@ -181,6 +186,7 @@ def place_from_gradients(layers: Sequence[str], bad_layers: Sequence[str]) -> st
     bad = [layer in set(bad_layers) for layer in layers]
     if not any(bad):
         return "no layer"
+    # A non-finite value travels from the last layer to the first: what counts is the last bad one.
     last = max(index for index, is_bad in enumerate(bad) if is_bad)
     if all(bad):
         return "all layers: it was there before the backward pass, in the forward pass or the loss"

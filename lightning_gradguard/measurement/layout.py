@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import is_
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -78,35 +78,22 @@ class Layout:
         if group_by not in ("layer", "parameter"):
             raise ValueError(f"group_by must be 'layer' or 'parameter', got {group_by!r}")
         groups = optimizer.groups if isinstance(optimizer, Optimizers) else optimizer.param_groups
-        names = tensor_names(module, "_parameters")
-        owners, module_name = _owners(module), module_names(module)
-        depth = {parameter: position for position, parameter in enumerate(names)}
-        entries = []  # (depth, name, parameter, group)
-        for group_index, group in enumerate(groups):
-            for index, parameter in enumerate(group["params"]):
-                name = names.get(parameter, f"unnamed.{group_index}.{index}")
-                entries.append((depth.get(parameter, len(depth)), name, parameter, group_index))
-        entries.sort(key=lambda entry: entry[0])  # stable: unnamed ones last, in the optimizer's order
-
-        def layer(name: str, parameter: Tensor) -> str:
-            if group_by == "parameter":
-                return name
-            owner = owners.get(parameter)
-            inner = name.replace("parametrizations.", "", 1) if owner is not None else name
-            return (module_name[owner] if owner is not None else "") or inner.rpartition(".")[0] or inner
-
-        layer_names = [layer(name, parameter) for _, name, parameter, _ in entries]
+        entries = _by_depth(module, groups)
+        params = tuple(entry.parameter for entry in entries)
+        owners = tuple(map(_owners(module).get, params))
+        names = tuple(entry.name for entry in entries)
+        layer_names = names if group_by == "parameter" else _names_of_layers(module, names, owners)
         layers = tuple(dict.fromkeys(layer_names))
         position = {layer: index for index, layer in enumerate(layers)}
         return cls(
-            params=tuple(parameter for _, _, parameter, _ in entries),
-            names=tuple(name for _, name, _, _ in entries),
+            params=params,
+            names=names,
             layers=layers,
             layer_of=tuple(position[layer] for layer in layer_names),
-            group_of=tuple(group for _, _, _, group in entries),
+            group_of=tuple(entry.group for entry in entries),
             group_names=_names_of_groups(groups),
-            owners=tuple(owners.get(parameter) for _, _, parameter, _ in entries),
-            sharding=find_sharding(module, [parameter for _, _, parameter, _ in entries]),
+            owners=owners,
+            sharding=find_sharding(module, list(params)),
             in_order=tuple(parameter for group in groups for parameter in group["params"]),
             group_sizes=tuple(len(group["params"]) for group in groups),
         )
@@ -205,6 +192,39 @@ def check_owner(module: nn.Module, optimizers: Optimizers) -> None:
             "was made for another model, or for a copy of this one (moved, compiled or wrapped after that); make the "
             "optimizer from the parameters of the module that is passed"
         )
+
+
+class _Entry(NamedTuple):
+    """One parameter of an optimizer, with the index of its group."""
+
+    name: str
+    parameter: nn.Parameter
+    group: int
+
+
+def _by_depth(module: nn.Module, groups: Sequence[dict[str, Any]]) -> list[_Entry]:
+    """Returns the parameters of all groups in the order in which the module holds them."""
+    names = tensor_names(module, "_parameters")
+    depth = {parameter: position for position, parameter in enumerate(names)}
+    entries = [
+        _Entry(names.get(parameter, f"unnamed.{number}.{index}"), parameter, number)
+        for number, group in enumerate(groups)
+        for index, parameter in enumerate(group["params"])
+    ]
+    # The sort is stable: what the module does not hold comes last, in the optimizer's order.
+    return sorted(entries, key=lambda entry: depth.get(entry.parameter, len(depth)))
+
+
+def _names_of_layers(module: nn.Module, names: Sequence[str], owners: Sequence[nn.Module | None]) -> tuple[str, ...]:
+    """Returns for each parameter the name of the module that owns it, as far as there is one."""
+    module_name = module_names(module)
+
+    def layer(name: str, owner: nn.Module | None) -> str:
+        # A parametrized weight lies two modules deeper than the layer it makes a weight for.
+        inner = name.replace("parametrizations.", "", 1) if owner is not None else name
+        return (module_name[owner] if owner is not None else "") or inner.rpartition(".")[0] or inner
+
+    return tuple(map(layer, names, owners))
 
 
 def _names_of_groups(groups: Sequence[dict[str, Any]]) -> tuple[str, ...]:

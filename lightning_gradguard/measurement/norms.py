@@ -57,6 +57,7 @@ class Norms:
         tensors: Sequence[Tensor | None],
         only_units: bool = False,
     ) -> _Found:
+        # The plan is tried, not checked: comparing every shape at each step would cost as much as measuring.
         present = [tensor is not None for tensor in tensors]
         if self._plan is not None and self._plan.present == present:
             try:

@@ -71,6 +71,7 @@ class _Group:
 
     def measure_stack(self, tensors: Sequence[Tensor | None], only_units: bool) -> tuple[list[Tensor], list[Tensor]]:
         """The norms of tensors of one shape, and of their units, from one copy of them all."""
+        # One copy serves both: a read of the stack for the units, and none for the tensors where units make them up.
         stack = torch.stack(self.of(tensors))
         rows, units = None, []
         for measurer in self.units:
@@ -84,6 +85,7 @@ class _Group:
 
     def measure_list(self, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """The norms of tensors by one ``torch._foreach_norm``, and of their units one by one."""
+        # Long tensors are replaced by the norms of their pieces: the norm of these is the tensor's.
         found, units = self.of(tensors), []
         for position in self.large:
             found[position] = norms_of_pieces(found[position], 1, self.dtype)
@@ -141,6 +143,7 @@ class Plan:
             norms, own = group.measure_list(tensors)
             pieces += norms
             units += own
+        # One vector and one lookup for each result: many small copies would cost more than the norms themselves.
         everything = self._together([*pieces, self.zero, *units])
         if everything.numel() != self.num_results:
             raise RuntimeError("there are more or fewer units than were planned for")
@@ -224,6 +227,7 @@ def _list_group(
     tensors: Mapping[int, Tensor], kinds: Mapping[int, _Kinds], dtype: torch.dtype, only_units: bool
 ) -> _Group:
     """Tensors that are measured by one ``torch._foreach_norm``, their units one by one."""
+    # A tensor that is one unit needs nothing besides its norm; only others are split.
     split = {i: own for i in tensors if (own := [kind for kind in kinds[i] if not kind.whole])}
     indices = [i for i in tensors if not (only_units and i in split)]
     by_rows = {i for i in indices if any(kind.rows for kind in split.get(i, ())) and _rows_lie_apart(tensors[i])}

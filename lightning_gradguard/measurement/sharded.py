@@ -38,6 +38,7 @@ def find_sharding(module: nn.Module, parameters: Params) -> Sharding:
     if num_processes() == 1:
         return Whole()
     pieces, flat = find_pieces(module, parameters)
+    # Without its wrapper a slice looks like a small parameter: norms would be wrong without a word.
     if not flat and any(getattr(parameter, "_fsdp_flattened", False) for parameter in parameters):
         raise ValueError(
             f"module: the parameters of this {type(module).__name__} are slices that an FSDP wrapper around it has "
@@ -99,6 +100,7 @@ class Sharded(Sharding):
 
     def sum(self, local: Tensor) -> Tensor:
         """Sums over the pieces, replicas counted once: ``[num_params, ...]``, in float64 where the device has it."""
+        # Each of n replicas gives an n-th, so that the sum over all processes counts their piece once.
         wide = local.float() if local.device.type == "mps" else local.double()
         total = wide / self._replicas(wide).view(-1, *[1] * (wide.dim() - 1))
         dist.all_reduce(total)
@@ -112,6 +114,7 @@ class Sharded(Sharding):
         """
         if not vectors:
             return []
+        # One all-reduce for all of them: its latency is the cost, not its length.
         together = torch.cat([vector / self.pieces[index].replicas for index, vector in vectors])
         dist.all_reduce(together)
         return list(together.split([vector.numel() for _, vector in vectors]))
@@ -121,6 +124,7 @@ class Sharded(Sharding):
 
         They come where the parameters live, in float64 if one of these is, else in the dtype that they came in.
         """
+        # A process that holds nothing still takes part, with the device and dtype that all agree on.
         here = local.to(self._device, torch.promote_types(local.dtype, self._dtype))
         if math.isinf(p):
             return self.largest(here)

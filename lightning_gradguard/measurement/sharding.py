@@ -146,10 +146,12 @@ class Whole(Sharding):
 
     def measure(self, grads: Tensors, norms: Norms, needs: Needs) -> tuple[Tensor, Found]:
         """Measures tensors and units in one pass."""
+        # Policies that go by units get them from the read that the norms need anyway.
         return needs.measure(grads) if needs.leaves else (norms(grads), {})
 
     def by_unit(self, needs: Needs, grads: Tensors, params: Params, found: Found) -> list[UnitNorms]:
         """Returns what was found, or else reads the gradients once more."""
+        # Copies of gradients, which a chain clips, were in no pass: they are measured here.
         return units_of_whole_tensors(needs, grads, params, found.get(needs) or needs.measure_units(grads))
 
 
@@ -185,6 +187,7 @@ def any_process(flag: bool, params: Sequence[Tensor]) -> bool:
     """
     if num_processes() == 1:
         return flag
+    # Votes lie where the parameters do: NCCL knows no tensors of the CPU.
     votes = torch.tensor(float(flag), dtype=torch.float32, device=local(params[0]).device if params else None)
     dist.all_reduce(votes, dist.ReduceOp.MAX)
     return bool(votes)
@@ -197,6 +200,7 @@ def is_distributed(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, detached: the piece of a ``DTensor``, any other tensor as it is."""
+    # Detached first: taking the piece of a tensor with a graph would be recorded in it.
     detached: Any = tensor.detach()
     piece: Tensor = detached.to_local() if is_distributed(detached) else detached
     return piece

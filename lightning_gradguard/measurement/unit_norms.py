@@ -65,6 +65,7 @@ class PlainUnits(UnitNorms):
 
     def scaled(self, coefficient: Tensor) -> PlainUnits:
         """Multiplies the norms."""
+        # Clipping by tensor gives one number for each: its units share it.
         each = self.order.one_each(coefficient) if coefficient.dim() else coefficient
         return replace(self, norms=self.norms * each)
 
@@ -89,6 +90,7 @@ class OddUnits(UnitNorms):
     @staticmethod
     def of(index: int, units: Units, grad: Tensor, weight: Tensor) -> OddUnits:
         """Measures one gradient."""
+        # Rows that did not occur have no gradient, so neither they nor their weights are read.
         if grad.layout != torch.strided:
             grad = grad.coalesce()
             weight, grad = weight[grad.indices()[0]], grad.values()

@@ -58,12 +58,14 @@ class Units:
             dtype: in which to sum; ``None`` for that of the elements.
             stacked: whether it gets several at once, counted by a first dimension.
         """
+        # A stack has one dimension more, the first: all dimensions of a unit move by one.
         first = int(stacked)
         dims = [dim + first for dim in self.dims] or list(range(first, len(shape) + first))
         norm = functools.partial(torch.linalg.vector_norm, dim=dims, dtype=dtype)
         if self.rows and math.prod(shape[1:]) >= LONG:
             assert not stacked, "long rows are not stacked"
             return lambda tensor: torch.linalg.vector_norm(norms_of_pieces(tensor, shape[0], dtype), dim=1)
+        # A number is its own norm: reducing over no dimension would reduce over all of them.
         if not dims:
             return lambda tensor: tensor.abs().flatten(first)
         if self.view is not None:
@@ -76,6 +78,7 @@ class Units:
         if self.whole:
             return factors.unbind()
         each = factors.view(num, *self._outer(shape))
+        # Units were seen in another shape than the gradient has: the factors go back to that of the gradient.
         if self.view is not None:
             each = each.expand(-1, -1, self.view[1], *[-1] * (each.dim() - 3)).flatten(1, 2)
         return each.unbind()
@@ -154,6 +157,7 @@ class UnitOrder:
 
     def one_each(self, values: Tensor) -> Tensor:
         """Repeats one number for each tensor for each of its units."""
+        # An expanded view costs no memory until all are put together, in the order of the units.
         each = [values[index].expand(block.num_each) for block in self.blocks for index in block.indices]
         return torch.cat(each) if each else values.new_zeros(0)
 
@@ -184,6 +188,7 @@ def norms_of_pieces(tensor: Tensor, num: int, dtype: torch.dtype | None) -> Tens
         num: of rows.
         dtype: in which to sum; ``None`` for the tensor's.
     """
+    # One reduction over a long row rounds too much and runs on one core: pieces are summed first, then their norms.
     length = tensor.numel() // num
     if width := _width(length):
         pieces = torch.linalg.vector_norm(tensor.reshape(num, -1, width), dim=2, dtype=dtype)

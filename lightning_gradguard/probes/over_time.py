@@ -54,11 +54,15 @@ def norms_over_time(
         if _has_own_forward(module, base) and not _is_alike(result, output, batch):
             return None
         last = result.select(time, -1)[:, : module.proj_size or module.hidden_size]
-        generator = torch.Generator(device="cpu").manual_seed(0)
-        direction = torch.randn(last.shape[-1], generator=generator, dtype=torch.float32, device="cpu").to(last)
-        (gradient,) = torch.autograd.grad((last * direction).sum(), x)
+        (gradient,) = torch.autograd.grad((last * _direction_like(last)).sum(), x)
     over_time = gradient.movedim(time, 0).flatten(1)
     return torch.linalg.vector_norm(over_time, dim=1, dtype=accumulator(over_time.dtype))
+
+
+def _direction_like(last: Tensor) -> Tensor:
+    """Returns a random direction in the space of an output: the same at each call, and without the user's generator."""
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    return torch.randn(last.shape[-1], generator=generator, dtype=torch.float32, device="cpu").to(last)
 
 
 def _inputs(

@@ -113,6 +113,7 @@ class SinceLast:
         norms = torch.stack([norms for norms, _ in self._steps])
         totals, coefficients = torch.stack([signals[:2] for _, signals in self._steps]).to(self._dtype).unbind(1)
         self._steps = []
+        # One stack for up to 32 steps, since each call costs the same for one as for all. NaN would win every maximum.
         finite = totals.isfinite()
         layers = by_layer(self.layout, norms).where(finite.unsqueeze(1), 0.0)
         self.max_layer_norms = torch.maximum(self.max_layer_norms, layers.amax(0))
