@@ -141,6 +141,10 @@ scikit-learn's digits and Python's own documentation. `--data-dir` takes MNIST o
 files), `--text` any UTF-8 text. The figures are for comparing variants, not for comparing with the literature: the
 images are 8x8, and the text is a third of a megabyte.
 
+Looking for a script to copy? `examples/quickstart/` holds five of at most 90 lines: a Trainer (`trainer.py`), a plain
+loop (`plain_loop.py`), Fabric (`fabric_loop.py`), LightningCLI with YAML (`cli.py`), and two optimizers over one net
+(`two_optimizers.py`).
+
 This page is written by `make gallery` from `{os.path.relpath(folder, HERE.parent)}`.
 
 **How to read the tables.** A row is a variant. The study's own metrics come first, mean ± standard deviation over the
