@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo cases gallery docs test lower-bounds clients check clean
+.PHONY: help setup demo cases gallery docs test lower-bounds clients huggingface check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/python -m lightning_gradguard demo
+	@$(BIN)/python examples/demo.py
 
 cases: $(STAMP)
 	@$(BIN)/python examples/cases.py --record examples/results
@@ -68,6 +68,10 @@ $(CLIENTS)/installed: benchmarks/clients/requirements.txt constraints.txt
 clients: $(CLIENTS)/installed
 	@nice -n 10 $(CLIENTS)/bin/python -m benchmarks.clients --record
 
+huggingface: $(STAMP)
+	@echo "==> the transformers callback, against transformers and accelerate in an environment of their own"
+	@sh tests/huggingface.sh
+
 check: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check .
@@ -86,4 +90,4 @@ browser:
 	fi
 
 clean:
-	rm -rf $(VENV) .venv-lower .venv-clients runs site .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-lower .venv-clients .venv-huggingface runs site .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from lightning_gradguard.probes.recurrence import TemporalProbe as TemporalProbe
     from lightning_gradguard.record import Finding as Finding
     from lightning_gradguard.record import StepRecord as StepRecord
+    from lightning_gradguard.report.live import ConsoleSink as ConsoleSink
+    from lightning_gradguard.report.run import Run as Run
+    from lightning_gradguard.report.run import read_run as read_run
     from lightning_gradguard.sinks import JsonlSink as JsonlSink
     from lightning_gradguard.sinks import MemorySink as MemorySink
     from lightning_gradguard.sinks import Sink as Sink
@@ -56,6 +59,7 @@ _HOME = {
     "Chain": "clip.chain",
     "Clip": "clip.base",
     "ClipPolicy": "clip.base",
+    "ConsoleSink": "report.live",
     "Diagnosis": "diagnose.diagnosis",
     "Finding": "record",
     "GradGuard": "callbacks",
@@ -74,6 +78,7 @@ _HOME = {
     "ReplayReport": "incident.replay",
     "Rule": "diagnose.diagnosis",
     "Sink": "sinks",
+    "Run": "report.run",
     "SpikeRule": "spikes",
     "StepRecord": "record",
     "TemporalProbe": "probes.recurrence",
@@ -83,6 +88,7 @@ _HOME = {
     "default_rules": "diagnose",
     "measure": "measurement.measurement",
     "read_jsonl": "sinks",
+    "read_run": "report.run",
     "replay": "incident.replay",
 }
 

@@ -1,49 +1,61 @@
-"""Commands: ``python -m lightning_gradguard demo | report | replay``."""
+"""The command ``gradguard``, and ``python -m lightning_gradguard``, which is the same."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
 
-_USAGE = """usage: python -m lightning_gradguard COMMAND ...
+from lightning_gradguard import __version__
 
-  demo                 train three models without and with mitigations, and print what it changed
-  report LOGDIR        one HTML page and a summary from TensorBoard or JSONL files  (report --help)
-  replay BUNDLE        run the step of an incident again, and name where it began   (replay --help)
+# Each command is a module with `main(argv) -> exit status`, imported only when it is asked for.
+COMMANDS = {
+    "demo": ("lightning_gradguard.demo.command", "train four small networks, two of them sick, and see what is said"),
+    "report": (
+        "lightning_gradguard.report.command",
+        "summarize the runs below a log folder, as a page, text or Markdown",
+    ),
+    "replay": (
+        "lightning_gradguard.incident.command",
+        "run the step of a saved incident again, and name where it began",
+    ),
+}
+
+
+def usage() -> str:
+    """What ``gradguard --help`` prints."""
+    commands = "\n".join(f"  {name:<8} {words}" for name, (_, words) in COMMANDS.items())
+    return f"""usage: gradguard COMMAND ...
+
+See, tame and survive gradients in PyTorch Lightning.
+
+{commands}
+
+gradguard COMMAND --help tells more; gradguard --version which version this is.
+Without any code: LIGHTNING_GRADGUARD=1 python train.py watches the gradients of a training.
 """
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Runs one command; returns its exit status, 2 for bad usage."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_USAGE)
-        return 0 if argv else 2
-    command, rest = argv[0], argv[1:]
-    if command == "report":
-        from lightning_gradguard.report.command import main as report
-
-        return report(rest)
-    if command == "replay":
-        from lightning_gradguard.incident.command import main as replay
-
-        return replay(rest)
-    if command == "demo":
-        return _demo(rest)
-    print(f"unknown command {command!r}\n\n{_USAGE}", file=sys.stderr)
+    command, rest = (argv[0], argv[1:]) if argv else ("", [])
+    if command in COMMANDS:
+        status = import_module(COMMANDS[command][0]).main(rest)
+        return int(status)
+    if command == "--version":
+        print(f"gradguard {__version__}")
+        return 0
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    print(f"unknown command {command!r}\n\n{usage()}" if command else usage(), file=sys.stderr)
     return 2
 
 
-def _demo(argv: list[str]) -> int:
-    script = Path(__file__).parent.parent / "examples" / "demo.py"
-    if not script.is_file():
-        print(
-            "the demo is part of the repository, not of the installed package: clone it and run `make demo`",
-            file=sys.stderr,
-        )
-        return 2
-    return subprocess.call([sys.executable, str(script), *argv])
+def run() -> None:
+    """Entry point of the console command."""
+    sys.exit(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run()

@@ -7,8 +7,10 @@ be greater than 0, got -1.0; give the largest norm a step may have"); what every
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 By = Literal["norm", "value"]
@@ -193,3 +195,31 @@ def _choice(name: str, value: Any, choices: Sequence[str], which: str) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be {which}, got {value!r}")
     return str(value)
+
+
+def warn_without_effect(owner: str, because: str, given: Mapping[str, tuple[Any, Any]]) -> None:
+    """Warns of settings that do nothing beside another one, if any of them was set.
+
+    Args:
+        owner: the class whose arguments they are.
+        because: the setting that keeps them from having an effect.
+        given: by name of the argument, what was given and what it is by default.
+    """
+    idle = [f"{name}={value!r}" for name, (value, default) in given.items() if value != default]
+    if idle:
+        have = "has" if len(idle) == 1 else "have"
+        warnings.warn(f"{owner}: with {because}, {' and '.join(idle)} {have} no effect", stacklevel=4)
+
+
+def show_arguments(value: object) -> str:
+    """An object as its constructor call, with each argument that it keeps under its name: for ``__repr__``.
+
+    Example:
+        >>> class Clip:
+        ...     def __init__(self, norm: float, by: str = "norm") -> None:
+        ...         self.norm, self.by = norm, by
+        >>> show_arguments(Clip(1.0))
+        "Clip(norm=1.0, by='norm')"
+    """
+    kept = [name for name in inspect.signature(type(value)).parameters if hasattr(value, name)]
+    return f"{type(value).__name__}({', '.join(f'{name}={getattr(value, name)!r}' for name in kept)})"

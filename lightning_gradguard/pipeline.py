@@ -24,10 +24,11 @@ from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
+from lightning_gradguard.measurement.sharding import trains_together
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record
-from lightning_gradguard.recording.since_last import Counters, SinceLast
+from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
 from lightning_gradguard.sinks import Sink, Views
 
 
@@ -116,7 +117,9 @@ class GradientPipeline:
             check_droppable(self.optimizers)
             plain = self.optimizers.plain
             recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
-            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
+            self.judge = Judge(
+                guard, recovery, self.optimizers, optimizer_index, incidents, together=trains_together(module)
+            )
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules) if rules else None
         self.views = Views(sinks)
@@ -178,6 +181,13 @@ class GradientPipeline:
         """What was saved of the last bad step, in words; ``None`` if nothing was."""
         return self.judge.last_incident
 
+    def totals(self) -> Totals:
+        """What was done up to now, over all steps of the run: a host sync on a device."""
+        self.since_last.fold()
+        clipped = None if self.clipper is None else int(self.counters.clipped + self.since_last.num_clipped)
+        nonfinite = int(self.counters.nonfinite + self.since_last.num_nonfinite)
+        return Totals(self.counters.steps, clipped, nonfinite, self.counters.skipped)
+
     def before_step(
         self,
         *,
@@ -194,7 +204,8 @@ class GradientPipeline:
             log: whether a step that goes well makes a record; every ``log_every_n_steps`` if not given.
             scaler: the live ``GradScaler``, if there is one. Gradients are unscaled through it, once, and an overflow
                 is left to it: go on with ``scaler.step(optimizer)`` as always.
-            loss: of the step, without the loss scale; only a guard with ``spikes`` looks at it.
+            loss: of the step, without the loss scale. A guard drops a step whose loss is NaN; not looked at where
+                several processes share the parameters and ``module`` does not say so: give it the wrapper of DDP.
             stepping: of several optimizers that are taken as one the one that steps now, where a loop unscales each
                 just before its step, as Lightning does; ``None`` where all of them step after this call.
 
@@ -236,14 +247,15 @@ class GradientPipeline:
         if isinstance(judgement, Dropped):
             if live_scaler is not None and stepping is not None:
                 self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
-            self.since_last.num_nonfinite += bool(judgement.damage.nan)
+            self.since_last.num_nonfinite += judgement.damage.nonfinite
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
         self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last = step, measurement.norms, measurement.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        if log or judgement.nonfinite or self.judge.spike is not None:
+        self.since_last.num_nonfinite += judgement.damage is not None
+        if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler)
         if judgement.clipped:
             clips.apply_()
@@ -252,6 +264,28 @@ class GradientPipeline:
         if self.instruments is not None:
             self._probing.run(self.instruments.before_step, self.layout, step)
         return record
+
+    def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
+        """Drops a step whose forward or backward pass has raised because something was not finite.
+
+        Call it in place of :meth:`before_step`, from where the exception was caught: gradients become ``None`` and
+        buffers go back, it is counted, saved and recorded, and the loop may go on with the next batch.
+
+        Args:
+            what: was not finite, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
+            step: x-axis of the record; counted from 0 if not given.
+
+        Raises:
+            NonFiniteGradientError: if the guard ends the run.
+        """
+        if isinstance(self.judge, Unguarded):
+            return None
+        step = self.counters.steps if step is None else step
+        self.counters.steps += 1
+        dropped = self.judge.drop_raised(step, self.layout, what)
+        self._recording.run(self.since_last.count, dropped.measurement.present)
+        self.since_last.num_nonfinite += 1
+        return self._record_dropped(step, dropped)
 
     def after_step(self) -> None:
         """Ends a step: call it after ``optimizer.step()``, if there are instruments or steps are left to the device.

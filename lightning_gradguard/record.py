@@ -92,10 +92,12 @@ class StepRecord:
         coefficient: applied over raw norm; 1 means untouched.
         cosine: cosine between raw and applied gradient; 1 means the direction was kept.
         verdict: ``ok``, ``clipped``, ``skipped``, ``overflow`` (left to the loss scaler), ``rolled_back``, or
-            ``nonfinite`` (let through, since nobody guards).
+            ``nonfinite`` (let through: nobody guards, or the guard was told to).
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
         cause: what a bad step was: ``"nan"``, ``"inf"``; ``"buffer"``: the forward pass made a buffer non-finite;
-            ``"spike"``: finite, but far above the usual; ``None`` for a good one.
+            ``"loss"``: the loss was NaN although every gradient was finite; ``"exception"``: the step raised, and
+            something was not finite; ``"spike"``: finite, but far above the
+            usual; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.
         num_steps: optimizer steps since the last record, this one included.
         num_clipped: how many of them were clipped.
@@ -138,7 +140,7 @@ class StepRecord:
     cosine: float | None
     verdict: Verdict
     nonfinite_layers: tuple[str, ...]
-    cause: Literal["nan", "inf", "buffer", "spike"] | None
+    cause: Literal["nan", "inf", "buffer", "loss", "exception", "spike"] | None
     loss_scale: float | None
     num_steps: int
     num_clipped: int

@@ -9,12 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, final
 
+from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.record import StepRecord
 
 
 class Sink(ABC):
     """A view of a run: takes records, one after the other, and nothing else."""
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     @abstractmethod
     def write(self, record: StepRecord) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from lightning_gradguard.arguments import show_arguments
+
 # Standard deviation of a normal distribution over its median absolute deviation.
 _SIGMA_PER_MAD = 1.4826
 
@@ -83,6 +85,9 @@ class SpikeRule:
         self.accept_after = accept_after
         self.watch_loss = watch_loss
         self.drop = drop
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
 
 class SpikeWatch:

@@ -19,13 +19,14 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("recording",),
     ("pipeline",),
     ("callbacks",),
-    ("__init__", "__main__", "environment"),
+    ("__init__", "__main__", "demo", "environment", "huggingface"),
 )
 # What reads records and nothing else of ours: rules, and every view.
 READERS = ("diagnose", "report", "tensorboard")
 READ = ("harmless", "arguments", "record", "sinks", "spikes", "diagnose", "report", "tensorboard")
 # What only one part may import: everything else works where it is not installed.
-ONLY = {"lightning": "callbacks", "pytorch_lightning": "callbacks", "tensorboard": "tensorboard"}
+ONLY = {"lightning": ("callbacks", "demo"), "pytorch_lightning": ("callbacks",), "tensorboard": ("tensorboard",)}
+ONLY |= {"transformers": ("huggingface",), "matplotlib": ("report",), "pandas": ("report",)}
 
 
 def part_of(path: Path) -> str:
@@ -63,8 +64,8 @@ def wrong_imports(part: str, source: str) -> list[str]:
                 wrong.append(f"{part} imports {other}, which is not below it")
             elif part in READERS and other not in READ:
                 wrong.append(f"{part} imports {other}, and may read records only")
-        elif ONLY.get(top, part) != part:
-            wrong.append(f"{part} imports {top}, which only {ONLY[top]} may")
+        elif part not in ONLY.get(top, (part,)):
+            wrong.append(f"{part} imports {top}, which only {' and '.join(ONLY[top])} may")
     return wrong
 
 

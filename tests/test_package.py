@@ -4,18 +4,20 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import lightning_gradguard
+from lightning_gradguard.__main__ import COMMANDS, main
 
 
-def run(program: str) -> subprocess.CompletedProcess[str]:
+def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
 def test_importing_the_package_imports_neither_torch_nor_lightning_nor_tensorboard():
-    result = run(
+    result = python(
         "import sys, lightning_gradguard;"
         "print(sorted({'torch', 'lightning', 'pytorch_lightning', 'tensorboard', 'numpy'} & set(sys.modules)))"
     )
@@ -50,7 +52,7 @@ for name in lightning_gradguard.__all__:
 
 
 def test_every_public_name_is_itself_whatever_was_imported_before():
-    result = run(ALL_MODULES_FIRST)
+    result = python(ALL_MODULES_FIRST)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
 
@@ -74,4 +76,23 @@ def test_the_command_line_says_how_it_is_used(argv, status):
         [sys.executable, "-m", "lightning_gradguard", *argv], capture_output=True, text=True, check=False
     )
     assert result.returncode == status
-    assert "usage: python -m lightning_gradguard COMMAND" in result.stdout + result.stderr
+    assert "usage: gradguard COMMAND" in result.stdout + result.stderr
+    assert all(command in result.stdout + result.stderr for command in COMMANDS)
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gradguard {lightning_gradguard.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert "usage: " in capsys.readouterr().out
+
+
+def test_the_console_command_is_declared():
+    declared = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert '[project.scripts]\ngradguard = "lightning_gradguard.__main__:run"\n' in declared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,9 +12,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.session import Plan, Session
 from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.report.run import Run
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 
 class GradientCallback(Callback):
@@ -52,6 +58,25 @@ class GradientCallback(Callback):
     @property
     def _shown(self) -> Seen:
         return self._session.seen if self._session else self._seen or Seen()
+
+    @property
+    def run(self) -> Run:
+        """The latest records with what can be done with them, as :func:`~lightning_gradguard.read_run` gives them."""
+        return Run(self.records, name=type(self).__name__)
+
+    def plot(self, optimizer: int = 0) -> Figure:
+        """Draws this fit, see :meth:`lightning_gradguard.Run.plot`; needs matplotlib."""
+        return self.run.plot(optimizer)
+
+    def to_frame(self, by: Literal["layer", "step"] = "layer") -> pandas.DataFrame:
+        """The records of this fit as a table, see :meth:`lightning_gradguard.Run.to_frame`; needs pandas."""
+        return self.run.to_frame(by)
+
+    def _repr_html_(self) -> str:
+        return self.run._repr_html_()
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Joins our callbacks on this Trainer into one session."""
@@ -124,13 +149,14 @@ class GradientCallback(Callback):
             session.run(session.end)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints the summary where the Trainer shows its progress, below the progress bar."""
+        """Sums the run up, below the progress bar."""
         if (session := self._driven) is not None:
-            session.run(session.print_summary, trainer)
+            session.run(session.tell_the_end, trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Ends the views, whatever happened."""
+        """Sums the run up, and ends the views, whatever happened."""
         if (session := self._driven) is not None:
+            session.run(session.tell_the_end, trainer, exception)
             session.run(session.fail, trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

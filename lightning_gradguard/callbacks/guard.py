@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lightning_gradguard.arguments import check_count
+from lightning_gradguard.arguments import check_count, warn_without_effect
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.callbacks.survival import GuardOptions
@@ -38,9 +38,12 @@ class NonFiniteGuard(GradientCallback):
         hold_lr_on_skip: whether schedulers that step with every batch wait when their optimizer's step was dropped, by
             the guard or by the loss scaler. Not under manual optimization, where you step them yourself.
         spikes: what counts as a spike of gradient norm or loss, and is dealt with as ``action`` has it; ``None``: off.
+        drop_nan_loss: whether a step with a loss of NaN is a bad step although all of its gradients are finite, as it
+            is where every label is ignored (0/0); ``False`` lets such steps through, announced once and counted in the
+            records' ``nonfinite_total``. An infinite loss is none: its gradients may well be right.
         max_incidents: how many bad steps to save, the first ones.
         max_bytes: how much they may take on the disk; what does not fit is left out, and the report says so.
-        loss_scale_floor: see above, > 0.
+        loss_scale_floor: the scale down to which an overflow under a loss scaler is left to the scaler, > 0.
         on_device: whether a fused optimizer leaves bad steps out by itself, through ``found_inf``, and the host learns
             of them a few steps later, which spares the host sync of each step. ``None``: on CUDA, with
             ``action="skip"``, a fused optimizer without a loss scaler, and none of incidents, spikes, sharding and
@@ -71,11 +74,21 @@ class NonFiniteGuard(GradientCallback):
         loss_scale_floor: float = 1.0,
         on_device: bool | None = None,
         joint: bool = False,
+        drop_nan_loss: bool = True,
     ) -> None:
         self.joint = joint
         check_count(rollback_after, "rollback_after")
         check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
         IncidentFolder(incident_dir or ".", max_incidents=max_incidents, max_bytes=max_bytes)  # checks the limits
+        if action != "rollback":
+            given = {
+                "rollback_after": (rollback_after, 3),
+                "snapshot_every_n_steps": (snapshot_every_n_steps, 100),
+            }
+            warn_without_effect("NonFiniteGuard", f"action={action!r}", given)
+        if incident_dir is None:
+            limits = {"max_incidents": (max_incidents, 3), "max_bytes": (max_bytes, 10 * 2**30)}
+            warn_without_effect("NonFiniteGuard", "incident_dir=None", limits)
         self.options = GuardOptions(
             action=action,
             patience=patience,
@@ -86,10 +99,14 @@ class NonFiniteGuard(GradientCallback):
             snapshot_every_n_steps=snapshot_every_n_steps,
             hold_lr_on_skip=hold_lr_on_skip,
             spikes=spikes,
+            drop_nan_loss=drop_nan_loss,
             loss_scale_floor=loss_scale_floor,
             on_device=on_device,
         )
         self.options.make_guard()  # checks the others
+
+    def __repr__(self) -> str:
+        return repr(self.options).replace("GuardOptions", "NonFiniteGuard", 1)
 
     def _contribute(self, plan: Plan) -> None:
         plan.joint = plan.joint or self.joint

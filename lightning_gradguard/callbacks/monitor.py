@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from lightning_gradguard.arguments import check_all, check_choice, check_interval, check_switch
+from lightning_gradguard.arguments import check_all, check_choice, check_interval, check_switch, warn_without_effect
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
 from lightning_gradguard.diagnose import Rule, default_rules
 from lightning_gradguard.measurement.layout import GroupBy
-from lightning_gradguard.sinks import Sink
+from lightning_gradguard.sinks import JsonlSink, Sink
 
 
 class GradientNormMonitor(GradientCallback):
@@ -39,6 +39,9 @@ class GradientNormMonitor(GradientCallback):
         joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
             matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
             all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
+        verbose: whether each new finding, and a summary when the run ends, is said through Lightning's logging.
+        keep_records: whether records are written to ``gradguard.jsonl`` in the run's log folder, at most 4 MB, for
+            ``gradguard report``. Not without a logger, nor beside a ``JsonlSink`` among ``sinks``.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -59,6 +62,8 @@ class GradientNormMonitor(GradientCallback):
         probe_eagerly: bool = False,
         prog_bar: bool = False,
         joint: bool = False,
+        verbose: bool = True,
+        keep_records: bool = True,
     ) -> None:
         check_choice(group_by, get_args(GroupBy), "group_by")
         if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
@@ -66,6 +71,8 @@ class GradientNormMonitor(GradientCallback):
         if not norm_type > 0:
             raise ValueError(f"norm_type must be positive or infinite, got {norm_type}")
         self.rules = check_all(rules, Rule, "rules")
+        if rules is not None and not rules:
+            warn_without_effect("GradientNormMonitor", "rules=[]", {"probe_every_n_steps": (probe_every_n_steps, 50)})
         self.probe_every_n_steps = check_interval(probe_every_n_steps, "probe_every_n_steps")
         self.probe_eagerly = check_switch(probe_eagerly, "probe_eagerly")
         self.prog_bar = check_switch(prog_bar, "prog_bar")
@@ -74,6 +81,8 @@ class GradientNormMonitor(GradientCallback):
         self.group_by = group_by
         self.joint = joint
         self.norm_type = float(norm_type)
+        self.verbose = verbose
+        self.keep_records = keep_records
 
     def _contribute(self, plan: Plan) -> None:
         plan.joint = plan.joint or self.joint
@@ -85,3 +94,5 @@ class GradientNormMonitor(GradientCallback):
         plan.sinks = [*self.sinks]
         plan.log_every_n_steps = self.log_every_n_steps
         plan.group_by, plan.norm_type = self.group_by, self.norm_type
+        plan.verbose = self.verbose
+        plan.keep_records = self.keep_records and not any(isinstance(sink, JsonlSink) for sink in self.sinks)

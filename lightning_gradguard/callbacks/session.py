@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
-import rich
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
@@ -17,8 +16,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradguard.callbacks.console import say, width
+from lightning_gradguard.callbacks.ending import tell_the_end
+from lightning_gradguard.callbacks.folders import run_folder
 from lightning_gradguard.callbacks.seen import Seen
-from lightning_gradguard.callbacks.sinks import LoggerSink, sink_for
+from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
 from lightning_gradguard.callbacks.trainer import (
     changed_afterwards,
@@ -40,7 +42,9 @@ from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
-from lightning_gradguard.report.console import summary
+from lightning_gradguard.report.live import ConsoleSink
+from lightning_gradguard.report.offline import RECORDS_NAME
+from lightning_gradguard.report.records_file import RecordsFile
 from lightning_gradguard.sinks import MemorySink, Sink, Views
 
 P = ParamSpec("P")
@@ -71,6 +75,8 @@ class Plan:
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
     joint: bool = False
+    verbose: bool = True
+    keep_records: bool = True
 
     def take(self, role: str) -> None:
         """Takes a role for the callback that is writing now.
@@ -120,6 +126,8 @@ class Session:
         self.survival: Survival | None = None
         self.views = Views([self.memory])
         self._rows: list[LoggerSink] = []
+        self._further: list[Sink] = []
+        self.console: ConsoleSink | None = None
         self._told_of_skip = False
         self.unseen: UnseenSteps | None = None
         self._outer: nn.Module | None = None
@@ -146,7 +154,7 @@ class Session:
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         outer = outer_module(trainer, module)
-        further = self._further_views(trainer)
+        further = self._further = self._further_views(trainer)
         self.views = Views([self.memory, *further])
         self._rows = [view for view in further if isinstance(view, LoggerSink)]
         if self.plan.probe_every_n_steps is not None:
@@ -170,6 +178,7 @@ class Session:
             warn_of_waiting(waiting, self._groups())
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
+            self.survival.look_at_exceptions(trainer, lambda what, error: self._drop_raised(trainer, what, error))
         if not is_deepspeed(trainer):
             self.unseen = UnseenSteps(lambda optimizer: steps_parameters_of(module, optimizer), self._asked())
             self.unseen.start()
@@ -259,8 +268,13 @@ class Session:
         views: list[Sink] = [*self.plan.sinks]
         for logger in trainer.loggers:
             part = Part(f"the view in {type(logger).__name__}", "it gets no records")
-            if (view := part.run(sink_for, logger, lambda: trainer.current_epoch)) is not None:
-                views.append(view)
+            views += part.run(sinks_for, logger, lambda: trainer.current_epoch) or []
+        folder = run_folder(trainer) if self.plan.keep_records else None
+        if folder is not None:
+            views.append(RecordsFile(folder / RECORDS_NAME))
+        if self.plan.verbose and not trainer.barebones:
+            self.console = ConsoleSink(say, width())
+            views.append(self.console)
         return views
 
     def before_batch(self, trainer: pl.Trainer, batch: Any, index: int) -> None:
@@ -301,6 +315,9 @@ class Session:
         pipeline = self._pipeline_of(trainer, optimizer)
         if pipeline is None or not steps_now(trainer) or not self._begins(pipeline, optimizer):
             return
+        if self.survival is not None and self.survival.window_is_lost:
+            self.survival.lose_window()
+            return
         # The x-axis of the user's own metrics. trainer.global_step counts every optimizer, so with two of them it
         # would run twice as fast as the losses beside it.
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -315,13 +332,40 @@ class Session:
             stepping=optimizer if several else None,
         )
         if self.survival is not None:
+            self.survival.let_through = self.survival.let_through or pipeline.moved
             self.survival.after_step()
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
-        if record is not None and record.verdict in ("skipped", "rolled_back"):
+        let_through = record is not None and record.verdict == "nonfinite" and self.survival is not None
+        if record is not None and (let_through or record.verdict in ("skipped", "rolled_back")):
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
+
+    def _drop_raised(self, trainer: pl.Trainer, what: str, error: Exception) -> str | None:
+        """Drops a step that has raised because something was not finite; returns why not, where it cannot."""
+        survival, module = self.survival, trainer.lightning_module
+        assert survival is not None
+        self._detach_probes()
+        if survival.window_is_lost:
+            return None
+        pipeline = self.pipelines[0]
+        moved = survival.let_through and not survival.recovery.roll_back()
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        record = pipeline.drop_raised(f"{what} ({type(error).__name__})", step=step)
+        survival.take_loss()
+        survival.after_step()
+        if not module.automatic_optimization:
+            return "Under manual optimization half a step may have been taken, so it is not dropped."
+        if moved:
+            return "The optimizer has begun its step, so it cannot be dropped."
+        survival.window_is_lost = trainer.fit_loop._should_accumulate()
+        trainer.should_stop = trainer.should_stop or pipeline.should_stop
+        self._passing_on.run(self._pass_on, trainer, pipeline, record)
+        if record is not None:
+            announce(record, pipeline, first=not self._told_of_skip, what=f"{type(error).__name__}, and {what}")
+            self._told_of_skip = True
+        return None
 
     def _is_due(self, trainer: pl.Trainer, pipeline: GradientPipeline, step: int) -> bool:
         """Whether this step makes a record.
@@ -360,14 +404,15 @@ class Session:
         if record is not None and pipeline.moved and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm
 
-    def print_summary(self, trainer: pl.Trainer) -> None:
-        """Prints layers, norms and findings where the Trainer shows its progress, if layers were watched."""
-        if trainer.is_global_zero and trainer.progress_bar_callback is not None:
-            self._ending.run(self._print_summary)
+    def tell_the_end(self, trainer: pl.Trainer, exception: BaseException | None = None) -> None:
+        """Says how the run went, however it ended."""
+        self._ending.run(self._tell_the_end, trainer, exception)
 
-    def _print_summary(self) -> None:
-        if any(record.layers for record in self.memory.records):
-            rich.print(summary(self.memory.records, self.seen.findings))
+    def _tell_the_end(self, trainer: pl.Trainer, exception: BaseException | None) -> None:
+        if self.console is not None:
+            incidents = self.survival.incidents if self.survival else None
+            bundles = incidents.folder.saved if incidents else []
+            tell_the_end(self.console, self.pipelines, self._further, bundles, trainer, exception)
 
     def end(self) -> None:
         """Says what never came, and makes a last record of what was folded since the one before."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from lightning_gradguard.callbacks.findings import MlflowFindings, WandbFindings
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.record import StepRecord
@@ -85,14 +86,20 @@ class LoggerSink(Sink):
         return {**row, "metrics": {**values, **row["metrics"]}}
 
 
-def sink_for(logger: Any, epoch: Callable[[], int]) -> Sink:
-    """The sink that suits a logger: all that TensorBoard can show where it is TensorBoard's, scalars elsewhere.
+def sinks_for(logger: Any, epoch: Callable[[], int]) -> list[Sink]:
+    """The sinks that suit a logger: all that TensorBoard can show where it is TensorBoard's, scalars elsewhere.
+
+    Weights & Biases and MLflow get the findings, too, as words.
 
     Args:
         logger: of the Trainer.
         epoch: gives the epoch of now.
     """
     # By name, since lightning.pytorch and pytorch_lightning have a class each.
-    if any(cls.__name__ == "TensorBoardLogger" for cls in type(logger).__mro__):
-        return TensorBoardSink(lambda: logger.experiment, prefix=logger._prefix)
-    return LoggerSink(logger, epoch)
+    kinds = {cls.__name__ for cls in type(logger).__mro__}
+    if "TensorBoardLogger" in kinds:
+        return [TensorBoardSink(lambda: logger.experiment, prefix=logger._prefix)]
+    found: list[Sink] = [LoggerSink(logger, epoch)]
+    found += [WandbFindings(logger)] if "WandbLogger" in kinds else []
+    found += [MlflowFindings(logger)] if "MLFlowLogger" in kinds else []
+    return found

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_gradguard.callbacks.raised import Drop, RaisedSteps
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.callbacks.trainer import outer_module
 from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
@@ -43,6 +44,7 @@ class GuardOptions:
     snapshot_every_n_steps: int = 100
     hold_lr_on_skip: bool = False
     spikes: SpikeRule | None = None
+    drop_nan_loss: bool = True
     loss_scale_floor: float = 1.0
     on_device: bool | None = None
 
@@ -55,6 +57,7 @@ class GuardOptions:
             self.patience,
             loss_scale_floor=self.loss_scale_floor,
             spikes=self.spikes,
+            drop_nan_loss=self.drop_nan_loss,
             on_device=False if self.hold_lr_on_skip else self.on_device,
         )
 
@@ -84,28 +87,55 @@ class Survival:
             self.incidents = recording.run(make_blackbox, options, trainer, module)
         self._module = module
         self._loss: Tensor | None = None
+        self._loss_is_old = False
         self._failing = False
         self._stand_ins: list[StandIn] = []
+        self.raised: RaisedSteps | None = None
+        self.let_through = False  # whether the optimizer has been let loose in the batch at hand
+        self.window_is_lost = False  # whether a batch of the accumulation under way has raised
         self._guard_checkpoints(trainer)
         if options.hold_lr_on_skip:
             self._hold_schedulers(trainer)
 
     def before_batch(self, batch: Any, index: int) -> None:
-        """Remembers the batch, where incidents are saved."""
+        """Remembers the batch: for a look if it raises, and where incidents are saved."""
+        self.let_through = False
+        if self.raised is not None:
+            self.raised.batch = batch
         if self.incidents is not None:
             self.incidents.part.run(self.incidents.before_batch, batch, index)
 
     def before_backward(self, loss: Tensor) -> None:
-        """Adds up the loss of the step, in real units, where spikes are looked for; shows it to the black box."""
+        """Adds up the loss of the step, in real units, from the first one after a step; shows it to the black box."""
         if self.incidents is not None:
             self.incidents.before_backward(loss)
-        if self.options.spikes is not None and self.options.spikes.watch_loss:
-            self._loss = loss if self._loss is None else self._loss + loss
+        self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
+        self._loss_is_old = False
 
     def take_loss(self) -> Tensor | None:
-        """The loss since the last optimizer step."""
-        loss, self._loss = self._loss, None
-        return loss
+        """The loss since the last optimizer step; optimizers that step one after another share it."""
+        self._loss_is_old = True
+        return self._loss
+
+    def look_at_exceptions(self, trainer: pl.Trainer, drop: Drop) -> None:
+        """Has steps that raise because something is not finite dropped from now on."""
+        self.raised = RaisedSteps(trainer, self._module, drop, self._more_to_look_at)
+        self._stand_ins += self.raised.stand_ins
+
+    def _more_to_look_at(self) -> Iterator[tuple[str, Tensor]]:
+        spoiled = set(self.recovery.buffers.not_finite())
+        yield from ((f"the buffer {name!r}", b) for name, b in self._module.named_buffers() if name in spoiled)
+        if self._loss is not None and not self._loss_is_old:
+            yield "the loss", self._loss
+
+    def lose_window(self) -> None:
+        """Takes away what a window of accumulation has left, of which one batch has raised."""
+        self.window_is_lost = False
+        self.take_loss()
+        self.recovery.buffers.restore_()
+        for parameter in self._module.parameters():
+            parameter.grad = None
+        self.after_step()
 
     def after_step(self) -> None:
         """The next batch belongs to another step."""
@@ -149,13 +179,19 @@ class Survival:
             return True
         what = f"buffers {', '.join(spoiled[:5])}" if spoiled else "weights"
         if self.recovery.roll_back():
+            if (nowhere := self.recovery.gets_nowhere) is not None and not self._failing:
+                raise NonFiniteGradientError(f"{what} were not finite when a checkpoint was due. It was {nowhere}.")
             rank_zero_warn(f"{what} were not finite when a checkpoint was due: rolled back before it was written")
             return True
         message = f"{what} are not finite after step {trainer.global_step}: no checkpoint was written"
         if not self._failing:
+            overflow = (
+                "The last update overflowed although its gradients were finite: lower the learning rate, clip "
+                "gradients, or use NonFiniteGuard('rollback')."
+            )
+            at_start = self.recovery.broken_at_start
             raise NonFiniteGradientError(
-                f"{message}. The last update overflowed although its gradients were finite: lower the learning rate, "
-                "clip gradients, or use NonFiniteGuard('rollback')."
+                f"{message}. {self.recovery.remedy_of_nonfinite_weights() if at_start else overflow}"
             )
         rank_zero_warn(message)
         return False
@@ -246,17 +282,26 @@ def _step_dtype(trainer: pl.Trainer) -> torch.dtype:
         return torch.get_default_dtype()
 
 
-def announce(record: StepRecord, pipeline: GradientPipeline, *, first: bool) -> None:
+def _said_of(record: StepRecord) -> str | None:
+    """What a bad step was, where it was not the gradients."""
+    if record.cause == "spike":
+        return record.findings[-1].message
+    return {
+        "buffer": "the forward pass made buffers non-finite",
+        "loss": "the loss is NaN although every gradient is finite",
+        "exception": "it raised an exception, and something was not finite",
+    }.get(record.cause or "")
+
+
+def announce(record: StepRecord, pipeline: GradientPipeline, *, first: bool, what: str | None = None) -> None:
     """Tells the user of a bad step: the first one, and each that was saved."""
-    done = "rolled back" if record.verdict == "rolled_back" else "skipped"
-    what = f"gradients of {', '.join(record.nonfinite_layers[:5])} hold {record.cause}"
-    if record.cause == "buffer":
-        what = "the forward pass made buffers non-finite"
-    elif record.cause == "spike":
-        what = record.findings[-1].message
+    done = {"rolled_back": "rolled back", "nonfinite": "let through"}.get(record.verdict, "skipped")
+    gradients = f"gradients of {', '.join(record.nonfinite_layers[:5])} hold {record.cause}"
+    what = what or _said_of(record) or gradients
     saved = f" {pipeline.last_incident}" if pipeline.last_incident else ""
     if first:
-        more = " Further ones are counted in gradguard/skipped_steps and not announced."
+        counted = "nonfinite_total of the records" if done == "let through" else "gradguard/skipped_steps"
+        more = f" Further ones are counted in {counted} and not announced."
         rank_zero_warn(f"step {record.step} was {done}: {what}.{more}{saved}")
     elif saved:
         warnings.warn(f"step {record.step} was {done}: {what}.{saved}", stacklevel=2)

@@ -122,3 +122,29 @@ def log_engine_norm(trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             logger.log_metrics({"grad_norm_total/pre_clip": float(norm)}, step=step)
+
+
+class StepState:
+    """What the Trainer keeps of a step while it is under way, taken before it.
+
+    Args:
+        trainer: whose step.
+        module: the model.
+    """
+
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+        self._ready = self._progress.total.ready
+        self._hook = module._current_fx_name
+
+    def put_back(self) -> None:
+        """Ends a step that has raised as if it had been dropped for its gradients: it counts as one that was taken."""
+        self._module._current_fx_name = self._hook
+        if self._progress.total.ready > self._ready:
+            self._progress.increment_completed()
+        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            for optimizer in self._trainer.optimizers:  # it may have been unscaled, and never be stepped
+                scaler._per_optimizer_states.pop(id(optimizer), None)

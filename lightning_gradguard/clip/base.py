@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_gradguard.arguments import By
+from lightning_gradguard.arguments import By, show_arguments
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import NOTHING, Needs
@@ -108,6 +108,9 @@ class ClipPolicy(ABC):
     """
 
     per_parameter: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     @abstractmethod
     def init_state(self, layout: Layout, device: torch.device) -> State:

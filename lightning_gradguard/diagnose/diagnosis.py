@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.record import Finding, LastWeights, StepRecord
 
@@ -30,6 +31,9 @@ class Rule(ABC):
     patience: int = 3
     needs: tuple[str, ...] = ()
     scope: Literal["optimizer", "run"] = "optimizer"
+
+    def __repr__(self) -> str:
+        return show_arguments(self)
 
     @abstractmethod
     def observe(self, record: StepRecord) -> Finding | None:

@@ -9,7 +9,7 @@ import torch
 
 from lightning_gradguard.measurement.measurement import Measurement, count_nonfinite
 
-Cause = Literal["nan", "inf", "buffer", "spike"]
+Cause = Literal["nan", "inf", "buffer", "loss", "exception", "spike"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Damage:
         counted: whether these are counts; otherwise 1 stands for *some*.
         num_params: how many parameters had a gradient.
         buffers: names of buffers that the forward pass made non-finite, where the gradients are finite.
+        loss: what the loss was, where it is NaN although gradients and buffers are finite; else ``None``.
+        raised: in words, what was not finite when the step ended in an exception.
         spike: in words, a gradient norm or loss far above the usual, where all is finite.
     """
 
@@ -29,6 +31,8 @@ class Damage:
     inf: dict[str, int]
     num_params: int
     buffers: tuple[str, ...] = ()
+    loss: float | None = None
+    raised: str | None = None
     spike: str | None = None
     counted: bool = True
 
@@ -42,12 +46,23 @@ class Damage:
         """``"nan"`` if there is one anywhere: it is what spreads."""
         if any(self.nan.values()):
             return "nan"
-        return "inf" if self.inf else "buffer" if self.buffers else "spike"
+        if self.inf or self.buffers:
+            return "inf" if self.inf else "buffer"
+        return "exception" if self.raised else "spike" if self.loss is None else "loss"
+
+    @property
+    def nonfinite(self) -> bool:
+        """Whether the step counts among those that were not finite: its gradients, its loss, or what made it raise."""
+        return bool(self.nan) or self.loss is not None or self.raised is not None
 
     def describe(self) -> str:
         """The damage in words: how many parameters, and the first of them with their counts."""
         if self.spike is not None:
             return self.spike
+        if self.raised is not None:
+            return f"the step ended in an exception: {self.raised}"
+        if self.loss is not None:
+            return f"the loss is {self.loss} although every gradient is finite"
         if self.buffers:
             return f"the forward pass made buffers non-finite: {', '.join(map(repr, self.buffers[:5]))}"
         shown = [f"'{name}' ({self._what(name)})" for name in self.names[:5]]

@@ -55,6 +55,10 @@ class Guard:
         loss_scale_floor: with a ``GradScaler``, overflows are its business as long as its scale is above this, > 0.
             1: when the scale does not enlarge gradients any more, halving it again is no cure.
         spikes: what counts as a spike of gradient norm or loss; ``None`` lets finite steps pass.
+        drop_nan_loss: whether a step with a loss of NaN is a bad step although all of its gradients are finite, as it
+            is where every label is ignored (0/0). A NaN is never meant, so there are no false alarms; ``False`` lets
+            such steps through and counts them. An infinite loss is no such step: the gradient of a loss that has
+            overflowed, or of a class that is ruled out, may well be right.
         on_device: whether a fused optimizer leaves bad steps out by itself and the host learns of them a little later,
             which spares the host sync of each step. ``None``: where gradients live on a CUDA device and nothing needs
             to know at once (action ``"skip"``, no spikes, no incidents). Then a step whose norm overflows although
@@ -72,6 +76,7 @@ class Guard:
         *,
         loss_scale_floor: float = 1.0,
         spikes: SpikeRule | None = None,
+        drop_nan_loss: bool = True,
         on_device: bool | None = None,
     ) -> None:
         if action not in get_args(Action):
@@ -89,24 +94,22 @@ class Guard:
         self.loss_scale_floor = loss_scale_floor
         if on_device not in (None, True, False):
             raise TypeError(f"on_device must be True, False or None, got {on_device!r}")
-        if on_device and (action != "skip" or spikes is not None):
-            needs = "spikes" if action == "skip" else f"action {action!r}"
+        if on_device and (action != "skip" or spikes is not None or not drop_nan_loss):
+            needs = f"action {action!r}" if action != "skip" else "spikes" if spikes else "drop_nan_loss=False"
             raise ValueError(f"on_device=True drops steps without asking the host, and {needs} needs it: use None")
+        if drop_nan_loss not in (True, False):
+            raise TypeError(f"drop_nan_loss must be True or False, got {drop_nan_loss!r}")
         self.spikes = spikes
-        self.on_device = False if spikes is not None or action != "skip" else on_device
+        self.drop_nan_loss = drop_nan_loss
+        self.on_device = on_device if action == "skip" and spikes is None and drop_nan_loss else False
         self.streak = 0
         self._watches = {name: SpikeWatch(spikes) for name in ("gradient norm", "loss")} if spikes is not None else {}
-
-    @property
-    def watches_loss(self) -> bool:
-        """Whether it wants to be told the loss."""
-        return self.spikes is not None and self.spikes.watch_loss
 
     def find_spike(self, norm: float, loss: float | None) -> str | None:
         """A spike of one of them, in words; ``None`` for an ordinary step, or without a rule."""
         if self.spikes is None:
             return None
-        if self.spikes.watch_loss and loss is not None and not math.isfinite(loss):
+        if self.spikes.watch_loss and loss is not None and math.isinf(loss):
             return f"the loss is {loss} although every gradient is finite"
         values = {"gradient norm": norm, "loss": loss if self.spikes.watch_loss else None}
         found: dict[str, Spike] = {}

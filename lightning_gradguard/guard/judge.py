@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -17,44 +16,17 @@ from lightning_gradguard.guard.damage import Damage, inspect
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.guard.signals import Signals
 from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Passed
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.measurement.loss_scale import as_signal
 from lightning_gradguard.measurement.measurement import Measurement, measure_exactly
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharding import any_process, num_processes
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
 Decide = Callable[[Measurement], Decision]
-
-
-@dataclass(frozen=True, eq=False)
-class Signals:
-    """All that a step is judged by: numbers of shape ``[]`` on the device, or floats once they are on the host.
-
-    Attributes:
-        total: norm of the whole gradient.
-        coefficient: the smallest by which gradients are scaled; 0 or 1 where they are clipped in another way, or not.
-        buffers: sum over the buffers that the forward pass may write; ``None`` where there are none.
-        loss: of the step; ``None`` where it is not known, or nobody looks at it.
-    """
-
-    total: Any
-    coefficient: Any
-    buffers: Any = None
-    loss: Any = None
-
-    def together(self) -> Tensor:
-        """One vector of those that are there, in the order above."""
-        return torch.stack([value for value in vars(self).values() if value is not None])
-
-    def on_host(self, together: Tensor) -> Signals:
-        """The same as floats, by one read of the vector."""
-        numbers = iter(together.tolist())  # the one host sync of a quiet step: skip must know before optimizer.step
-        return Signals(*[None if value is None else next(numbers) for value in vars(self).values()])
-
-
-assert [field.name for field in fields(Signals)][:2] == ["total", "coefficient"]  # what a record reads of the vector
 
 
 def _together(decision: Decision) -> Tensor:
@@ -130,6 +102,7 @@ class Judge:
         optimizers: whose steps these are.
         optimizer_index: which optimizer this is, for messages.
         incidents: saves bad steps for replay; ``None`` saves nothing.
+        together: whether several processes share the parameters.
 
     Raises:
         ValueError: if the guard shall drop steps on the device, and that cannot be.
@@ -149,6 +122,8 @@ class Judge:
         optimizers: Optimizers,
         optimizer_index: int = 0,
         incidents: BlackBox | None = None,
+        *,
+        together: bool = False,
     ) -> None:
         self.guard = guard
         self.recovery = recovery
@@ -159,6 +134,8 @@ class Judge:
         self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
+        # A loss of one process alone: to agree about it, where nobody knows of the others, might wait for ever.
+        self._hears_loss = together or num_processes() == 1 or bool(guard.spikes and guard.spikes.watch_loss)
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.on_device = self._make_dropper()
 
@@ -193,7 +170,7 @@ class Judge:
             step: which one, for messages and incidents.
             measurement: of its gradients.
             decide: asks the policies about a measurement.
-            loss: of the step; only a guard with spikes looks at it.
+            loss: of the step, in real units.
             scaler: the live loss scaler, whose business an overflow is.
             wait: whether the host must know now; else the device may drop the step by itself.
         """
@@ -204,7 +181,7 @@ class Judge:
         self.end_step()
         if self.on_device is not None and scaler is None and not wait:
             # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
-            masked = self.on_device.drop_if_bad_(step, measurement, together, signals.buffers)
+            masked = self.on_device.drop_if_bad_(step, measurement, signals)
             return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
 
         found = signals.on_host(together)
@@ -217,10 +194,10 @@ class Judge:
                 together = signals.together()
                 found = signals.on_host(together)  # host sync: rare
         damage = damage or self._look_beyond_gradients(found, measurement.layout)
-        if damage is not None:
+        if damage is not None and (damage.loss is None or self.guard.drop_nan_loss):
             return self._drop(step, measurement, damage, scaler)
         self._let_through(step, found)
-        return Passed(decision, together, clipped=found.coefficient < 1.0)
+        return Passed(decision, together, clipped=found.coefficient < 1.0, damage=damage)
 
     def _signals(self, decision: Decision, loss: Tensor | float | None) -> Signals:
         """The signals of a step, on the device, the same on every process."""
@@ -228,19 +205,21 @@ class Judge:
         doubts: dict[str, Tensor] = {}
         if (sum_of_buffers := self.recovery.sum_of_buffers()) is not None:
             doubts["buffers"] = sum_of_buffers.to(total)
-        if loss is not None and self.guard.watches_loss:
-            doubts["loss"] = torch.as_tensor(loss).detach().to(total)
+        if loss is not None and self._hears_loss:
+            doubts["loss"] = as_signal(loss, total)
         if doubts:
             doubts = mean_over_processes(doubts)
         return Signals(total, decision.clips.smallest_coefficient(total), **doubts)
 
     def _look_beyond_gradients(self, found: Signals, layout: Layout) -> Damage | None:
-        """Damage to buffers by the forward pass, and spikes; ``None`` for a good step."""
+        """Damage to buffers by the forward pass, a loss of NaN, and spikes; ``None`` for a good step."""
         num_params = len(layout.params)
         if found.buffers is not None and not math.isfinite(found.buffers):
             names = self.recovery.buffers.not_finite()  # host syncs: only a doubtful step gets here
             if any_process(bool(names), layout.params):
                 return Damage({}, {}, num_params, buffers=names or ("on another process",))
+        if found.loss is not None and math.isnan(found.loss):
+            return Damage({}, {}, num_params, loss=found.loss)
         if self.guard.spikes is None:
             return None
         self.spike = self.guard.find_spike(found.total, found.loss)
@@ -268,8 +247,23 @@ class Judge:
         for parameter in measurement.layout.params:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
         verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
-        error = NonFiniteGradientError(self._last_words(damage, step)) if must_end else None
+        nowhere = self.recovery.gets_nowhere
+        must_end = must_end or nowhere is not None
+        error = NonFiniteGradientError(self._last_words(damage, step, nowhere)) if must_end else None
         return Dropped(measurement, damage, verdict, error)
+
+    def drop_raised(self, step: int, layout: Layout, what: str) -> Dropped:
+        """Drops a step that has ended in an exception before its gradients could be judged.
+
+        Args:
+            step: which one.
+            layout: its parameters.
+            what: was not finite, in words.
+        """
+        self.recovery.begin_step()
+        norms = torch.full((len(layout.params),), math.nan)
+        nothing = Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))
+        return self._drop(step, nothing, Damage({}, {}, len(layout.params), raised=what), None)
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """The bad ones among the steps left to the device, as far as the host knows by now, oldest first.
@@ -343,14 +337,16 @@ class Judge:
                 scaler=scaler,
             )
 
-    def _last_words(self, damage: Damage, step: int) -> str:
-        why = "" if self.guard.action == "raise" else f" This was bad step {self.guard.streak} in a row (patience)."
+    def _last_words(self, damage: Damage, step: int, nowhere: str | None = None) -> str:
+        patience = f" This was bad step {self.guard.streak} in a row (patience)."
+        why = f" It was {nowhere}." if nowhere else "" if self.guard.action == "raise" else patience
         what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
-        likely = (
-            " A parameter is not finite, so dropping steps cannot help: use rollback, or go back to a checkpoint."
-            if self.recovery.has_nonfinite_weights()
-            else " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
-        )
+        if self.recovery.has_nonfinite_weights():
+            likely = f" {self.recovery.remedy_of_nonfinite_weights()}"
+        elif damage.loss is not None:
+            likely = " Likely causes: a mean over nothing (every label ignored), division of zero by zero, a bad batch."
+        else:
+            likely = " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
         saved = f" {self.last_incident}" if self.last_incident else ""
         return f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}{saved}"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_gradguard.guard.buffers import Buffers
 from lightning_gradguard.guard.damage import Damage
+from lightning_gradguard.guard.signals import Signals
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.sharding import is_distributed
 
@@ -22,13 +23,16 @@ class WaitingStep:
     Attributes:
         step: which one.
         measurement: of it, without the gradients, which are long gone when this is read.
-        signals: total norm, NaN for a bad step, and smallest coefficient; on the host once ``done`` says so.
+        signals: total norm, NaN for a bad step, smallest coefficient, and the loss where it is known; on the host once
+            ``done`` says so.
+        has_loss: whether it is known.
         done: the copy to the host; ``None`` where there was nothing to copy.
     """
 
     step: int
     measurement: Measurement
     signals: Tensor
+    has_loss: bool
     done: torch.cuda.Event | None
 
 
@@ -48,28 +52,30 @@ class DeviceDropper:
         self._buffers = buffers
         self._queue: deque[WaitingStep] = deque()
 
-    def drop_if_bad_(self, step: int, measurement: Measurement, signals: Tensor, buffers: Tensor | None) -> Tensor:
+    def drop_if_bad_(self, step: int, measurement: Measurement, signals: Signals) -> Tensor:
         """Has the optimizer leave the step out if it is bad.
 
         Args:
             step: which one, for the record that is made later.
             measurement: of it.
-            signals: ``[total norm, smallest coefficient, ...]``.
-            buffers: sum over the buffers; ``None`` where there are none.
+            signals: of it.
 
         Returns:
-            ``[total norm, smallest coefficient]``, the former NaN for a bad step.
+            ``[total norm, smallest coefficient, ...]``, the first NaN for a bad step.
         """
-        bad = ~signals[0].isfinite()
-        if buffers is not None:
-            bad = bad | ~buffers.isfinite()
+        bad = ~signals.total.isfinite()
+        if signals.buffers is not None:
+            bad = bad | ~signals.buffers.isfinite()
+        if signals.loss is not None:
+            bad = bad | signals.loss.isnan()
         self._buffers.keep_or_restore_(bad)
         for optimizer in self._optimizers:
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-        signals = torch.stack([signals[0].masked_fill(bad, torch.nan), signals[1]])
-        on_host, done = _copy_to_host(signals)
-        self._queue.append(WaitingStep(step, measurement.without_gradients(), on_host, done))
-        return signals
+        loss = [] if signals.loss is None else [signals.loss]
+        masked = torch.stack([signals.total.masked_fill(bad, torch.nan), signals.coefficient, *loss])
+        on_host, done = _copy_to_host(masked)
+        self._queue.append(WaitingStep(step, measurement.without_gradients(), on_host, bool(loss), done))
+        return masked
 
     def release(self) -> None:
         """Takes the flag away, once the optimizer has stepped or for a step that is judged on the host."""
@@ -99,6 +105,8 @@ def damage_of(waiting: WaitingStep) -> Damage | None:
     norms = measurement.norms.tolist()
     nan = {name: int(norm != norm) for name, norm in zip(names, norms, strict=True) if not abs(norm) < torch.inf}
     if not nan and bool(measurement.total.isfinite()):
+        if waiting.has_loss and bool(waiting.signals[2].isnan()):
+            return Damage({}, {}, sum(measurement.present), loss=float(waiting.signals[2]))
         return Damage({}, {}, sum(measurement.present), buffers=("which one is not known",))
     if not nan:  # only their sum overflowed
         nan = {names[int(measurement.norms.argmax())]: 0}

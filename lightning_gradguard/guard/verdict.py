@@ -29,12 +29,14 @@ class Passed:
         decision: that holds for it.
         signals: ``[total norm, smallest coefficient]`` of the step, on the device.
         clipped: whether its gradients have to be written to; where that is not known on the host, ``True``.
+        damage: what is wrong with it, where the guard was told to let that through.
         nonfinite: whether it is known that its gradients are not finite, though nobody guards.
     """
 
     decision: Decision
     signals: Tensor
     clipped: bool
+    damage: Damage | None = None
     nonfinite: bool = False
 
 

@@ -124,6 +124,9 @@ class IncidentFolder:
         max_bytes: how much they may take together. Parameters, buffers and the state of Adam take 12 bytes a
             parameter. What would not fit is left out, the state first, and the report says so.
 
+    Attributes:
+        saved: the bundles that were written by this object.
+
     Raises:
         ValueError: if a limit is below 1.
     """
@@ -135,6 +138,7 @@ class IncidentFolder:
         self.path = Path(path)
         self.max_incidents = max_incidents
         self.max_bytes = max_bytes
+        self.saved: list[Path] = []
 
     @property
     def is_full(self) -> bool:
@@ -168,6 +172,7 @@ class IncidentFolder:
             left_out = self._write(temporary, final, incident, module, None if lacks else state, lacks)
             temporary.rename(final)
             _sync_folder(self.path)
+            self.saved.append(final)
             return Place(final, tuple(left_out))
         except Exception as problem:  # a full disk is an OSError, or torch.save's RuntimeError; batches hold anything
             if temporary is not None:

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_gradguard.measurement.needs import Found, Needs
 from lightning_gradguard.measurement.norms import Norms
@@ -160,6 +161,19 @@ def num_processes() -> int:
         1
     """
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def trains_together(module: nn.Module) -> bool:
+    """Whether several processes share the parameters of a module: a wrapper of it says so, or they are pieces.
+
+    Processes of one group may as well train a model each (a sweep, an ensemble): then nobody waits for another.
+    """
+    if num_processes() == 1:
+        return False
+    wrapped = any(
+        isinstance(m, DistributedDataParallel) or hasattr(m, "_fsdp_wrapped_module") for m in module.modules()
+    )
+    return wrapped or any(map(is_distributed, module.parameters()))
 
 
 def any_process(flag: bool, params: Sequence[Tensor]) -> bool:

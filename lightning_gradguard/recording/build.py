@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from lightning_gradguard.clip.apply import cosine
 from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
-from lightning_gradguard.guard.verdict import Dropped, Judgement, verdict_of
+from lightning_gradguard.guard.verdict import Dropped, Judgement, Passed, verdict_of
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer, measure_exactly, p_norms
 from lightning_gradguard.record import StepRecord
@@ -226,6 +226,7 @@ def build_record(
     )
 
     damage = dropped.damage if dropped is not None else None
+    passed_by = judgement.damage if isinstance(judgement, Passed) else None
     if damage is None and not math.isfinite(totals.total_norm):  # nobody guards: say at least what went through
         damage = inspect(measurement)
     norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
@@ -236,7 +237,7 @@ def build_record(
         optimizer=view.optimizer,
         num_optimizers=view.num_optimizers,
         clip_ratio=clips.ratio if clips is not None else None,
-        **_judged(measurement.layout, judgement, damage, scaler, clipped=bool(totals.clipped)),
+        **_judged(measurement.layout, judgement, damage or passed_by, scaler, clipped=bool(totals.clipped)),
         **totals.fields(total, damage, view),
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
         **fold.fields(since, counters, view),
@@ -247,8 +248,9 @@ def _judged(
     layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, *, clipped: bool
 ) -> dict[str, Any]:
     """The record's fields about what became of the step, and why."""
+    drops = scaler is not None and (damage is None or damage.loss is None)  # a scaler asks no loss
     return {
-        "verdict": verdict_of(judgement, nonfinite=damage is not None, clipped=clipped, scaled=scaler is not None),
+        "verdict": verdict_of(judgement, nonfinite=damage is not None, clipped=clipped, scaled=drops),
         "nonfinite_layers": _layers_of_names(layout, damage.names) if damage else (),
         "cause": damage.cause if damage else None,
         "loss_scale": scaler.get_scale() if scaler else None,  # host sync: a logged step

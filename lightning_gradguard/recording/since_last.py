@@ -17,6 +17,23 @@ from lightning_gradguard.measurement.measurement import Measurement, by_layer
 _FOLD_EVERY = 32
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What was done with all steps of a run up to now.
+
+    Attributes:
+        steps: optimizer steps.
+        clipped: how many were clipped; ``None`` without a policy.
+        nonfinite: how many were not finite.
+        skipped: how many moved no weight.
+    """
+
+    steps: int
+    clipped: int | None
+    nonfinite: int
+    skipped: int
+
+
 @dataclass
 class Counters:
     """Counts of one optimizer: steps up to now, what was clipped or not finite up to the last record."""

@@ -1,143 +1,105 @@
-"""``python -m lightning_gradguard report``: the *Gradient flow* tab as a file, and a summary in the terminal."""
+"""``gradguard report``: how the runs below a log folder went, for the terminal, for CI, and as a page."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from lightning_gradguard.report.offline import Picture, read_pictures
+from lightning_gradguard.report.console import show_run, show_table
+from lightning_gradguard.report.files import write_whole
+from lightning_gradguard.report.markdown import runs_markdown
+from lightning_gradguard.report.offline import Unreadable, read_pictures
 from lightning_gradguard.report.page import build_page
-from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
+from lightning_gradguard.report.summary import SEVERITIES, Summary, summarize
 
-_COLOUR = {"critical": "red", "warning": "yellow", "info": "blue"}
-_SHOWN_LAYERS = 12
-_BAR = 24
+_EXIT = """exit status:
+  0  the runs were read, and --fail-on, if given, found nothing
+  1  --fail-on found a run with such a finding
+  2  a run cannot be read (it is named), or there is nothing to report on
+"""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns its exit status, 2 where there is nothing to report on."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lightning_gradguard report",
-        description="Writes one self-contained HTML page about the gradients of training runs, and prints a summary.",
-    )
-    parser.add_argument("logdir", type=Path, help="folder of TensorBoard event files or JSONL files; or a JSONL file")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
-    options = parser.parse_args(argv)
-    left_out: list[str] = []
+    """Runs the command; returns its exit status: 0, 1 with ``--fail-on``, 2 for what cannot be read."""
+    options = _parser().parse_args(argv)
+    out = options.out or (Path("report.html") if options.format == "text" else None)
+    title = f"Gradients of {options.logdir.resolve().name}"
     try:
-        pictures = read_pictures(options.logdir, left_out)
-        write_whole(options.out, build_page(pictures, f"Gradients of {options.logdir.resolve().name}"))
+        pictures, unreadable = read_pictures(options.logdir)
+        if out is not None and pictures:
+            write_whole(out, build_page([picture for picture in pictures if picture.flow.layers], title))
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    for reason in left_out:
-        print(f"report: left out: {reason}", file=sys.stderr)
-    console = Console()
-    print_summary(pictures, console)
-    console.print(f"Wrote [bold]{escape(str(options.out))}[/bold] ({options.out.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    for run in unreadable:
+        print(f"report: {run.run} cannot be read: {run.reason}", file=sys.stderr)
+    summaries = [summarize(picture) for picture in pictures]
+    _FORMATS[options.format](summaries, unreadable, title)
+    if out is not None and pictures:
+        print(f"Wrote {out} ({out.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
+    if options.fail_on is not None and any(is_as_grave(summary, options.fail_on) for summary in summaries):
+        return 1
+    return 2 if unreadable else 0
 
 
-def print_summary(pictures: Sequence[Picture], console: Console) -> None:
-    """A line for each run, the depth profile of those with findings, and the findings with their remedies.
-
-    Per run: last step, layers, median and largest total norm, share of clipped steps, bad steps, spikes, findings.
-    """
-    table = Table(title="Gradients", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
-    for name in ("steps", "layers", "norm", "largest", "clipped", "bad", "spikes", "findings"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for picture in pictures:
-        table.add_row(*_line(picture))
-    console.print(table)
-    for picture in pictures:
-        if picture.events["findings"]:
-            console.print(_profile(picture))
-            _print_findings(picture, console)
+def is_as_grave(summary: Summary, severity: str) -> bool:
+    """Whether a run has a finding of this severity or a graver one."""
+    return summary.gravest is not None and SEVERITIES.index(summary.gravest.severity) >= SEVERITIES.index(severity)
 
 
-def _line(picture: Picture) -> list[str]:
-    head = picture.flow.matrices[:, :HEAD_ROWS].reshape(len(picture.flow.steps), -1)
-    step = dict(zip(STEP_STATS, head.T, strict=True))
-    finite = step["total_norm"][np.isfinite(step["total_norm"])]
-    counts = picture.events["counts"]
-    bad = counts.get("nonfinite", 0) + counts.get("rollback", 0)
-    has_policy = (step["coefficient"] >= 0).any()
-    clipped = step["num_clipped"].sum() / max(1.0, step["num_steps"].sum())
-    findings = len(picture.events["findings"])
-    return [
-        escape(_name(picture)),
-        f"{picture.flow.steps[-1]:,}",
-        str(len(picture.flow.layers)),
-        f"{np.median(finite):.3g}" if len(finite) else "-",
-        f"{finite.max():.3g}" if len(finite) else "-",
-        f"{clipped:.1%}" if has_policy else "-",
-        f"[red]{bad}[/red]" if bad else "0",
-        str(counts.get("spike", 0)),
-        f"[yellow]{findings}[/yellow]" if findings else "0",
-    ]
+def print_runs(summaries: Sequence[Summary], console: Console) -> None:
+    """A line for each run, then those with findings in words."""
+    if not summaries:
+        return
+    console.print(show_table(summaries))
+    for summary in summaries:
+        if summary.findings:
+            console.print(show_run(summary, title=f"{summary.name}:"))
 
 
-def _name(picture: Picture) -> str:
-    return picture.run if picture.optimizer == 0 else f"{picture.run} opt{picture.optimizer}"
-
-
-def _profile(picture: Picture) -> Table:
-    """Median norm of the layers over the run, input first, with a bar on a logarithmic scale."""
-    norms = picture.flow.matrices[:, HEAD_ROWS:, 0]
-    finite = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
-    rows = [
-        (layer, float(np.median(known)) if len(known := finite[:, i][~np.isnan(finite[:, i])]) else None)
-        for i, layer in enumerate(picture.flow.layers)
-    ]
-    shown = [
-        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SHOWN_LAYERS)).round().astype(int))
-    ]
-    logs = [np.log10(norm) for _, norm in shown if norm is not None]
-    low, high = (min(logs), max(logs)) if logs else (0.0, 1.0)
-    table = Table(
-        title=escape(f"{_name(picture)}: median gradient norm, input first"), title_justify="left", box=SIMPLE_HEAD
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gradguard report",
+        description="Tells how the gradients of training runs went: a table over the runs, findings with what to do "
+        "about them, and one self-contained HTML page.",
+        epilog=_EXIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    table.add_column("layer", overflow="fold")
-    table.add_column("norm", justify="right")
-    table.add_column("log scale")
-    for layer, norm in shown:
-        if norm is None:
-            table.add_row(escape(layer), "none", "")
-            continue
-        share = (np.log10(norm) - low) / (high - low) if high > low else 1.0
-        table.add_row(escape(layer), f"{norm:.2e}", "█" * (1 + round(share * (_BAR - 1))))
-    return table
+    parser.add_argument("logdir", type=Path, help="folder of runs, of any logger; or one JSONL file")
+    parser.add_argument("--out", type=Path, help="the page (default: report.html for text; none for md and json)")
+    parser.add_argument(
+        "--format", choices=sorted(_FORMATS), default="text", help="what is printed: text, md for a pull request, json"
+    )
+    parser.add_argument(
+        "--fail-on", choices=("critical", "warning"), help="exit with 1 if a run has a finding as grave as this"
+    )
+    return parser
 
 
-def _print_findings(picture: Picture, console: Console) -> None:
-    for finding in picture.events["findings"]:
-        colour = _COLOUR[finding["severity"]]
-        console.print(f"[{colour}]{finding['severity']}[/{colour}] [bold]{escape(finding['rule'])}[/bold]")
-        console.print(f"  {escape(finding['message'])}")
-        for number, remedy in enumerate(finding["remedies"], start=1):
-            console.print(f"  {number}. {escape(remedy)}")
-    console.print()
+def _print_text(summaries: Sequence[Summary], unreadable: Sequence[Unreadable], title: str) -> None:
+    print_runs(summaries, Console(highlight=False))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file under another name in the same folder, then renames it: no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _print_markdown(summaries: Sequence[Summary], unreadable: Sequence[Unreadable], title: str) -> None:
+    print(runs_markdown(summaries, unreadable, title), end="")
+
+
+def _print_json(summaries: Sequence[Summary], unreadable: Sequence[Unreadable], title: str) -> None:
+    content = {
+        "title": title,
+        "runs": [summary.as_json() for summary in summaries],
+        "unreadable": [{"run": run.run, "reason": run.reason} for run in unreadable],
+    }
+    print(json.dumps(content, indent=1, allow_nan=False))
+
+
+_FORMATS: dict[str, Callable[[Sequence[Summary], Sequence[Unreadable], str], None]] = {
+    "text": _print_text,
+    "md": _print_markdown,
+    "json": _print_json,
+}

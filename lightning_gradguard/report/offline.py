@@ -4,128 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lightning_gradguard.record import LastWeights, StepRecord
+from lightning_gradguard.report.picture import Picture, pictures_of, thin
 from lightning_gradguard.sinks import read_jsonl
 from lightning_gradguard.tensorboard.event_files import stores_of_event_files
-from lightning_gradguard.tensorboard.events import EventLog
-from lightning_gradguard.tensorboard.flow import flow_matrix, fold, layout_of
-from lightning_gradguard.tensorboard.store import Column, Flow, flow_of, merge_events
 
-# As many as a wide screen has room for; more are folded, the worst of each.
-MAX_COLUMNS = 800
+# The file that the callbacks write into the log folder of a run; the run is called as its folder.
+RECORDS_NAME = "gradguard.jsonl"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One optimizer of one run: what the tab shows of it.
+class Unreadable:
+    """A run that could not be read.
 
     Attributes:
-        run: name of the run, its path below the log folder.
-        optimizer: index of the optimizer.
-        flow: layers × steps, at most :data:`MAX_COLUMNS` columns.
-        events: counts, events and findings.
+        run: its name.
+        reason: why, with the file.
     """
 
     run: str
-    optimizer: int
-    flow: Flow
-    events: dict[str, Any]
+    reason: str
 
 
-def read_pictures(path: Path, left_out: list[str] | None = None) -> list[Picture]:
-    """Every run in a log folder, or in one JSONL file, by name.
+def read_pictures(path: Path) -> tuple[list[Picture], list[Unreadable]]:
+    """Every run in a log folder, or in one JSONL file, by name; and those that could not be read.
+
+    A run that has both event files and our records beside them is read from the records: they are complete and small.
 
     Args:
         path: the folder or file.
-        left_out: gets a line for each file and run in a folder that cannot be read; the others are, all the same.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if nothing in it has gradients, with what could not be read; or for a broken line of the one JSONL
-            file, with its number.
+        ValueError: if nothing in it has gradients.
     """
-    left_out = [] if left_out is None else left_out
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    pictures = (
-        [*_from_jsonl(path)]
-        if path.is_file()
-        else [
-            *_from_events(path, left_out),
-            *_from_folder_of_jsonl(path, left_out),
-        ]
-    )
-    if not pictures:
+    files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
+    pictures: list[Picture] = []
+    unreadable: list[Unreadable] = []
+    for file in files:
+        run = run_name(file, path)
+        try:
+            pictures += pictures_of(read_jsonl(file), run)
+        except (OSError, ValueError) as error:
+            unreadable.append(Unreadable(run, str(error)))
+    if path.is_dir():
+        known = {picture.run for picture in pictures}
+        pictures += (picture for picture in _from_events(path, unreadable) if picture.run not in known)
+    if not pictures and not unreadable:
         raise ValueError(
             f"{path} has no gradients: no event file or .jsonl file in it was written by lightning_gradguard"
-            + "".join(f"; {reason}" for reason in left_out)
         )
-    return sorted(pictures, key=lambda picture: (picture.run, picture.optimizer))
+    named = [replace(picture, run=path.resolve().name) if picture.run == "." else picture for picture in pictures]
+    return sorted(named, key=lambda picture: (picture.run, picture.optimizer)), unreadable
 
 
-def thin(flow: Flow, limit: int = MAX_COLUMNS) -> Flow:
-    """The same picture in at most ``limit`` columns; neighbours are folded, so that the worst of each shows."""
-    if len(flow.steps) <= limit:
-        return flow
-    groups = np.array_split(np.arange(len(flow.steps)), limit)
-    last = [group[-1] for group in groups]
-    matrices = np.stack([reduce(fold, flow.matrices[group]) for group in groups])
-    return replace(flow, steps=flow.steps[last], wall_times=flow.wall_times[last], matrices=matrices)
+def run_name(file: Path, folder: Path) -> str:
+    """What a JSONL file of records is called: by its folder if the callbacks wrote it, else by its own name.
+
+    Example:
+        >>> run_name(Path("logs/first/gradguard.jsonl"), Path("logs"))
+        'first'
+        >>> run_name(Path("logs/second.jsonl"), Path("logs"))
+        'second'
+    """
+    if file == folder:
+        return file.resolve().parent.name if file.name == RECORDS_NAME else file.stem
+    inside = file.relative_to(folder)
+    return str(inside.parent if file.name == RECORDS_NAME else inside.with_suffix(""))
 
 
-def _from_events(folder: Path, left_out: list[str]) -> Iterator[Picture]:
+def _from_events(folder: Path, unreadable: list[Unreadable]) -> Iterator[Picture]:
+    left_out: list[str] = []
     for store, run, optimizer in stores_of_event_files(folder, left_out):
         try:
-            yield Picture(run, optimizer, thin(store.flow(run, optimizer)), store.events(run, optimizer))
+            picture = Picture(run, optimizer, store.flow(run, optimizer), store.events(run, optimizer))
         except ValueError as error:
-            left_out.append(str(error))
-
-
-def _from_folder_of_jsonl(folder: Path, left_out: list[str]) -> Iterator[Picture]:
-    for path in sorted(folder.rglob("*.jsonl")):
-        try:
-            pictures = list(_from_jsonl(path))
-        except (ValueError, OSError) as error:
-            left_out.append(str(error))
+            unreadable.append(Unreadable(run, str(error)))
             continue
-        for picture in pictures:
-            yield replace(picture, run=str(path.relative_to(folder).with_suffix("")))
-
-
-def _from_jsonl(path: Path) -> Iterator[Picture]:
-    by_optimizer: dict[int, _Collector] = {}
-    for record in read_jsonl(path):
-        by_optimizer.setdefault(record.optimizer, _Collector()).add(record)
-    for optimizer, collector in by_optimizer.items():
-        if collector.layouts:
-            yield Picture(path.stem, optimizer, thin(collector.flow()), collector.events())
-
-
-class _Collector:
-    """The records of one optimizer on their way to a picture."""
-
-    def __init__(self) -> None:
-        self.layouts: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._columns: list[tuple[dict[str, Any], Column]] = []
-        self._log = EventLog()
-        self._weights = LastWeights()
-
-    def add(self, record: StepRecord) -> None:
-        self._log.observe(record)
-        if not record.layers:
-            return
-        layout = self.layouts.setdefault((record.layers, record.depth), layout_of(record))
-        time = float(len(self._columns))  # records have no clock; their order is what counts
-        self._columns.append((layout, Column(record.step, time, flow_matrix(self._weights.fill(record)))))
-
-    def flow(self) -> Flow:
-        return flow_of(list(self.layouts.values()), self._columns)
-
-    def events(self) -> dict[str, Any]:
-        return merge_events([self._log.content()])
+        yield replace(picture, flow=thin(picture.flow))
+    for reason in left_out:
+        run, _, _ = reason.removeprefix("run '").partition(" ")
+        unreadable.append(Unreadable(run.rstrip("':"), reason))

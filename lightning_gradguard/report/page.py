@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from lightning_gradguard.report.offline import Picture
+from lightning_gradguard.report.picture import Picture
 from lightning_gradguard.tensorboard.assets import read_assets
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NOT_MEASURED
 from lightning_gradguard.tensorboard.frame import encode_frame

@@ -65,7 +65,7 @@ class EventLog:
             "events": self._first + self._last,
             "findings": list(self._findings.values()),
         }
-        return dict(_finite(values))
+        return dict(finite(values))
 
     def to_json(self) -> bytes:
         """All of it as strict JSON; what is in here then counts as written."""
@@ -96,6 +96,8 @@ def _nonfinite_event(record: StepRecord) -> Event:
     where = f"{len(layers)} of {len(record.layers)} layers" if layers else "the total norm"
     happened = {
         "buffer": "the forward pass made a buffer non-finite",
+        "exception": "the step raised an exception, and something was not finite",
+        "loss": "the loss is NaN although every gradient is finite",
         "spike": f"gradient norm {record.total_norm:.3g} or loss far above the usual",
     }.get(record.cause or "", f"{what} gradient in {where}")
     outcome = {
@@ -139,12 +141,12 @@ def _event(step: int, kind: str, text: str, layers: tuple[str, ...]) -> Event:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with NaN and infinities as strings: strict JSON has no numbers for them."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -223,15 +223,6 @@ def test_outside_fit_the_callbacks_do_nothing(make_trainer):
     assert [callback.records for callback in callbacks] == [[], [], []]
 
 
-def test_fit_ends_with_a_summary_of_layers_and_findings_where_progress_is_shown(make_trainer, capsys):
-    make_trainer(callbacks=[GradGuard()], enable_progress_bar=True).fit(Regression(), batches())
-    shown = capsys.readouterr().out
-    assert "net.0" in shown
-    assert "median" in shown
-    make_trainer(callbacks=[GradGuard()]).fit(Regression(), batches())
-    assert capsys.readouterr().out == ""
-
-
 def test_the_loss_of_a_record_is_without_the_loss_scale(make_trainer):
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
     losses = []

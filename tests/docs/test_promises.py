@@ -28,6 +28,11 @@ KEPT = {
     "DDP's gradients are equal": ("under_ddp_a_step_costs_no_all_reduce_since_gradients_are_equal",),
     "Gradients are already reduced under DDP": ("under_ddp_a_nan_on_one_rank_leaves_all_with_the_same_weights",),
     "Buffers that are not finite when training starts": ("a_mask_of_minus_infinity_is_no_damage",),
+    "the loss is NaN although every gradient": ("is_dropped_named_and_counted_by_default",),
+    "It is never meant, so it is on": ("an_infinite_loss_with_finite_gradients_is_left_alone",),
+    "Data that hold NaN on purpose": ("raise_and_patience_let_the_models_own_error_through_with_a_note",),
+    "drop_nan_loss: whether a step": ("can_be_let_through_and_is_counted_then",),
+    '``"loss"``: the loss was NaN': ("is_dropped_named_and_counted_by_default",),
     "Dropped* means that every": ("would_move_weights_and_state_if_gradients_were_zeroed_instead",),
     "A **snapshot** holds parameters": ("a_snapshot_brings_back_weights_buffers_and_optimizer_state_bit_for_bit",),
     "`hold_lr_on_skip=True` holds those": (

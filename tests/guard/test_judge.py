@@ -79,6 +79,7 @@ def test_the_error_that_ends_a_run_names_step_optimizer_and_parameter(net):
 
 def test_the_error_says_so_where_dropping_steps_cannot_help(net):
     judge, layout = judge_of(net, Guard("raise"))
+    judged(judge, layout)
     with torch.no_grad():
         net[0].bias.fill_(math.nan)
     dropped = judged(judge, layout, 7, nan=True)

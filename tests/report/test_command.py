@@ -1,13 +1,17 @@
 """The report command: a page and a summary."""
 
+import json
+import math
 import subprocess
 import sys
 
 import pytest
 from rich.console import Console
 
-from lightning_gradguard.report.command import main, print_summary, write_whole
+from lightning_gradguard.record import Finding
+from lightning_gradguard.report.command import main, print_runs
 from lightning_gradguard.report.offline import read_pictures
+from lightning_gradguard.report.summary import summarize
 from lightning_gradguard.sinks import JsonlSink
 from tests.tensorboard.synthetic import busy_run, gan_run, vanishing_run, write_run
 
@@ -26,7 +30,7 @@ def folder(tmp_path_factory):
 def summary(folder):
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
-        print_summary(read_pictures(folder), console)
+        print_runs([summarize(picture) for picture in read_pictures(folder)[0]], console)
     return console.export_text()
 
 
@@ -34,23 +38,23 @@ def test_the_page_is_written_and_the_summary_says_where(folder, tmp_path, capsys
     out = tmp_path / "artefacts" / "report.html"
     assert main([str(folder), "--out", str(out)]) == 0
     assert out.read_text().startswith("<!doctype html>")
-    assert "Wrote" in capsys.readouterr().out
+    assert "Wrote" in capsys.readouterr().err
     assert [path.name for path in out.parent.iterdir()] == ["report.html"], "nothing unfinished is left"
 
 
 def test_the_summary_has_a_line_for_each_run(folder):
     lines = {line.split()[0]: line.split() for line in summary(folder).splitlines() if line.strip()}
-    assert lines["busy"][1:3] == ["2,990", "26"]
-    assert lines["busy"][-3:] == ["1", "5", "0"], "one bad step, five spikes, no finding"
-    assert lines["vanishing"][-3:] == ["0", "0", "1"]
+    assert lines["busy"][1] == "3,000"
+    assert "1 5 - 1 step not finite" in " ".join(lines["busy"]), "one bad step, five spikes, no finding"
+    assert "critical: vanishing-over-depth" in " ".join(summary(folder).split())
     assert "gan opt1" in summary(folder)
 
 
 def test_findings_come_with_depth_profile_and_remedies_in_order(folder):
     text = summary(folder)
-    assert "vanishing: median gradient norm, input first" in text
+    assert "layer, input first" in text
     bars = {line.split()[0]: line.count("█") for line in text.splitlines() if line.strip().startswith("blocks.")}
-    assert bars["blocks.0"] == 1
+    assert bars["blocks.0"] == 0
     assert bars["blocks.15"] == 24
     assert list(bars.values()) == sorted(bars.values())
     first, second = text.index("1. initialize for the activation"), text.index("2. add normalization")
@@ -75,15 +79,6 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(folder, tmp_path, capsy
     assert "report: " in capsys.readouterr().err
 
 
-def test_an_interrupted_write_leaves_the_old_page(tmp_path):
-    page = tmp_path / "report.html"
-    page.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(page, "new \ud800")
-    assert page.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [page]
-
-
 def test_the_command_runs_without_importing_torch_or_lightning(folder, tmp_path):
     program = (
         "import sys; from lightning_gradguard.__main__ import main;"
@@ -92,3 +87,76 @@ def test_the_command_runs_without_importing_torch_or_lightning(folder, tmp_path)
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "0 []"
+
+
+def options_for(tmp_path, *more):
+    return ["--out", str(tmp_path / "report.html"), *more]
+
+
+@pytest.mark.parametrize(
+    ("run", "severity", "status"),
+    [
+        ("sick.jsonl", "critical", 1),
+        ("sick.jsonl", "warning", 1),
+        ("healthy.jsonl", "warning", 0),
+        ("noted.jsonl", "warning", 0),
+        ("warned.jsonl", "warning", 1),
+        ("warned.jsonl", "critical", 0),
+        (".", "critical", 1),
+    ],
+)
+def test_a_job_fails_on_findings_as_grave_as_it_says(tmp_path, make_record, run, severity, status):
+    for name, grade in (("sick", "critical"), ("warned", "warning"), ("noted", "info"), ("healthy", None)):
+        findings = () if grade is None else (Finding("a-rule", grade, "words", 1),)
+        JsonlSink(tmp_path / f"{name}.jsonl").write(make_record(1, findings=findings))
+    assert main([str(tmp_path / run), *options_for(tmp_path)]) == 0
+    assert main([str(tmp_path / run), *options_for(tmp_path, "--fail-on", severity)]) == status
+
+
+def test_markdown_fits_a_pull_request(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(folder), "--format", "md"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("## Gradients of logs")
+    assert "4 runs: 1 with a critical finding." in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| vanishing |")]
+    head = next(line for line in text.splitlines() if line.startswith("| run |"))
+    assert row.count("|") == head.count("|")
+    assert "| critical: vanishing-over-depth |" in row
+    assert "<details><summary><code>vanishing</code>: 1 finding</summary>" in text
+    assert list(tmp_path.iterdir()) == [], "no page unless --out asks for one"
+
+
+def test_a_name_cannot_break_the_table(tmp_path, capsys, make_record):
+    JsonlSink(tmp_path / "a|b<i>.jsonl").write(make_record(1))
+    assert main([str(tmp_path), "--format", "md"]) == 0
+    assert "| a\\|b&lt;i&gt; |" in capsys.readouterr().out
+
+
+def test_json_is_strict_and_holds_everything(capsys, make_record, tmp_path):
+    JsonlSink(tmp_path / "nan.jsonl").write(make_record(1, loss=math.nan, findings=(Finding("r", "info", "w", 1),)))
+    assert main([str(tmp_path), "--format", "json"]) == 0
+    content = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    (run,) = content["runs"]
+    assert (run["run"], run["steps"], run["loss"], run["verdict"]) == ("nan", 1, "nan", "info: r")
+    assert run["findings"][0]["rule"] == "r"
+    assert content["unreadable"] == []
+
+
+@pytest.mark.parametrize("form", ["text", "md", "json"])
+def test_one_run_that_cannot_be_read_is_named_and_does_not_hide_the_others(tmp_path, capsys, make_record, form):
+    JsonlSink(tmp_path / "good.jsonl").write(make_record(1))
+    (tmp_path / "broken.jsonl").write_text("no record\n")
+    assert main([str(tmp_path), *options_for(tmp_path, "--format", form)]) == 2
+    printed = capsys.readouterr()
+    assert "report: broken cannot be read: " in printed.err and "line 1" in printed.err
+    assert "good" in printed.out
+    if form != "text":
+        assert "broken" in printed.out
+
+
+def test_a_run_that_was_only_clipped_is_reported_too(tmp_path, capsys, make_record):
+    totals = {"layers": (), "layer_norms": (), "max_layer_norms": (), "depth": (), "weight_norms": None}
+    JsonlSink(tmp_path / "totals.jsonl").write(make_record(1, coefficient=0.5, num_clipped=1, **totals))
+    assert main([str(tmp_path), *options_for(tmp_path)]) == 0
+    assert "totals" in capsys.readouterr().out

@@ -5,7 +5,8 @@ from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, Sum
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from lightning_gradguard.report.offline import MAX_COLUMNS, read_pictures, thin
+from lightning_gradguard.report.offline import read_pictures
+from lightning_gradguard.report.picture import MAX_COLUMNS, thin
 from lightning_gradguard.sinks import JsonlSink
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS
 from tests.tensorboard.synthetic import busy_run, gan_run, large_run, vanishing_run, write_run
@@ -20,8 +21,8 @@ def write_jsonl(path, records):
 def test_event_files_and_jsonl_files_give_the_same_picture(tmp_path):
     write_run(tmp_path / "events" / "busy", busy_run())
     write_jsonl(tmp_path / "lines" / "busy.jsonl", busy_run())
-    (from_events,) = read_pictures(tmp_path / "events")
-    (from_lines,) = read_pictures(tmp_path / "lines")
+    ((from_events,), _) = read_pictures(tmp_path / "events")
+    ((from_lines,), _) = read_pictures(tmp_path / "lines")
     assert from_events.run == from_lines.run == "busy"
     assert from_events.events == from_lines.events
     assert from_events.flow.layers == from_lines.flow.layers
@@ -30,15 +31,15 @@ def test_event_files_and_jsonl_files_give_the_same_picture(tmp_path):
 
 
 def test_every_run_and_optimizer_below_the_folder_is_found(tmp_path, logdir):
-    names = [(picture.run, picture.optimizer) for picture in read_pictures(logdir)]
+    names = [(picture.run, picture.optimizer) for picture in read_pictures(logdir)[0]]
     assert names == [("busy", 0), ("gan", 0), ("gan", 1), ("steady", 0), ("vanishing", 0)]
     write_jsonl(tmp_path / "a" / "b.jsonl", gan_run())
-    assert [(p.run, p.optimizer) for p in read_pictures(tmp_path)] == [("a/b", 0), ("a/b", 1)]
+    assert [(p.run, p.optimizer) for p in read_pictures(tmp_path)[0]] == [("a/b", 0), ("a/b", 1)]
 
 
 def test_one_jsonl_file_is_enough(tmp_path):
     write_jsonl(tmp_path / "run.jsonl", vanishing_run())
-    (picture,) = read_pictures(tmp_path / "run.jsonl")
+    ((picture,), _) = read_pictures(tmp_path / "run.jsonl")
     assert [finding["rule"] for finding in picture.events["findings"]] == ["vanishing-over-depth"]
 
 
@@ -79,10 +80,9 @@ def test_a_broken_line_is_named(tmp_path):
     write_jsonl(tmp_path / "run.jsonl", vanishing_run(num_records=2))
     with (tmp_path / "run.jsonl").open("a") as file:
         file.write("{}\n")
-    with pytest.raises(ValueError, match=r"run.jsonl, line 3"):
-        read_pictures(tmp_path)
-    with pytest.raises(ValueError, match=r"run.jsonl, line 3"):
-        read_pictures(tmp_path / "run.jsonl")
+    assert read_pictures(tmp_path)[0] == []
+    (unreadable,) = read_pictures(tmp_path)[1]
+    assert unreadable.run == "run" and "run.jsonl, line 3" in unreadable.reason
 
 
 def not_json(path):
@@ -132,17 +132,24 @@ def test_an_event_file_that_cannot_be_read_costs_its_run_alone_and_is_named(tmp_
     write_run(tmp_path / "good", vanishing_run())
     write_run(tmp_path / "bad", busy_run())
     spoil(next((tmp_path / "bad").iterdir()))
-    left_out = []
-    assert "good" in [picture.run for picture in read_pictures(tmp_path, left_out)]
-    assert len(left_out) == 1
-    assert reason in left_out[0]
-    assert "bad" in left_out[0]
+    pictures, unreadable = read_pictures(tmp_path)
+    assert "good" in [picture.run for picture in pictures]
+    assert len(unreadable) == 1
+    assert reason in unreadable[0].reason
+    assert "bad" in unreadable[0].run
 
 
 def test_a_file_of_lines_that_cannot_be_read_costs_its_run_alone_and_is_named(tmp_path):
     write_jsonl(tmp_path / "good.jsonl", vanishing_run())
     not_json(tmp_path / "bad.jsonl")
-    left_out = []
-    assert [picture.run for picture in read_pictures(tmp_path, left_out)] == ["good"]
-    assert len(left_out) == 1
-    assert "bad.jsonl, line 1" in left_out[0]
+    pictures, unreadable = read_pictures(tmp_path)
+    assert [picture.run for picture in pictures] == ["good"]
+    assert "bad.jsonl, line 1" in unreadable[0].reason
+
+
+def test_one_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    write_jsonl(tmp_path / "good" / "gradguard.jsonl", vanishing_run(num_records=2))
+    (tmp_path / "bad.jsonl").write_text("no record\n")
+    pictures, unreadable = read_pictures(tmp_path)
+    assert [picture.run for picture in pictures] == ["good"]
+    assert [run.run for run in unreadable] == ["bad"]

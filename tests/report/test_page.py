@@ -14,7 +14,7 @@ from tests.tensorboard.synthetic import busy_run, make_record, write_run
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     write_run(folder / "busy", busy_run(num_records=40))
-    return build_page(read_pictures(folder), "Gradients of <mine>")
+    return build_page(read_pictures(folder)[0], "Gradients of <mine>")
 
 
 def modules_of(page):
@@ -52,4 +52,4 @@ def test_a_name_cannot_end_the_script_it_stands_in(tmp_path):
     import numpy as np
 
     write_run(tmp_path / "run", iter([make_record(0, ("</script><script>alert(1)//", "b"), np.ones(2))]))
-    assert "</script><script>alert" not in build_page(read_pictures(tmp_path), "t")
+    assert "</script><script>alert" not in build_page(read_pictures(tmp_path)[0], "t")

@@ -1,0 +1,1 @@
+"""Two small trainings that go wrong, and what the library makes of them: ``gradguard demo``."""

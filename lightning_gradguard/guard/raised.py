@@ -1,0 +1,92 @@
+"""What is not finite where a step has raised an exception: looked at then, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.guard.guard import NonFiniteGradientError
+from lightning_gradguard.incident.batch import named_tensors
+from lightning_gradguard.incident.trace import reals
+from lightning_gradguard.measurement.sharding import local
+
+# No NaN makes these: a name that does not exist, an argument too many, a memory that is full.
+_NEVER_A_NAN = (
+    NonFiniteGradientError, AttributeError, ImportError, MemoryError, NameError, NotImplementedError, StopIteration,
+    TypeError, torch.OutOfMemoryError,
+)  # fmt: skip
+_MAX_FINDINGS = 5
+_MAX_TENSORS = 1000  # of one look: a loop may have gathered many
+
+
+def may_be_a_nan(error: BaseException) -> bool:
+    """Whether an exception is of a kind that a NaN can make."""
+    return isinstance(error, Exception) and not isinstance(error, _NEVER_A_NAN)
+
+
+@torch.no_grad()
+def find_nonfinite(error: BaseException, batch: Any, state: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
+    """Returns what was not finite when a step raised, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
+
+    Looks at the batch, at the state it is given, and at the tensors in the variables of the functions that were
+    running: activations and losses. An infinity of minus sign is left out, since masks are made of it.
+
+    Args:
+        error: the exception.
+        batch: of the step.
+        state: weights, buffers, gradients and losses by name.
+    """
+    found = []
+    for count, (name, tensor) in enumerate(_all_of(error, batch, state)):
+        if (words := describe(name, tensor)) is not None:
+            found.append(words)
+        if len(found) == _MAX_FINDINGS or count == _MAX_TENSORS:
+            break
+    if not found and "returned nan values" in str(error):  # autograd's anomaly mode
+        found.append("a gradient in the backward pass")
+    return tuple(found)
+
+
+def describe(name: str, tensor: Tensor) -> str | None:
+    """How many elements are not finite and where the first is; ``None`` for a tensor that is fine.
+
+    Example:
+        >>> describe("x", torch.tensor([0.0, float("nan")]))
+        'x holds 1 NaN at [1]'
+    """
+    readable = tensor.layout in (torch.strided, torch.sparse_coo) and not tensor.is_meta and tensor.numel()
+    if not readable or not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    values = reals(local(tensor))
+    bad = values.isnan()
+    if not bool(bad.any()):  # host sync: the step has failed
+        bad = values == torch.inf
+    if not bool(bad.any()):
+        return None
+    kind = "NaN" if bool(values[bad].isnan().any()) else "Inf"
+    index = bad.nonzero()[0].tolist()[: tensor.dim()]
+    return f"{name} holds {int(bad.sum())} {kind}" + (f" at {index}" if index else "")
+
+
+def _all_of(error: BaseException, batch: Any, state: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    yield from named_tensors(batch)
+    yield from state
+    yield from _variables(error)
+
+
+def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in the variables of the functions that were running, innermost last."""
+    trace = error.__traceback__
+    seen: set[int] = set()
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        for name, value in list(trace.tb_frame.f_locals.items()):
+            if isinstance(value, Tensor | list | tuple | dict):
+                for path, tensor in named_tensors(value, name):
+                    if id(tensor) not in seen:
+                        seen.add(id(tensor))
+                        yield f"{path} in {code.co_name}, line {trace.tb_lineno},", tensor
+        trace = trace.tb_next

@@ -1,0 +1,201 @@
+"""A NaN that arrives as an exception, in a real fit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_gradguard import GradGuard, NonFiniteGuard
+from tests.guard.models import Norms, all_finite, fill, half_precision, numbered, state
+from tests.models import Pair, batches, same
+
+SAYS_SO = pytest.mark.filterwarnings("ignore:step .* was", "ignore:Anomaly Detection has been enabled")
+
+
+class Validating(Norms):
+    """As a model with ``torch.distributions`` does, raises where what it computes is not finite; or another thing."""
+
+    error = None
+    where = "training_step"
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.where == "training_step":
+            if self.error is not None and batch_idx in self.error:
+                raise self.error[batch_idx]
+            torch.distributions.Normal(loss, 1.0)
+        return loss
+
+    def backward(self, loss, *args, **kwargs):
+        super().backward(loss, *args, **kwargs)
+        if self.where == "backward" and not loss.isfinite():
+            raise RuntimeError("gradients are wrong")
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.where == "optimizer" and not self.trainer.callback_metrics["loss"].isfinite():
+            raise RuntimeError("Loss is NaN, training stopped")
+
+
+def spoiled(*bad, where="training_step"):
+    torch.manual_seed(0)
+    model = Validating(dict.fromkeys(bad, fill(math.nan)))
+    model.where = where
+    return model
+
+
+def fit(make_trainer, model, guard, loader=None, **options):
+    states = []
+    model.on_train_batch_end = lambda *args: states.append(state(model))
+    trainer = make_trainer(callbacks=[guard], **options)
+    trainer.fit(model, loader or numbered())
+    return trainer, states
+
+
+@pytest.mark.parametrize("where", ["training_step", "backward", "optimizer"])
+def test_it_is_dropped_counted_announced_and_the_training_goes_on(make_trainer, where):
+    model, guard = spoiled(3, where=where), GradGuard(log_every_n_steps=1)
+    with pytest.warns(UserWarning, match="step 3 was skipped: "):
+        trainer, states = fit(make_trainer, model, guard)
+    bad = guard.records[3]
+    assert (bad.step, bad.verdict, bad.skipped_total) == (3, "skipped", 1)
+    assert same(states[3], states[2])
+    assert not same(states[4], states[3])
+    assert all_finite(states[-1])
+    assert trainer.global_step == 8
+    assert model._current_fx_name is None
+    loop = trainer.fit_loop.epoch_loop
+    assert "run" not in {**loop.automatic_optimization.__dict__, **loop.manual_optimization.__dict__}
+
+
+def test_it_says_what_was_not_finite_and_where(make_trainer, tmp_path):
+    class Batch(Validating):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 3:
+                batch[0][1, 2] = math.nan
+            return super().training_step(batch, batch_idx)
+
+    guard = NonFiniteGuard(incident_dir=tmp_path / "incidents")
+    with pytest.warns(UserWarning, match=r"ValueError, and batch\[0\] holds 1 NaN at \[1, 2\].* Saved to"):
+        fit(make_trainer, Batch(), guard)
+    assert (tmp_path / "incidents" / "step-000003-opt0" / "report.md").exists()
+    assert guard.records[3].cause == "exception"
+
+
+@SAYS_SO
+def test_it_ends_at_the_weights_of_a_run_that_met_a_nan_gradient_there(make_trainer):
+    ends = []
+    for where in ("training_step", "nowhere"):
+        _, states = fit(make_trainer, spoiled(3, where=where), NonFiniteGuard())
+        ends.append(states[-1])
+    assert same(*ends)
+
+
+@SAYS_SO
+@pytest.mark.parametrize("bad", [3, 4, 5])
+def test_accumulation_drops_the_whole_window_once(make_trainer, bad):
+    guard = NonFiniteGuard()
+    _, states = fit(make_trainer, spoiled(bad), guard, numbered(9), accumulate_grad_batches=3)
+    assert same(states[5], states[2])
+    assert not same(states[8], states[5])
+    assert [record.verdict for record in guard.records] == ["ok", "skipped", "ok"]
+
+
+@SAYS_SO
+def test_a_live_loss_scaler_goes_on(make_trainer):
+    for where in ("training_step", "backward", "optimizer"):
+        _, states = fit(make_trainer, spoiled(3, where=where), NonFiniteGuard(), plugins=half_precision())
+        assert not same(states[5], states[3])
+        assert all_finite(states[-1])
+
+
+@SAYS_SO
+def test_the_anomaly_mode_of_autograd_ends_no_run(make_trainer):
+    class Root(Norms):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return loss + (loss * 0.0).sqrt() if batch_idx == 3 else loss
+
+    _, states = fit(make_trainer, Root(), NonFiniteGuard(), detect_anomaly=True)
+    assert same(states[3], states[2])
+
+
+@SAYS_SO
+def test_rollback_and_stop_do_as_with_any_other_fault(make_trainer):
+    rolled = NonFiniteGuard("rollback", rollback_after=2)
+    fit(make_trainer, spoiled(3, 4), rolled)
+    assert [record.verdict for record in rolled.records][3:5] == ["skipped", "rolled_back"]
+    assert len(fit(make_trainer, spoiled(3), NonFiniteGuard("stop"))[1]) == 4
+
+
+@SAYS_SO
+def test_raise_and_patience_let_the_models_own_error_through_with_a_note(make_trainer):
+    with pytest.raises(ValueError, match="Expected parameter loc") as caught:
+        fit(make_trainer, spoiled(3), NonFiniteGuard("raise"))
+    assert "the step ended in an exception: " in caught.value.__notes__[0]
+    assert "step 3, optimizer 0" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="Expected parameter loc") as caught:
+        fit(make_trainer, spoiled(2, 3, 4), NonFiniteGuard(patience=3))
+    assert "This was bad step 3 in a row (patience)" in caught.value.__notes__[0]
+
+
+def test_the_users_own_exception_passes_untouched(make_trainer):
+    model, own = spoiled(), ValueError("the user's own trouble")
+    model.error = {3: own}
+    guard = NonFiniteGuard()
+    with pytest.raises(ValueError, match="own trouble") as caught:
+        fit(make_trainer, model, guard)
+    assert caught.value is own
+    assert not hasattr(own, "__notes__")
+    assert {record.verdict for record in guard.records} == {"ok"}
+
+
+def test_under_manual_optimization_it_goes_on_its_way_with_a_note(make_trainer):
+    class Raising(Pair):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 2:
+                torch.distributions.Normal(batch * math.nan, 1.0)
+            super().training_step(batch, batch_idx)
+
+    with pytest.raises(ValueError, match="Expected parameter loc") as caught:
+        make_trainer(callbacks=[NonFiniteGuard()]).fit(Raising(), batches())
+    assert "Under manual optimization half a step may have been taken" in caught.value.__notes__[0]
+
+
+class Fussy(torch.optim.SGD):
+    """Moves a weight, and raises at its fourth step with a NaN in a variable."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        self.steps += 1
+        if self.steps == 4:
+            quotient = torch.tensor(math.nan)
+            raise FloatingPointError(f"{quotient}")
+        return loss
+
+
+@SAYS_SO
+def test_an_optimizer_that_raises_half_way_ends_the_run_unless_there_is_a_way_back(make_trainer):
+    def model():
+        return Norms(optimizer=lambda params: Fussy(params, lr=0.01))
+
+    with pytest.raises(FloatingPointError) as caught:
+        fit(make_trainer, model(), NonFiniteGuard())
+    assert "The optimizer has begun its step" in caught.value.__notes__[0]
+    guard = NonFiniteGuard("rollback", snapshot_every_n_steps=1)
+    _, states = fit(make_trainer, model(), guard)
+    assert len(states) == 8
+
+
+@SAYS_SO
+def test_probes_are_off_the_model_after_it(make_trainer):
+    model = spoiled(0)
+    seen = []
+    model.on_train_batch_end = lambda *args: seen.append(any(m._forward_hooks for m in model.modules()))
+    make_trainer(callbacks=[GradGuard()]).fit(model, numbered(3))
+    assert isinstance(model.net[0], nn.Linear)
+    assert seen == [False] * 3

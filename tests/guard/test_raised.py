@@ -1,0 +1,60 @@
+"""What is not finite where a step has raised."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lightning_gradguard.guard.raised import describe, find_nonfinite, may_be_a_nan
+
+
+def raised(function):
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError
+
+
+def test_the_batch_is_named_with_the_place():
+    batch = {"x": torch.zeros(3, 2), "y": torch.ones(2)}
+    batch["x"][2, 1] = math.nan
+    assert find_nonfinite(ValueError(), batch, []) == ("batch['x'] holds 1 NaN at [2, 1]",)
+
+
+def test_activations_are_found_in_the_variables_of_the_functions_that_ran():
+    def step():
+        hidden = torch.tensor([1.0, math.nan])
+        torch.distributions.Normal(hidden, torch.ones(2))
+
+    found = find_nonfinite(raised(step), torch.zeros(1), [])
+    assert found[0].startswith("hidden in step, line ")
+    assert found[0].endswith("holds 1 NaN at [1]")
+
+
+def test_a_mask_of_minus_infinity_is_no_fault_and_an_overflow_is():
+    assert describe("mask", torch.tensor([0.0, -math.inf])) is None
+    assert describe("loss", torch.tensor(math.inf)) == "loss holds 1 Inf"
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(0), torch.tensor([1]), torch.empty(2, device="meta")])
+def test_what_cannot_be_read_or_cannot_be_nan_is_fine(tensor):
+    assert describe("it", tensor) is None
+
+
+def test_complex_and_sparse_tensors_are_read():
+    assert describe("z", torch.tensor([0j, complex(0, math.nan)])) == "z holds 1 NaN at [1]"
+    assert "1 NaN" in describe("s", torch.tensor([0.0, math.nan]).to_sparse())
+
+
+def test_autograds_own_word_is_taken():
+    error = RuntimeError("Function 'SqrtBackward0' returned nan values in its 0th output.")
+    assert find_nonfinite(error, None, []) == ("a gradient in the backward pass",)
+
+
+def test_a_mistake_in_the_code_is_never_a_nan():
+    assert not may_be_a_nan(NameError("x"))
+    assert not may_be_a_nan(KeyboardInterrupt())
+    assert may_be_a_nan(ValueError("Expected parameter loc to satisfy the constraint Real()"))
