@@ -37,7 +37,7 @@ cases: $(STAMP)
 	@$(BIN)/python examples/cases.py --record examples/results
 
 gallery: $(STAMP)
-	@$(BIN)/python examples/gallery.py
+	@$(BIN)/python examples/harness/gallery.py
 
 docs: $(STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

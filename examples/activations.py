@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import data
 import lightning as L
-import studies
-from mlp import ACTIVATIONS, INITS, MLP
-from report import Study
+from harness import data, studies
+from harness.mlp import ACTIVATIONS, INITS, MLP
+from harness.report import Study
 
 Variants = dict[str, dict[str, object]]
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import data
 import lightning as L
-import studies
 import torch
-from mlp import MLP
-from report import Study
+from harness import data, studies
+from harness.mlp import MLP
+from harness.report import Study
 from torch import Tensor
 
 from lightning_gradguard import AdaptiveGradientClipping, AutoClip, ClipPolicy, NormClip, ValueClip, ZClip

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import bars
-import studies
-from data import UsageError
-from report import console, load
+from harness import bars, studies
+from harness.data import UsageError
+from harness.report import console, load
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 

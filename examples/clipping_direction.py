@@ -13,12 +13,11 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import data
 import lightning as L
-import studies
 import torch
+from harness import data, studies
+from harness.report import Run, Study
 from lstm_language_model import LanguageModel, sequences
-from report import Run, Study
 from torch import Tensor
 
 from lightning_gradguard import AdaptiveGradientClipping, ClipPolicy, NormClip, ValueClip

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import data
 import lightning as L
-import studies
 import torch
 import torch.nn.functional as F
-from report import Study
+from harness import data, studies
+from harness.report import Study
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 

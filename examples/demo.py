@@ -13,9 +13,9 @@ from pathlib import Path
 import cnn20
 import gan
 import lstm_language_model
-import studies
-from data import UsageError
-from report import Study, console, number
+from harness import studies
+from harness.data import UsageError
+from harness.report import Study, console, number
 from rich import box
 from rich.table import Table
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import data
 import lightning as L
-import studies
 import torch
 import torch.nn.functional as F
-from report import Study, number
+from harness import data, studies
+from harness.report import Study, number
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 

@@ -13,12 +13,11 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-import data
 import numpy as np
-import studies
 import torch
 import torch.nn.functional as F
-from report import Run, Study
+from harness import data, studies
+from harness.report import Run, Study
 from torch import Tensor, nn
 
 DRAWS = 20

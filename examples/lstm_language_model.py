@@ -14,13 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import data
 import lightning as L
-import studies
 import torch
 import torch.nn.functional as F
 import torchmetrics
-from report import Study
+from harness import data, studies
+from harness.report import Study
 from torch import Tensor, nn
 from torchmetrics.text import Perplexity
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import data
 import lightning as L
-import studies
-from mlp import INITS, MLP
-from report import Study
+from harness import data, studies
+from harness.mlp import INITS, MLP
+from harness.report import Study
 
 Variants = dict[str, dict[str, object]]
 

@@ -16,13 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import data
 import lightning as L
-import studies
 import torch
 import torch.nn.functional as F
 import torchmetrics
-from report import Run, Study
+from harness import data, studies
+from harness.report import Run, Study
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 

@@ -6,10 +6,10 @@ import pickle
 import re
 import struct
 
-import data
 import numpy as np
 import pytest
 import torch
+from harness import data
 
 TEXT = "\n\n".join(f"Paragraph   number {n},\nof many: {'x' * n}" for n in range(20))
 

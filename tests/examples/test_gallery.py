@@ -4,13 +4,11 @@ import json
 import math
 import re
 
-import bars
 import cases
-import data
-import gallery
 import init_scale
 import pytest
-from report import Run, Study, load
+from harness import bars, data, gallery
+from harness.report import Run, Study, load
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def test_the_gallery_shows_what_was_recorded_and_says_what_was_not(results, tmp_
     assert "](results/init_scale_sigmoid.png)" in page
     assert (tmp_path / "results" / "init_scale_sigmoid.png").is_file()
     assert "*cnn20: not recorded yet" in page
-    assert "*No pictures yet; `python examples/screenshots.py --out examples/results` takes them.*" in page
+    assert "*No pictures yet; `python examples/harness/screenshots.py --out examples/results` takes them.*" in page
     assert "He initialization alone" not in page  # of a study that is not recorded
     assert str(tmp_path) not in re.sub(r"from `[^`]*`", "", page)  # nothing of this machine's folders
 
@@ -45,11 +43,11 @@ def test_every_bar_speaks_of_a_case():
 
 
 def test_the_pictures_of_tensorboard_stand_with_their_commands_date_and_machine(tmp_path):
-    page = gallery.pictures(gallery.HERE / "results", gallery.HERE)
-    record = json.loads((gallery.HERE / "results" / "screenshots.json").read_text())
+    page = gallery.pictures(gallery.EXAMPLES / "results", gallery.EXAMPLES)
+    record = json.loads((gallery.EXAMPLES / "results" / "screenshots.json").read_text())
     assert {shot["file"] for shot in record["shots"]} == set(gallery.PICTURES)
     for shot in record["shots"]:
-        picture = gallery.HERE / "results" / shot["file"]
+        picture = gallery.EXAMPLES / "results" / shot["file"]
         assert f"](results/{shot['file']})" in page
         assert f"{shot['command']}\ntensorboard --logdir runs/{shot['study']}\n" in page
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -71,7 +69,7 @@ def test_a_figure_in_a_text_is_a_cell_of_the_recorded_table():
 def test_every_figure_that_the_gallery_speaks_of_is_in_the_records():
     texts = [text for page in gallery.PAGES for text in (page.why, *page.not_held)]
     named = {name for text in texts for name, _, _ in gallery.CELL.findall(text)}
-    paths = {name: gallery.HERE / "results" / f"{name}.json" for name in named}
+    paths = {name: gallery.EXAMPLES / "results" / f"{name}.json" for name in named}
     made = {name: load(path)[0] for name, path in paths.items() if path.is_file()}
     assert made
     assert not [text for text in texts if "{" in (gallery.filled(text, made) or "")]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import data
 import lstm_language_model
 import pytest
-from report import load
+from harness import data
+from harness.report import load
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "examples" / "results"

@@ -11,7 +11,6 @@ import bad_batches
 import cases
 import clipping_direction
 import cnn20
-import data
 import demo
 import gan
 import init_scale
@@ -19,8 +18,8 @@ import lstm_language_model
 import numpy as np
 import pytest
 import residual_depth
-import studies
 import vanishing_rnn
+from harness import data, studies
 
 SCRIPTS = [
     activations, bad_batches, clipping_direction, cnn20, demo, gan, init_scale, lstm_language_model, residual_depth,
@@ -133,7 +132,7 @@ def test_a_text_that_is_none_is_named(content, says, tmp_path):
 
 
 def test_a_script_ends_with_one_line_and_status_2():
-    script = Path(studies.__file__).parent / "cnn20.py"
+    script = Path(cnn20.__file__)
     done = subprocess.run(
         [sys.executable, script, "--data-dir", "/nonexistent"], capture_output=True, text=True, check=False
     )

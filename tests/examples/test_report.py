@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from report import Run, Study, load, number, slope, thin
+from harness.report import Run, Study, load, number, slope, thin
 
 
 def study(**changes) -> Study:

@@ -19,7 +19,7 @@ from lightning_gradguard.diagnose import default_rules
 
 pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 
-ROOT = Path(__file__).parents[2]
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
 
 
@@ -44,7 +44,7 @@ def ours(found: LightningCLI) -> list[GradientCallback]:
 
 
 def test_the_example_configuration_trains(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "examples" / "cli.py", "fit", "--config", ROOT / "examples" / "cli_config.yaml"]
+    command = [sys.executable, QUICKSTART / "cli.py", "fit", "--config", QUICKSTART / "cli_config.yaml"]
     limits = [
         "--trainer.limit_train_batches=12",
         "--trainer.limit_val_batches=0",
@@ -56,7 +56,7 @@ def test_the_example_configuration_trains(tmp_path: Path) -> None:
 
 
 def test_the_example_configuration_holds_every_callback_that_has_a_role_of_its_own() -> None:
-    config = yaml.safe_load((ROOT / "examples" / "cli_config.yaml").read_text())
+    config = yaml.safe_load((QUICKSTART / "cli_config.yaml").read_text())
     listed = {entry["class_path"].rpartition(".")[2] for entry in config["trainer"]["callbacks"]}
     assert listed == {"GradientNormMonitor", "AdaptiveGradientClipping", "NonFiniteGuard"}
 

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from lightning_gradguard import GradientPipeline, NormClip
-from lightning_gradguard.measurement.loss_scale import unscale_once_
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 
 # Runs a script as if lightning were not installed.
 WITHOUT_LIGHTNING = """
@@ -34,19 +33,19 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("precision", ["32", "16-mixed"])
 def test_the_plain_loop_runs_where_lightning_cannot_be_imported(precision: str) -> None:
-    done = run("-c", WITHOUT_LIGHTNING, EXAMPLES / "raw_loop.py", "--precision", precision)
+    done = run("-c", WITHOUT_LIGHTNING, QUICKSTART / "plain_loop.py", "--precision", precision)
     assert done.returncode == 0, done.stderr
     assert "weights are finite: True" in done.stdout
 
 
 def test_what_stands_in_for_a_missing_lightning_does_refuse_it() -> None:
-    done = run("-c", WITHOUT_LIGHTNING, EXAMPLES / "fabric_loop.py")
+    done = run("-c", WITHOUT_LIGHTNING, QUICKSTART / "fabric_loop.py")
     assert done.returncode != 0 and "No module named 'lightning'" in done.stderr
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_the_fabric_loop_runs(precision: str) -> None:
-    done = run(EXAMPLES / "fabric_loop.py", "--precision", precision)
+    done = run(QUICKSTART / "fabric_loop.py", "--precision", precision)
     assert done.returncode == 0, done.stderr
     assert "weights are finite: True" in done.stdout
 
@@ -61,7 +60,7 @@ def test_gradients_are_unscaled_exactly_once(fused: bool) -> None:
     scaled = float(net.weight.grad.norm())
     pipeline.before_step(scaler=scaler)
     assert float(net.weight.grad.norm()) == pytest.approx(scaled / 2.0**10)
-    assert unscale_once_(scaler, optimizer)  # already done: nothing changes
+    assert pipeline.optimizers.unscale_once_(scaler)  # already done: nothing changes
     assert float(net.weight.grad.norm()) == pytest.approx(scaled / 2.0**10)
     scaler.step(optimizer)
     scaler.update()

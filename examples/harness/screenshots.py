@@ -1,7 +1,7 @@
 """Takes the gallery's pictures of TensorBoard: two studies run, the real TensorBoard opens on them, a browser looks.
 
-    python examples/screenshots.py --out examples/results
-    python examples/gallery.py            # puts them on the page, with the commands, date and machine recorded here
+    python examples/harness/screenshots.py --out examples/results
+    python examples/harness/gallery.py    # puts them on the page, with the commands, date and machine recorded here
 
 It takes two minutes, and needs chromium, chromedriver, and the tests of this repository. Nothing is drawn by hand:
 what is clicked here, a reader can click.
@@ -21,20 +21,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
-import studies
-from data import UsageError
-from gallery import SCREENSHOTS
-from report import load
 from selenium import webdriver
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the harness
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests
 
+from harness import studies
+from harness.data import UsageError
+from harness.gallery import SCREENSHOTS
+from harness.report import load
 from tests.browser.conftest import Board, browser_binaries, open_browser
 from tests.browser.tab import Tab
 
-HERE = Path(__file__).parent
+EXAMPLES = Path(__file__).parents[1]
 BROWSER_BAR = 143  # pixels of a window that a page does not get
 WIDTH = 1400
 CURVES = ("grad_norm_total/post_clip", "grad_norm_total/pre_clip", "gradguard/clipped_fraction")
@@ -157,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         driver = open_browser(Path(scratch, "profile"), Path(scratch, "downloads"))
         try:
             for name, options, pictures in PICTURES:
-                command = [sys.executable, str(HERE / f"{name}.py"), *options]
+                command = [sys.executable, str(EXAMPLES / f"{name}.py"), *options]
                 subprocess.run([*command, "--logdir", scratch, "--record", scratch], check=True)
                 study, about = load(Path(scratch, f"{name}.json"))
                 board = Board(Path(scratch, name))

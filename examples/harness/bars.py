@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from report import Study, number
+from harness.report import Study, number
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from data import UsageError
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.loggers import TensorBoardLogger
-from report import Run, Study, thin
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
 
+from harness.data import UsageError
+from harness.report import Run, Study, thin
 from lightning_gradguard import GradientNormMonitor, MemorySink, NonFiniteGradientError
 
 torch.set_num_threads(1)  # at these sizes a second thread only costs

@@ -1,7 +1,7 @@
 """A plain PyTorch loop, without Lightning: see, tame and survive between `backward()` and `optimizer.step()`.
 
-python examples/raw_loop.py
-python examples/raw_loop.py --precision 16-mixed --device cuda
+python examples/quickstart/plain_loop.py
+python examples/quickstart/plain_loop.py --precision 16-mixed --device cuda
 """
 
 from __future__ import annotations

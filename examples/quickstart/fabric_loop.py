@@ -1,7 +1,7 @@
 """A loop of one's own with Fabric: the pipeline between `fabric.backward()` and `optimizer.step()`.
 
-python examples/fabric_loop.py
-python examples/fabric_loop.py --precision 16-mixed --accelerator cuda
+python examples/quickstart/fabric_loop.py
+python examples/quickstart/fabric_loop.py --precision 16-mixed --accelerator cuda
 """
 
 from __future__ import annotations

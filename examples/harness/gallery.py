@@ -9,16 +9,18 @@ import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import bars
-import studies
-from data import UsageError
-from pages import PAGES, PICTURES, Page
-from report import Study, load, number
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the studies find the harness, too
 
-HERE = Path(__file__).parent
+from harness import bars, studies
+from harness.data import UsageError
+from harness.pages import PAGES, PICTURES, Page
+from harness.report import Study, load, number
+
+EXAMPLES = Path(__file__).parents[1]
 SCREENSHOTS = "screenshots.json"  # of ``screenshots.py``
 # {record|variant} or {record|variant|heading} in the words of a page
 CELL = re.compile(r"\{([^|{}]+)\|([^|{}]+)(?:\|([^|{}]+))?\}")
@@ -104,7 +106,7 @@ def pictures(folder: Path, home: Path) -> str:
     """What TensorBoard shows of two studies, as ``screenshots.py`` left it."""
     record = folder / SCREENSHOTS
     if not record.is_file():
-        return "*No pictures yet; `python examples/screenshots.py --out examples/results` takes them.*"
+        return "*No pictures yet; `python examples/harness/screenshots.py --out examples/results` takes them.*"
     about = json.loads(record.read_text(encoding="utf-8"))
     parts, command = [], ""
     for shot in about["shots"]:
@@ -113,8 +115,8 @@ def pictures(folder: Path, home: Path) -> str:
             parts.append(f"```bash\n{command}\ntensorboard --logdir runs/{shot['study']}\n```")
         parts += [PICTURES[shot["file"]], f"![{shot['file']}]({os.path.relpath(folder / shot['file'], home)})"]
     parts.append(
-        f"*Taken by `python examples/screenshots.py --out examples/results`, {about['date']}, {about['machine']}, "
-        f"{about['versions']}.*"
+        f"*Taken by `python examples/harness/screenshots.py --out examples/results`, {about['date']}, "
+        f"{about['machine']}, {about['versions']}.*"
     )
     return "\n\n".join(parts)
 
@@ -141,7 +143,11 @@ scikit-learn's digits and Python's own documentation. `--data-dir` takes MNIST o
 files), `--text` any UTF-8 text. The figures are for comparing variants, not for comparing with the literature: the
 images are 8x8, and the text is a third of a megabyte.
 
-This page is written by `make gallery` from `{os.path.relpath(folder, HERE.parent)}`.
+Looking for a script to copy? `examples/quickstart/` holds five of at most 90 lines: a Trainer (`trainer.py`), a plain
+loop (`plain_loop.py`), Fabric (`fabric_loop.py`), LightningCLI with YAML (`cli.py`), and two optimizers over one net
+(`two_optimizers.py`).
+
+This page is written by `make gallery` from `{os.path.relpath(folder, EXAMPLES.parent)}`.
 
 **How to read the tables.** A row is a variant. The study's own metrics come first, mean ± standard deviation over the
 seeds; "(3 of 5)" means that only so many runs got that far. The rest are medians: *first* and *last layer* are gradient
@@ -155,8 +161,8 @@ left side is over depth, the right side over time. *Has to show* is the bar of a
 
 def main(argv: Sequence[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results", metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=HERE / "README.md", metavar="FILE")
+    parser.add_argument("--results", type=Path, default=EXAMPLES / "results", metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=EXAMPLES / "README.md", metavar="FILE")
     args = parser.parse_args(argv)
     if not any(args.results.glob("*.json")):
         raise UsageError(f"{args.results} holds no recorded results: run `make cases` first")

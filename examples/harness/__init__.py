@@ -1,0 +1,1 @@
+"""What the case studies share: data, options and seeds, tables and plots, bars, and the gallery."""
