@@ -143,3 +143,13 @@ def without_step(script: Any, batch: Batch) -> Tensor:
     optimizer.zero_grad()
     script.manual_backward(loss)
     return loss
+
+
+def cleared_before_step(script: Any, batch: Batch) -> Tensor:
+    """A manual step whose ``zero_grad`` stands between backward and step."""
+    optimizer = script.optimizers()
+    loss = script.recipe.loss(script.net, batch)
+    script.manual_backward(loss)
+    optimizer.zero_grad()
+    optimizer.step()
+    return loss
