@@ -8,7 +8,7 @@ Operator calls, host reads, passes over the gradients and memory taken, for a qu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,16 +22,18 @@ from lightning_gradguard import (
     AGC,
     AdaGC,
     AutoClip,
-    ClipPolicy,
     GradientPipeline,
     MemorySink,
     NormClip,
     ValueClip,
     ZClip,
 )
+from lightning_gradguard.clip.clipper import Policies
 
 _HOST_READS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero")
 _WHOLE_HOST_READS = (Tensor.tolist, Tensor.numpy, Tensor.cpu)  # on CPU these are no operators
+_FROM_HOST = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
+_INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Count:
         reads: elements of gradients read, over the number there are.
         writes: elements of gradients written, likewise.
         taken: bytes of new tensors, over those of the gradients.
+        host_copies: times Python values were put into a tensor: a copy to an accelerator, which the host waits for.
     """
 
     calls: int = 0
@@ -51,17 +54,25 @@ class Count:
     reads: float = 0.0
     writes: float = 0.0
     taken: float = 0.0
+    host_copies: int = 0
 
 
-class _WholeReads(TorchFunctionMode):
-    """Counts the host reads that the dispatcher does not see on CPU."""
+class _HostTraffic(TorchFunctionMode):
+    """Counts what crosses between host and device, as far as the dispatcher does not see it on CPU."""
 
     def __init__(self, count: Count) -> None:
         self._count = count
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._count.host_reads += func in _WHOLE_HOST_READS
+        self._count.host_copies += _copies_from_host(func, args)
         return func(*args, **(kwargs or {}))
+
+
+def _copies_from_host(func: Any, args: Sequence[Any]) -> bool:
+    if func in _INDEXING:  # by a list, which becomes a tensor
+        return any(isinstance(part, list) for part in (args[1] if isinstance(args[1], tuple) else (args[1],)))
+    return func is Tensor.new_tensor or (func in _FROM_HOST and not isinstance(args[0], Tensor))
 
 
 class Counter(TorchDispatchMode):
@@ -110,18 +121,20 @@ def network(num_layers: int = 50) -> nn.Module:
     return nn.ModuleList([nn.Linear(*sizes[min(index % 10, 2)]) for index in range(num_layers)])
 
 
-def count_step(clip: ClipPolicy | None, *, guard: bool, log: bool = False, factor: float = 1e-3) -> Count:
+def count_step(clip: Policies | None, *, guard: bool, log: bool = False, factor: float = 1e-3) -> Count:
     """Counts the third step of a pipeline: the first ones plan and start.
 
     Args:
-        clip: the policy.
+        clip: the policy, or one for each of the parameter groups ``"even"`` and ``"odd"``.
         guard: whether to skip what is not finite.
         log: whether the step makes a record.
         factor: of normally distributed gradients.
     """
     torch.manual_seed(0)
     net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    parameters = list(net.parameters())
+    groups = [{"params": parameters[start::2], "name": name} for start, name in enumerate(("even", "odd"))]
+    optimizer = torch.optim.SGD(groups if isinstance(clip, Mapping) else parameters, lr=0.1)
     pipeline = GradientPipeline(
         net, optimizer, clip=clip, on_nonfinite="skip" if guard else None, sinks=[MemorySink()], log_every_n_steps=10**9
     )
@@ -135,7 +148,7 @@ def count(net: nn.Module, step: Callable[[], object], factor: float = 1e-3) -> C
     """Counts what a function does to fresh gradients."""
     _give_gradients(net, factor)
     counter = Counter(list(net.parameters()))
-    with counter, _WholeReads(counter.count):
+    with counter, _HostTraffic(counter.count):
         step()
     return counter.count
 
@@ -156,13 +169,14 @@ def variants() -> dict[str, Callable[[], Count]]:
         "everything on, clipped": lambda: count_step(low, guard=True),
         "everything on, a record is made": lambda: count_step(high, guard=True, log=True),
     }
-    policies: dict[str, ClipPolicy] = {
+    policies: dict[str, Policies] = {
         "NormClip": NormClip(1e6),
         "ValueClip": ValueClip(1e6),
         'ZClip by="value"': ZClip(z=1e6, by="value"),
         "AutoClip": AutoClip(),
         "AGC, unit by unit": AGC(),
         "AdaGC": AdaGC(),
+        "ZClip for each of two parameter groups": {"even": ZClip(), "odd": ZClip()},
     }
     for name, policy in policies.items():
         found[f"guard and {name}"] = lambda policy=policy: count_step(policy, guard=True)  # type: ignore[misc]
@@ -179,12 +193,16 @@ def _count_function(function: Callable[..., object], *arguments: Any) -> Count:
 
 def page(counts: dict[str, Count], described: dict[str, Any]) -> str:
     """The table as Markdown."""
-    rows = [
-        [name, str(c.calls), str(c.host_reads), f"{c.reads:.2f}", f"{c.writes:.2f}", f"{c.taken:.3f}"]
-        for name, c in counts.items()
-    ]
-    header = ["a step on 100 tensors", "operator calls", "host reads", "passes: read", "written", "memory taken"]
-    note = "Passes and memory as multiples of the gradients. A host read is a sync on an accelerator."
+    rows = []
+    for name, c in counts.items():
+        host = [str(number) for number in (c.calls, c.host_reads, c.host_copies)]
+        rows.append([name, *host, f"{c.reads:.2f}", f"{c.writes:.2f}", f"{c.taken:.3f}"])
+    operators = ["operator calls", "host reads", "copies to device"]
+    header = ["a step on 100 tensors", *operators, "passes: read", "written", "memory taken"]
+    note = (
+        "Passes and memory as multiples of the gradients. A host read is a sync on an accelerator; a copy to the\n"
+        "device is one of values that Python holds."
+    )
     table = machine.markdown_table(header, rows)
     return "\n\n".join(["# What a step costs, counted", machine.in_words(described), note, table])
 

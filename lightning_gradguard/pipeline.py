@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,36 +12,43 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.clip.clipper import Clipper, Clips, Policies
+from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, warn_of_waiting
+from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
-from lightning_gradguard.guard.damage import Damage, inspect
-from lightning_gradguard.guard.guard import Action, Guard, why_not_droppable
-from lightning_gradguard.guard.judge import Gate
+from lightning_gradguard.guard.guard import Action, Guard, check_droppable
+from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
 from lightning_gradguard.incident.blackbox import BlackBox
-from lightning_gradguard.measurement.layout import GroupBy, Layout
-from lightning_gradguard.measurement.loss_scale import unscale_once_
-from lightning_gradguard.measurement.measurement import Measurement, measure, measure_exactly
+from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
+from lightning_gradguard.measurement.measurement import Measurement, measure
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
-from lightning_gradguard.recording.build import build_record
-from lightning_gradguard.recording.since_last import Counters, Window
+from lightning_gradguard.recording.build import View, build_record, no_step_record
+from lightning_gradguard.recording.since_last import Counters, SinceLast
 from lightning_gradguard.sinks import Sink
 
 
 class GradientPipeline:
     """Watches, clips and guards the gradients of one optimizer, between ``backward()`` and ``optimizer.step()``.
 
-    This is the whole library without Lightning: the callbacks run one pipeline for each optimizer.
+    This is the whole library without Lightning: the callbacks run one pipeline for each optimizer. Whatever happens to
+    the optimizer under way (groups added, parameters replaced, resized or removed) is followed at that very step; what
+    is known of parameters by name stays. Used as a context manager it closes its sinks at the end.
 
     Args:
         module: where parameter names come from.
-        optimizer: whose parameters to watch; nothing else is touched.
-        clip: a policy, a mapping from parameter-group name to policy, or ``None`` to leave gradients alone.
+        optimizer: whose parameters to watch; nothing else is touched. A list of optimizers that step together (Muon for
+            matrices, AdamW for the rest) is taken as one: one norm, one decision, one record. Wrappers (Fabric's,
+            accelerate's, Lookahead) are looked through.
+        clip: a policy, a mapping from parameter-group name to policy, or ``None`` to leave gradients alone. The policy
+            of a group that does not exist yet waits for it.
         on_nonfinite: ``"skip"``, ``"rollback"``, ``"stop"`` or ``"raise"``, or a
             :class:`~lightning_gradguard.guard.guard.Guard` with more settings; ``None`` watches only.
         patience: bad steps in a row before every action raises; for a word, not for a ``Guard``.
-        rules: diagnosis rules, looked at on logged steps; ``None`` for none.
+        rules: diagnosis rules, looked at on logged steps; ``None`` for the shipped set, ``[]`` for none.
+        silence: ids of rules to leave out.
         sinks: views that get the records.
         log_every_n_steps: how often a record is made; a bad step always makes one. 50, as the Trainer's.
         group_by: ``"layer"`` or ``"parameter"``.
@@ -58,8 +64,9 @@ class GradientPipeline:
 
     Attributes:
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
+        last_recorded: step of the last record; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
-        gate: what drops bad steps; ``None`` without ``on_nonfinite``.
+        judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -80,11 +87,12 @@ class GradientPipeline:
     def __init__(
         self,
         module: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         clip: Policies | None = None,
         on_nonfinite: Action | Guard | None = None,
         patience: int = 20,
         rules: Sequence[Rule] | None = None,
+        silence: Sequence[str] = (),
         sinks: Sequence[Sink] = (),
         log_every_n_steps: int = 50,
         group_by: GroupBy = "layer",
@@ -98,48 +106,66 @@ class GradientPipeline:
     ) -> None:
         check_count(log_every_n_steps, "log_every_n_steps")
         guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
-        if guard is not None and (reason := why_not_droppable(optimizer)) is not None:
-            raise ValueError(f"on_nonfinite: {reason}, and a step cannot be dropped half way; pass on_nonfinite=None")
         self.module = module
-        self.optimizer = optimizer
-        self.gate: Gate | None = None
+        self.optimizers = Optimizers(optimizer)
+        check_owner(module, self.optimizers)
+        self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
-            recovery = recovery or Recovery(module, [optimizer], rollback=guard.action == "rollback")
-            self.gate = Gate(guard, recovery, optimizer, optimizer_index, incidents)
-        self.diagnosis = Diagnosis(rules) if rules else None
+            check_droppable(self.optimizers)
+            plain = self.optimizers.plain
+            recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
+        rules = default_rules() if rules is None else rules
+        self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.sinks = list(sinks)
         self.log_every_n_steps = log_every_n_steps
-        self.norm_type = norm_type
-        self.per_layer = per_layer
-        self.optimizer_index = optimizer_index
-        self.num_optimizers = num_optimizers
+        self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None)
         self.instruments = instruments
         self.total_norm: Tensor | None = None
+        self.last_recorded: int | None = None
         self.counters = Counters()
+        self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
         self._clip = clip
         self._group_by = group_by
         self._build()
+        if num_optimizers == 1 and (waiting := self.waiting_groups):
+            warn_of_waiting(waiting, self.layout.group_names)
 
     def _build(self) -> None:
-        self.layout = Layout.from_optimizer(self.module, self.optimizer, group_by=self._group_by)
+        self.layout = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
-        self.window = Window(self.layout, device)
+        self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+
+    @property
+    def waiting_groups(self) -> tuple[str, ...]:
+        """Names of parameter groups that have a policy and do not exist (yet)."""
+        return self.clipper.waiting if self.clipper else ()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer; of several that are taken as one the first."""
+        return self.optimizers.plain[0]
+
+    @property
+    def optimizer_index(self) -> int:
+        """Which optimizer this is."""
+        return self.view.optimizer
 
     @property
     def should_stop(self) -> bool:
         """Whether ``on_nonfinite="stop"`` met a bad step: end the loop."""
-        return self.gate is not None and self.gate.should_stop
+        return self.judge.should_stop
 
     @property
     def moved(self) -> bool:
         """Whether the last step was let through: not dropped, nor left to a scaler that drops it."""
-        return self.gate is None or self.gate.moved
+        return self.judge.moved
 
     @property
     def last_incident(self) -> str | None:
         """What was saved of the last bad step, in words; ``None`` if nothing was."""
-        return None if self.gate is None else self.gate.last_incident
+        return self.judge.last_incident
 
     @torch.no_grad()
     def before_step(
@@ -149,6 +175,7 @@ class GradientPipeline:
         log: bool | None = None,
         scaler: GradScaler | None = None,
         loss: Tensor | float | None = None,
+        stepping: torch.optim.Optimizer | None = None,
     ) -> StepRecord | None:
         """Does all there is to do for one optimizer step: call it after ``backward()``, before ``optimizer.step()``.
 
@@ -158,121 +185,122 @@ class GradientPipeline:
             scaler: the live ``GradScaler``, if there is one. Gradients are unscaled through it, once, and an overflow
                 is left to it: go on with ``scaler.step(optimizer)`` as always.
             loss: of the step, without the loss scale; only a guard with ``spikes`` looks at it.
+            stepping: of several optimizers that are taken as one the one that steps now, where a loop unscales each
+                just before its step, as Lightning does; ``None`` where all of them step after this call.
 
         Returns:
-            The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and ``None``.
+            The record of a logged or a bad step, else ``None``. No gradient anywhere is no step, and
+            ``None``; if there never was one, instruments make it a record with ``num_steps=0`` on early steps.
 
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
-        if not self.layout.fits(self.optimizer):
-            self._follow_layout()
+        if not self.layout.fits(self.optimizers.groups):
+            self.follow(self.optimizers)
         if not self.layout.has_gradients():
-            return None
-        live_scaler = scaler if unscale_once_(scaler, self.optimizer) else None
+            return self._record_without_gradients(step)
+        live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
         measurement = measure(self.layout)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
-        self.window.see(measurement.present)
+        early = not log and self.instruments is not None and self.instruments.is_early(step)
+        log = log or early
+        self.since_last.count(measurement.present)
 
-        late = self._report_late_steps(wait=log)
-        clips = self._decide(measurement)
-        doubts = self.gate.doubts(measurement.total, loss) if self.gate else {}
-        facts = clips.facts(measurement.total, doubts.values())
-        held = self.gate.held if self.gate else None
-        if held is not None:
-            held.release()
-        if held is not None and live_scaler is None and not log:
-            facts, changes = held.hold_(step, measurement, facts, doubts), bool(clips.answers)
-        elif self.gate is not None:
-            # The one host sync of a quiet step: skip must know before optimizer.step. It brings along whether the step
-            # is clipped, so that gradients are not multiplied by one.
-            total, coefficient, *rest = facts.tolist()
-            damage = None if math.isfinite(total) else inspect(measurement)
-            if damage is None and not math.isfinite(total):  # every element is finite, only the norm overflowed
-                measurement = measure_exactly(measurement)
-                clips = self._decide(measurement)
-                facts = clips.facts(measurement.total)
-                total, coefficient = facts.tolist()  # host sync: rare
-            if damage is None:
-                damage = self.gate.look_beyond_gradients(total, dict(zip(doubts, rest, strict=True)), self.layout)
-            if damage is not None:
-                return self._bad_step(step, measurement, damage, live_scaler)
-            changes = coefficient < 1.0
-            self.gate.good_step(step, total, clipped=changes)
-            log = log or self.gate.spike is not None
-        else:
-            on_cpu = facts.device.type == "cpu"  # no sync there, and gradients need not be multiplied by one
-            changes = bool(clips.answers) and not (on_cpu and float(facts[1]) == 1.0)
-        self.window.add(measurement.norms, facts, scaled=clips.scaled)
-        if (by_layer := clips.layer_coefficients(self.layout)) is not None:
-            self.window.add_layer_coefficients(by_layer)
+        record = self._record_late_steps(wait=log)
+        judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
+        if isinstance(judgement, Dropped):
+            if live_scaler is not None and stepping is not None:
+                self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
+            self.since_last.num_nonfinite += bool(judgement.damage.nan)
+            return self._record_dropped(step, judgement, live_scaler)
 
+        clips = judgement.decision.clips
+        self.since_last.add(judgement.decision.measurement, judgement.signals, clips)
+        self._last = step, measurement.norms, measurement.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        after = clips.after(measurement) if log else None
-        record = self._record(step, measurement, after=after, clips=clips, scaler=live_scaler) if log else late
-        if changes:
+        if log or self.judge.spike is not None:
+            record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
+        if judgement.clipped:
             clips.apply_()
+        if live_scaler is not None and stepping is not None:
+            self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
             self.instruments.before_step(self.layout, step)
         return record
 
     def after_step(self) -> None:
-        """Ends a step: call it after ``optimizer.step()``, if there are instruments or steps are held on the device.
+        """Ends a step: call it after ``optimizer.step()``, if there are instruments or steps are left to the device.
 
         Compares weights with those before the step, on sampled steps of the instruments.
         """
-        if self.gate is not None and self.gate.held is not None:
-            self.gate.held.release()
+        if self.judge.on_device is not None:
+            self.judge.end_step()
         if self.instruments is not None:
             self.instruments.after_step(self.layout)
+            waiting = self.instruments.waiting(self.layout)
+            if waiting is not None:
+                self._publish(no_step_record(self.layout, self.view, self.instruments.step, waiting=waiting))
 
-    def _decide(self, measurement: Measurement) -> Clips:
-        return self.clipper.decide(measurement) if self.clipper else Clips()
+    def _decide(self, measurement: Measurement) -> Decision:
+        return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
 
-    def _bad_step(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> StepRecord:
-        assert self.gate is not None
-        self.window.num_nonfinite += bool(damage.nan)
+    def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord:
+        """Records a dropped step, and ends the run if that was one too many."""
         self.counters.skipped += 1
-        dropped_as, error = self.gate.drop(step, measurement, damage, scaler)
-        record = self._record(step, measurement, damage=damage, scaler=scaler, dropped_as=dropped_as)
-        if error is not None:
-            raise error
+        record = self._record(step, dropped.measurement, dropped, scaler=scaler)
+        if dropped.error is not None:
+            raise dropped.error
         return record
 
-    def _report_late_steps(self, *, wait: bool) -> StepRecord | None:
-        """Records of bad steps that were dropped on the device, as far as the host knows of them; returns the last."""
+    def _record_late_steps(self, *, wait: bool) -> StepRecord | None:
+        """Records of bad steps that the device has left out, as far as the host knows of them; returns the last."""
         record = None
-        for step, measurement, damage, error in self.gate.late(wait=wait) if self.gate else ():
-            self.counters.skipped += 1
-            record = self._record(step, measurement, damage=damage, dropped_as="skipped")
-            if error is not None:
-                raise error
+        for late in self.judge.learn_late_steps(wait=wait) if self.judge.on_device is not None else ():
+            record = self._record_dropped(late.step, late.dropped)
         return record
 
-    def _record(self, step: int, measurement: Measurement, **facts: Any) -> StepRecord:
-        self.window.fold()
-        self.counters.add(self.window)
+    def _record(
+        self,
+        step: int,
+        measurement: Measurement,
+        judgement: Judgement,
+        *,
+        scaler: GradScaler | None = None,
+        early: bool = False,
+    ) -> StepRecord:
+        self.since_last.fold()
+        self.counters.add(self.since_last)
+        self.last_recorded, self._last = step, None
         record = build_record(
-            measurement,
-            step=step,
-            optimizer=self.optimizer_index,
-            num_optimizers=self.num_optimizers,
-            window=self.window,
-            counters=self.counters,
-            per_layer=self.per_layer,
-            norm_type=self.norm_type,
-            clips_at_all=self.clipper is not None,
-            **facts,
+            measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
         )
-        self.window.reset()
+        self.since_last.reset()
+        return self._publish(replace(record, early=early))
+
+    def _record_without_gradients(self, step: int | None) -> StepRecord | None:
+        """Records that no parameter has a gradient, on early steps, as long as none ever had."""
+        if self.instruments is None:
+            return None
+        self.instruments.without_step(self.layout)
+        if self.counters.steps > 0:
+            return None
+        step = self.instruments.step if step is None else step
+        if not self.instruments.is_early(step):
+            return None
+        return self._publish(no_step_record(self.layout, self.view, step))
+
+    def _publish(self, record: StepRecord) -> StepRecord:
+        """Adds to a record what probes saw and rules found, and hands it to the views."""
         if self.instruments is not None:
-            record = self.instruments.enrich(record, self.layout)
+            record = self.instruments.enrich(record, self.layout, self.optimizers)
+        if self.last_incident is not None and record.cause is not None:
+            record = replace(record, incident=self.last_incident)
         if self.diagnosis is not None:
             record = replace(record, findings=self.diagnosis.observe(record))
-        if self.gate is not None and (found := self.gate.take_spike(record)) is not None:
+        if (found := self.judge.take_spike(record)) is not None:
             record = replace(record, findings=(*record.findings, found))
         for sink in list(self.sinks):
             try:
@@ -282,30 +310,71 @@ class GradientPipeline:
                 warnings.warn(f"{type(sink).__name__} cannot write, and gets no more records: {error}", stacklevel=3)
         return record
 
-    def _follow_layout(self) -> None:
-        """Takes in parameters that were added to the optimizer since; what is known of the others stays."""
-        state = self.clipper.state_dict() if self.clipper else {}
-        self.window.fold()
-        self.counters.add(self.window)
+    def follow(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizers) -> None:
+        """Goes on with another optimizer in the place of the one it had, or with changed parameters.
+
+        What is known of parameters by name stays: statistics of policies, counts, and the fold since the last record
+        where layers are the same. Called by itself when parameters have changed; call it for a new optimizer.
+        """
+        self._record_late_steps(wait=True)
+        self.optimizers = optimizer if isinstance(optimizer, Optimizers) else Optimizers(optimizer)
+        state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
+        self.judge.follow(self.optimizers)
+        if not self.since_last.load_state_dict(since.state_dict()):
+            self.counters.add(since)
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
 
+    def flush(self) -> StepRecord | None:
+        """Makes a record of the steps since the last one, if there are any: at the end of a run.
+
+        It has the norms of the last step, if that was finite; what clipping left of them is not known any more.
+        """
+        if self._last is None or not bool(self._last[2].isfinite()):  # host sync: a run ends
+            return None
+        step, norms, total = self._last
+        measurement = Measurement(self.layout, (None,) * len(norms), norms, total)
+        measurement.__dict__["present"] = self.since_last.present
+        signals = torch.stack([total, torch.ones_like(total)])
+        return self._record(step, measurement, Passed(Decision(measurement, Clips()), signals, clipped=False))
+
+    def close(self) -> None:
+        """Ends every view, and says which parameter groups never came that a policy was waiting for."""
+        if waiting := self.waiting_groups:
+            warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
+        self.flush()
+        for sink in self.sinks:
+            sink.close()
+
+    def __enter__(self) -> GradientPipeline:
+        """Itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes it, whatever happened."""
+        self.close()
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on: tensors, numbers, strings, lists and dicts only."""
-        self._report_late_steps(wait=True)
+        self._record_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),
-            "window": self.window.state_dict(),
-            "guard": self.gate.guard.state_dict() if self.gate else {},
+            "window": self.since_last.state_dict(),
+            "guard": self.judge.state_dict(),
             "clip": self.clipper.state_dict() if self.clipper else {},
+            "diagnosis": self.diagnosis.state_dict() if self.diagnosis else {},
+            "instruments": self.instruments.state_dict(self.layout) if self.instruments else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from :meth:`state_dict`; warns of parameters and policies that do not fit."""
         self.counters.load_state_dict(state["counters"])
-        self.window.load_state_dict(state["window"])
-        if self.gate and state["guard"]:
-            self.gate.guard.load_state_dict(state["guard"])
+        self.since_last.load_state_dict(state["window"])
+        self.judge.load_state_dict(state["guard"])
         if self.clipper:
             self.clipper.load_state_dict(state["clip"])
+        if self.diagnosis and state.get("diagnosis"):
+            self.diagnosis.load_state_dict(state["diagnosis"])
+        if self.instruments and state.get("instruments"):
+            self.instruments.load_state_dict(self.layout, state["instruments"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 Verdict = Literal["ok", "clipped", "skipped", "overflow", "rolled_back", "nonfinite"]
@@ -25,6 +25,7 @@ class Finding:
         causes: likely causes, most likely first.
         remedies: what to try, best first.
         count: how many records it has held for.
+        until: step at which it was seen not to hold any more; ``None`` while it holds.
     """
 
     rule: str
@@ -36,6 +37,7 @@ class Finding:
     causes: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
     count: int = 1
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class ActivationStats:
         input_rms: root mean square of what went into the first module of the forward pass; ``None`` for the others.
         grad_underflow: share of the gradient at the output that is zero or too small for full precision in a 16-bit
             float; ``None`` for wider dtypes and where no gradient arrived.
+        unit_spread: how much the units of a layer differ from each other, as the largest difference between two
+            units in any sample over ``rms``; 0 where all units say the same; ``None`` where there is one unit.
+        entropy: of a softmax or attention, mean over rows, over that of a uniform one; ``None`` for others.
+        max_logit: largest attention logit, after scaling; ``None`` for others and where it was not seen.
     """
 
     module: str
@@ -70,6 +76,46 @@ class ActivationStats:
     num_batches: int = 1
     input_rms: float | None = None
     grad_underflow: float | None = None
+    unit_spread: float | None = None
+    entropy: float | None = None
+    max_logit: float | None = None
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """What one tensor of a batch looks like.
+
+    Attributes:
+        name: where it is in the batch, e.g. ``"0"`` or ``"image"``.
+        rms: root mean square.
+        spread: largest over median root mean square of its features (columns, or channels); 1 where there is one.
+        varies: whether any two samples of the batch differ.
+        floating: whether it holds real numbers, not classes or tokens.
+    """
+
+    name: str
+    rms: float
+    spread: float = 1.0
+    varies: bool = True
+    floating: bool = True
+
+
+@dataclass(frozen=True)
+class LossStats:
+    """What a loss function of torch was given, on a sampled step.
+
+    Attributes:
+        kind: ``"cross-entropy"``, ``"binary-cross-entropy"`` or ``"squared-error"``.
+        baseline: what the best constant prediction would have cost in this batch: the loss of a net that has learned
+            nothing but the mean.
+        probabilities: whether the input was probabilities already, where raw outputs are due.
+        value: the loss itself.
+    """
+
+    kind: str
+    baseline: float | None = None
+    probabilities: bool = False
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +169,25 @@ class StepRecord:
             order of the forward pass; each sample is reported by one record.
         temporal_norms: per recurrent module, the norm of the last output's gradient with respect to the input at
             each time step, first step first; each sample is reported by one record.
+        early: whether it was made only because the step is sampled by the probes, between two logged steps.
+        loss_std: standard deviation of the loss from step to step since the last record, where known.
+        num_nonfinite_losses: how many losses since the last record were not finite; they do not enter ``loss``.
+        learning_rates: the learning rate of each layer at this step, the largest of its parameters'.
+        weight_decays: likewise.
+        optimizer_kind: class of the optimizer, e.g. ``"AdamW"``.
+        maximizes: whether a parameter group of the optimizer is set to maximize.
+        batch: index of the batch in its epoch, where known.
+        epoch: its epoch, where known.
+        incident: what was saved of a bad step, in words, with the path of the bundle.
+        inputs: what the tensors of the batch looked like on the last sampled step.
+        losses: what loss functions were given on it.
+        old_gradients: whether gradients of an earlier step were still there when the backward pass began.
+        unoptimized: layers that get a gradient and are in no optimizer.
+        frozen_last: frozen layers behind the last one that trains, through which gradients flow.
+        waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
+            ``num_steps=0``, as one that tells that no parameter has a gradient).
+        flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
+        clip_outside: the norm at which the Trainer itself clips, after this record is made.
     """
 
     step: int
@@ -161,30 +226,72 @@ class StepRecord:
     depth: tuple[int | None, ...] | None = None
     activations: tuple[ActivationStats, ...] | None = None
     temporal_norms: dict[str, tuple[float, ...]] | None = None
+    early: bool = False
+    loss_std: float | None = None
+    num_nonfinite_losses: int = 0
+    learning_rates: tuple[float, ...] | None = None
+    weight_decays: tuple[float, ...] | None = None
+    optimizer_kind: str | None = None
+    maximizes: bool | None = None
+    batch: int | None = None
+    epoch: int | None = None
+    incident: str | None = None
+    inputs: tuple[BatchStats, ...] | None = None
+    losses: tuple[LossStats, ...] | None = None
+    old_gradients: bool | None = None
+    unoptimized: tuple[str, ...] | None = None
+    frozen_last: tuple[str, ...] | None = None
+    waiting: int | None = None
+    clip_outside: float | None = None
+    flows: tuple[bool | None, ...] | None = None
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
-        return json.dumps(_encode(asdict(self)), allow_nan=False)
+        return json.dumps({"version": VERSION, **_encode(asdict(self))}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> StepRecord:
-        """The record that :meth:`to_json` wrote.
+        """The record that :meth:`to_json` wrote, by this version of the library or another.
+
+        What this version does not know is left out, and what the other did not write has its default: a number that
+        no record of an older version has reads as *not known*.
 
         Raises:
-            ValueError: if the line is not such a record; the message says what is missing or unknown.
+            ValueError: if the line is not such a record; the message says what is missing.
         """
         values = json.loads(line)
-        names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            got = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"not a StepRecord: fields that are missing or unknown: {got}")
-        values["findings"] = [Finding(**_decode_fields(Finding, finding)) for finding in values["findings"]]
-        if values["activations"] is not None:
-            stats = [ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in values["activations"]]
-            values["activations"] = stats
-        return cls(**_decode_fields(cls, values))
+        if not isinstance(values, dict):
+            raise ValueError(f"not a StepRecord: got {type(values).__name__}")
+        missing = sorted(_REQUIRED - set(values))
+        if missing:
+            raise ValueError(f"not a StepRecord: fields that are missing: {missing}")
+        found = _decode_fields(cls, {"findings": [], "activations": None, **values})
+        found["findings"] = tuple(Finding(**_decode_fields(Finding, entry)) for entry in values.get("findings", ()))
+        if (stats := values.get("activations")) is not None:
+            found["activations"] = tuple(ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in stats)
+        for name, kind in (("inputs", BatchStats), ("losses", LossStats)):
+            if (entries := values.get(name)) is not None:
+                found[name] = tuple(kind(**_decode_fields(kind, entry)) for entry in entries)
+        defaults: dict[str, Any] = {f.name: _UNKNOWN.get(f.name) for f in fields(cls) if f.default is MISSING}
+        return cls(**{**defaults, **found})
 
 
+# Of the lines that to_json writes. It goes up when a field changes its meaning; new fields need no new version.
+VERSION = 1
+# Without these nothing can be shown; all others have a default when an older or newer version left them out.
+_REQUIRED = frozenset({"step", "layers", "layer_norms", "total_norm", "verdict"})
+_UNKNOWN: dict[str, Any] = {
+    "optimizer": 0,
+    "num_optimizers": 1,
+    "nonfinite_layers": (),
+    "num_steps": 1,
+    "num_clipped": 0,
+    "num_nonfinite": 0,
+    "max_layer_norms": (),
+    "max_total_norm": math.nan,
+    "nonfinite_total": 0,
+    "skipped_total": 0,
+}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -199,8 +306,9 @@ def _encode(value: Any) -> Any:
 
 
 def _decode_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    numeric = {f.name for f in fields(cls) if "float" in str(f.type)}  # a layer may well be called "inf"
-    return {key: _decode(value, key in numeric) for key, value in values.items()}
+    """The fields that the class has, with tuples for lists and numbers for the names of NaN and infinity."""
+    numeric = {f.name: "float" in str(f.type) for f in fields(cls)}  # a layer may well be called "inf"
+    return {key: _decode(value, numeric[key]) for key, value in values.items() if key in numeric}
 
 
 def _decode(value: Any, numeric: bool) -> Any:

@@ -213,6 +213,28 @@ def agc(grads: Grads, weights: Grads, units: Sequence[Sequence[tuple]], ratio=0.
     return answer
 
 
+class Agc:
+    """:func:`agc` for the parameters of the tests' bench: all ones, units are rows, a vector is one unit."""
+
+    def __call__(self, grads: Grads) -> Answer:
+        units = [[(i,) for i in range(len(grad))] if grad.dim() > 1 else [(slice(None),)] for grad in grads]
+        return None, agc(grads, [torch.ones_like(grad) for grad in grads], units)
+
+
+class Chain:
+    """Twins one after the other; the threshold is that of the first."""
+
+    def __init__(self, twins: Sequence[Callable[[Grads], Answer]]) -> None:
+        self.twins = twins
+
+    def __call__(self, grads: Grads) -> Answer:
+        first: list[float | None] = []
+        for twin in self.twins:
+            threshold, grads = twin(grads)
+            first.append(threshold)
+        return first[0], grads
+
+
 def levels(seed: int, steps: int) -> Iterator[float]:
     """A made-up training's gradient norms: noise, spikes, plateaus, slow drift and lasting changes of level."""
     rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from benchmarks.counted import Count, Counter, count, count_step, variants
 from lightning_gradguard import AGC, AutoClip, GradientPipeline, NormClip, ValueClip, ZClip
+from tests.clip.policies import ALL
 
 # On 100 tensors: 60 of two small shapes are stacked or listed, 40 are large.
 HIGH, LOW = ZClip(z=1e6), ZClip(max_norm=1e-9)
@@ -33,6 +34,13 @@ def test_a_step_costs_no_more_than(run, limit):
     assert found.taken <= limit.taken
 
 
+@pytest.mark.parametrize("groups", [False, True], ids=["one policy", "one for each parameter group"])
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL.keys())
+def test_a_quiet_step_copies_nothing_to_the_device(make, groups):
+    found = count_step({"even": make(), "odd": make()} if groups else make(), guard=True)
+    assert (found.host_copies, found.host_reads) == (0, 1)
+
+
 def test_the_count_does_not_vary():
     assert count_step(HIGH, guard=True) == count_step(HIGH, guard=True)
 
@@ -49,6 +57,23 @@ def test_the_counter_sees_passes_host_reads_and_memory():
     found = count(net, wasteful)
     assert (found.reads, found.writes, found.host_reads) == (3.0, 1.0, 2)
     assert found.taken == pytest.approx(1.11, abs=0.02)
+
+
+COPIES = {
+    "a tensor of numbers": lambda: torch.tensor([1, 2]),
+    "a number like a tensor": lambda: torch.as_tensor(0.5),
+    "another tensor's kind": lambda: torch.ones(2).new_tensor([1.0]),
+    "an index": lambda: torch.ones(3)[[0, 2]],
+    "an index among others": lambda: torch.ones(3, 3)[:, [0, 2]],
+    "a place to write": lambda: torch.ones(3).__setitem__([0, 2], 0.5),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES.keys())
+def test_the_counter_sees_copies_to_the_device(copy):
+    net = nn.Linear(2, 2)
+    assert count(net, copy).host_copies == 1
+    assert count(net, lambda: torch.as_tensor(net.weight).clamp(max=0.5).new_zeros(3)[0]).host_copies == 0
 
 
 def test_every_variant_of_the_table_can_be_counted():

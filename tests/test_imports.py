@@ -14,14 +14,16 @@ PACKAGE = Path(__file__).parents[1] / "lightning_gradguard"
 ORDER: tuple[tuple[str, ...], ...] = (
     ("arguments", "record"),
     ("measurement", "sinks", "spikes"),
-    ("clip", "diagnose", "probes", "tensorboard"),
-    ("incident", "report"),
-    ("guard",),
+    ("clip", "diagnose", "incident", "probes", "tensorboard"),
+    ("guard", "report"),
     ("recording",),
     ("pipeline",),
     ("callbacks",),
     ("__init__", "__main__", "environment"),
 )
+# What reads records and nothing else of ours: rules, and every view.
+READERS = ("diagnose", "report", "tensorboard")
+READ = ("arguments", "record", "sinks", "spikes", "diagnose", "report", "tensorboard")
 # What only one part may import: everything else works where it is not installed.
 ONLY = {"lightning": "callbacks", "pytorch_lightning": "callbacks", "tensorboard": "tensorboard"}
 
@@ -59,6 +61,8 @@ def wrong_imports(part: str, source: str) -> list[str]:
             other = rest.partition(".")[0]
             if other != part and rank[other] >= rank[part]:
                 wrong.append(f"{part} imports {other}, which is not below it")
+            elif part in READERS and other not in READ:
+                wrong.append(f"{part} imports {other}, and may read records only")
         elif ONLY.get(top, part) != part:
             wrong.append(f"{part} imports {top}, which only {ONLY[top]} may")
     return wrong
@@ -78,6 +82,7 @@ def test_a_file_imports_only_what_lies_below_it(path: Path) -> None:
         ("measurement", "from lightning_gradguard.pipeline import GradientPipeline"),
         ("measurement", "def late():\n    from lightning_gradguard.callbacks.base import GradientCallback"),
         ("clip", "from lightning_gradguard.guard.guard import Guard"),
+        ("diagnose", "from lightning_gradguard.measurement.layout import Layout"),
         ("pipeline", "import lightning.pytorch as pl"),
         ("record", "from tensorboard.compat.proto.summary_pb2 import Summary"),
     ],

@@ -1,6 +1,7 @@
 """What importing costs, and what it gives."""
 
 import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -31,6 +32,32 @@ def test_every_public_name_can_be_imported_and_says_what_it_is_for(name):
 def test_an_unknown_name_is_refused_with_those_that_exist():
     with pytest.raises(AttributeError, match=r"no attribute 'GradGard'; it has .*GradGuard"):
         lightning_gradguard.GradGard  # noqa: B018
+
+
+ALL_MODULES_FIRST = """
+import importlib, pkgutil, types
+import lightning_gradguard
+for module in pkgutil.walk_packages(lightning_gradguard.__path__, "lightning_gradguard."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+for name in lightning_gradguard.__all__:
+    found = {}
+    exec(f"from lightning_gradguard import {name}", found)
+    home = importlib.import_module(f"lightning_gradguard.{lightning_gradguard._HOME[name]}")
+    if isinstance(found[name], types.ModuleType) or found[name] is not vars(home)[name] or not callable(found[name]):
+        print(name, "is", found[name])
+"""
+
+
+def test_every_public_name_is_itself_whatever_was_imported_before():
+    result = run(ALL_MODULES_FIRST)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
+def test_no_room_and_no_module_at_the_root_bears_a_public_name():
+    assert not {module.name for module in pkgutil.iter_modules(lightning_gradguard.__path__)} & set(
+        lightning_gradguard.__all__
+    )
 
 
 def test_type_checkers_see_the_same_names_as_users():

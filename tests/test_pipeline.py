@@ -234,10 +234,18 @@ def test_parameter_groups_are_clipped_apart():
     assert record.cosine < 0.999
 
 
-def test_a_group_that_does_not_exist_is_named_with_those_that_do():
+def test_a_group_that_does_not_exist_yet_is_waited_for_and_one_that_never_comes_is_named():
     net = network()
-    with pytest.raises(ValueError, match="no parameter group is called 'head'; this optimizer has '0'"):
-        GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip={"head": NormClip(1.0)})
+    optimizer = torch.optim.SGD([{"params": net[2].parameters(), "name": "head"}], lr=0.1)
+    policies = {"body": NormClip(0.01), "tail": NormClip(1.0)}
+    with pytest.warns(UserWarning, match="groups 'body', 'tail', which do not exist yet.*the groups are 'head'"):
+        pipeline = GradientPipeline(net, optimizer, clip=policies)
+    optimizer.add_param_group({"params": net[0].parameters(), "name": "body"})
+    backward(net, 100.0)
+    pipeline.before_step()
+    assert float(torch.nn.utils.get_total_norm([p.grad for p in net[0].parameters()])) == pytest.approx(0.01, rel=1e-3)
+    with pytest.warns(UserWarning, match="groups 'tail' were never used: no group of that name came"):
+        pipeline.close()
 
 
 @pytest.mark.parametrize(
@@ -267,7 +275,7 @@ def test_statistics_follow_their_parameters_when_a_layer_is_unfrozen():
         pipeline.before_step()
     before = {k: v.clone() for k, v in pipeline.clipper.parts[0].state.items()}
     optimizer.add_param_group({"params": net[0].parameters()})
-    pipeline._follow_layout()
+    pipeline.follow(optimizer)
     after = pipeline.clipper.parts[0].state
     assert pipeline.layout.layers == ("0", "2")
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -342,3 +350,121 @@ def test_a_plain_loop_runs_where_lightning_is_not_installed(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "(2, 'skipped')" in result.stdout
+
+
+class Cloud(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.points = nn.Parameter(torch.randn(10, 3))
+        self.colours = nn.Parameter(torch.randn(10, 3))
+
+
+def densify(cloud, optimizer, size):
+    """Replaces each parameter by another of a size, in the module and in its group."""
+    for group, name in zip(optimizer.param_groups, ("points", "colours"), strict=True):
+        old = group["params"][0]
+        new = nn.Parameter(torch.randn(size, 3))
+        optimizer.state.pop(old, None)
+        group["params"][0] = new
+        setattr(cloud, name, new)
+
+
+@pytest.mark.parametrize("size", [10, 15], ids=["same size", "other size"])
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+def test_parameters_that_are_replaced_are_measured_clipped_and_guarded_at_that_very_step(size, action):
+    cloud = Cloud()
+    optimizer = torch.optim.Adam([{"params": [cloud.points]}, {"params": [cloud.colours]}], lr=0.01)
+    pipeline = GradientPipeline(cloud, optimizer, clip=NormClip(0.1), on_nonfinite=action, log_every_n_steps=1)
+    for step in range(6):
+        if step == 3:
+            densify(cloud, optimizer, size)
+        optimizer.zero_grad()
+        (cloud.points.square().sum() + cloud.colours.square().sum()).mul(math.nan if step == 4 else 1.0).backward()
+        record = pipeline.before_step()
+        got = [parameter.grad for parameter in cloud.parameters()]
+        if step == 4:
+            assert (record.verdict, got) == ("skipped", [None, None])
+        else:
+            assert float(torch.nn.utils.get_total_norm(got)) == pytest.approx(0.1, rel=1e-4)
+        optimizer.step()
+    assert all(bool(parameter.isfinite().all()) for parameter in cloud.parameters())
+
+
+def test_parameters_that_are_regrouped_or_removed_are_followed():
+    net = network()
+    optimizer = torch.optim.SGD([{"params": net[0].parameters()}, {"params": net[2].parameters()}], lr=0.1)
+    pipeline = GradientPipeline(net, optimizer, log_every_n_steps=1)
+    backward(net)
+    assert pipeline.before_step().layers == ("0", "2")
+    first, second = optimizer.param_groups
+    first["params"], second["params"] = [first["params"][0], second["params"][0]], [*second["params"][1:]]
+    pipeline.before_step()
+    assert pipeline.layout.group_of == (0, 0, 1)
+    second["params"] = []
+    assert pipeline.before_step() is not None
+    assert pipeline.layout.names == ("0.weight", "2.weight")
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    copied = torch.optim.SGD(network().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="none of its 4 parameters is one of the 4 of Sequential: it was made for"):
+        GradientPipeline(network(), copied)
+
+
+def test_several_optimizers_are_one_step_in_a_plain_loop():
+    net = network()
+    matrices, rest = [net[0].weight, net[2].weight], [net[0].bias, net[2].bias]
+    optimizers = [torch.optim.Muon(matrices, lr=0.1), torch.optim.AdamW(rest, lr=0.1)]
+    pipeline = GradientPipeline(net, optimizers, clip=NormClip(0.5), on_nonfinite="skip", log_every_n_steps=1)
+    backward(net, 100.0)
+    record = pipeline.before_step()
+    whole = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in net.parameters()]))
+    assert (record.post_clip_norm, whole) == (pytest.approx(0.5, rel=1e-4), pytest.approx(0.5, rel=1e-4))
+    backward(net)
+    net[2].bias.grad.fill_(math.nan)
+    before = weights(net)
+    pipeline.before_step()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert same(weights(net), before)
+
+
+def test_an_overflow_in_one_of_several_optimizers_is_one_for_all():
+    net = network()
+    optimizers = [torch.optim.SGD([net[0].weight, net[2].weight], lr=0.1), torch.optim.SGD([net[0].bias], lr=0.1)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    pipeline = GradientPipeline(net, optimizers, on_nonfinite="skip", log_every_n_steps=1)
+    scaler.scale(net(torch.ones(3, 4)).square().mean()).backward()
+    net[0].bias.grad[0] = math.inf
+    before = weights(net)
+    assert pipeline.before_step(scaler=scaler).verdict == "overflow"
+    for optimizer in optimizers:
+        scaler.step(optimizer)
+    scaler.update()
+    assert same(weights(net), before)
+    assert scaler.get_scale() == 512.0
+
+
+def test_a_pipeline_is_a_context_that_closes_its_sinks_and_keeps_what_was_folded():
+    class Closing(MemorySink):
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    net, sink = network(), Closing()
+    with GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), sinks=[sink]) as pipeline:
+        for factor in (1.0, 50.0, 1.0):
+            backward(net, factor)
+            pipeline.before_step()
+    assert sink.closed == 1
+    assert [(r.step, r.num_steps) for r in sink.records] == [(2, 3)]
+    assert sink.records[0].max_total_norm == pytest.approx(50 * sink.records[0].total_norm)
+
+
+def test_a_first_batch_that_ruins_the_buffers_is_undone():
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), on_nonfinite="skip")
+    net(torch.full((3, 4), math.nan)).sum().backward()
+    assert pipeline.before_step().verdict == "skipped"
+    assert bool(net[1].running_mean.isfinite().all())

@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -45,6 +45,29 @@ def test_a_record_survives_json_with_its_nan_and_its_layer_called_nan():
 def test_what_is_no_record_is_refused(line):
     with pytest.raises(ValueError, match="not a StepRecord"):
         StepRecord.from_json(line)
+
+
+def test_a_record_of_a_newer_version_reads_without_what_is_not_known_here():
+    values = json.loads(RECORD.to_json())
+    values["version"], values["tomorrow"] = 99, {"deep": ["nan"]}
+    values["findings"][0]["mood"] = "calm"
+    assert repr(StepRecord.from_json(json.dumps(values))) == repr(RECORD)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(StepRecord)])
+def test_a_record_of_another_version_that_lacks_a_field_reads_with_its_default(name):
+    values = json.loads(RECORD.to_json())
+    del values[name]
+    if name in ("step", "layers", "layer_norms", "total_norm", "verdict"):
+        with pytest.raises(ValueError, match=f"not a StepRecord: fields that are missing: .'{name}'."):
+            StepRecord.from_json(json.dumps(values))
+        return
+    found = StepRecord.from_json(json.dumps(values))
+    assert repr(replace(found, **{name: getattr(RECORD, name)})) == repr(RECORD)
+
+
+def test_a_line_says_by_which_version_it_was_written():
+    assert json.loads(RECORD.to_json())["version"] == 1
 
 
 def test_the_memory_sink_keeps_the_latest():

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.session import Plan, Session
-from lightning_gradguard.callbacks.trainer import warn_if_nothing_was_seen
 from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.record import Finding, StepRecord
 
@@ -78,15 +77,15 @@ class GradientCallback(Callback):
     ) -> None:
         """Attaches probes, on sampled steps, and remembers the batch, where incidents are saved."""
         if (session := self._driven) is not None:
-            session.before_forward(trainer)
+            session.before_forward(trainer, batch, batch_idx)
             if session.survival is not None:
                 session.survival.before_batch(batch, batch_idx)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Removes the probes, and takes note of the loss."""
         if (session := self._driven) is not None:
-            loss = true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
-            session.after_forward(loss)
+            root, loss = loss, true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
+            session.after_forward(loss, root)
             if session.survival is not None:
                 session.survival.before_backward(loss)
 
@@ -106,8 +105,6 @@ class GradientCallback(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the views."""
-        if self._driven is not None:
-            warn_if_nothing_was_seen(trainer)
         self._close()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -18,7 +18,12 @@ class AdaptiveGradientClipping(GradientCallback):
 
     Args:
         policy: a policy such as ``ZClip()`` for all optimizers; or a mapping from optimizer index, or from the
-            ``"name"`` of a parameter group, to a policy or ``None``. What the mapping leaves out is not clipped.
+            ``"name"`` of a parameter group, to a policy or ``None``. What the mapping leaves out is not clipped. The
+            policy of a group that does not exist yet (one that is unfrozen later) waits for it.
+
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
 
     Raises:
         TypeError, ValueError: for anything else than a policy.
@@ -32,10 +37,12 @@ class AdaptiveGradientClipping(GradientCallback):
         >>> by_group = AdaptiveGradientClipping({"encoder": NormClip(1.0), "head": None})
     """
 
-    def __init__(self, policy: ClipPolicy | Mapping[int | str, ClipPolicy | None]) -> None:
+    def __init__(self, policy: ClipPolicy | Mapping[int | str, ClipPolicy | None], joint: bool = False) -> None:
         check_policies(policy, "policy")
         self.policy = policy
+        self.joint = joint
 
     def _contribute(self, plan: Plan) -> None:
+        plan.joint = plan.joint or self.joint
         plan.take("tame")
         plan.clip = self.policy

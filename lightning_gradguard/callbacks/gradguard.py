@@ -31,6 +31,10 @@ class GradGuard(GradientCallback):
             ``GradGuard(on_nonfinite=None)``.
         sinks: as for :class:`GradientNormMonitor`.
         probe_every_n_steps: as for :class:`GradientNormMonitor`.
+        silence: as for :class:`GradientNormMonitor`.
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -51,6 +55,8 @@ class GradGuard(GradientCallback):
         patience: int = 20,
         sinks: Sequence[Sink] | None = None,
         probe_every_n_steps: int | None = 50,
+        silence: Sequence[str] = (),
+        joint: bool = False,
     ) -> None:
         self._parts: list[GradientCallback] = [
             GradientNormMonitor(
@@ -58,6 +64,8 @@ class GradGuard(GradientCallback):
                 log_every_n_steps=log_every_n_steps,
                 sinks=sinks,
                 probe_every_n_steps=probe_every_n_steps,
+                silence=silence,
+                joint=joint,
             )
         ]
         if clip is not None:

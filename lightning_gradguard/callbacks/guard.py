@@ -45,6 +45,9 @@ class NonFiniteGuard(GradientCallback):
             of them a few steps later, which spares the host sync of each step. ``None``: on CUDA, with
             ``action="skip"``, a fused optimizer without a loss scaler, and none of incidents, spikes, sharding and
             ``hold_lr_on_skip``. A norm that overflows although all elements are finite then drops the step, too.
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -67,7 +70,9 @@ class NonFiniteGuard(GradientCallback):
         max_bytes: int = 10 * 2**30,
         loss_scale_floor: float = 1.0,
         on_device: bool | None = None,
+        joint: bool = False,
     ) -> None:
+        self.joint = joint
         check_count(rollback_after, "rollback_after")
         check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
         IncidentFolder(incident_dir or ".", max_incidents=max_incidents, max_bytes=max_bytes)  # checks the limits
@@ -87,5 +92,6 @@ class NonFiniteGuard(GradientCallback):
         self.options.make_guard()  # checks the others
 
     def _contribute(self, plan: Plan) -> None:
+        plan.joint = plan.joint or self.joint
         plan.take("survive")
         plan.guard = self.options

@@ -8,7 +8,7 @@ from typing import get_args
 from lightning_gradguard.arguments import check_all, check_choice, check_interval
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.callbacks.session import Plan
-from lightning_gradguard.diagnose import Rule, default_rules
+from lightning_gradguard.diagnose import Diagnosis, Rule, default_rules
 from lightning_gradguard.measurement.layout import GroupBy
 from lightning_gradguard.sinks import Sink
 
@@ -31,6 +31,10 @@ class GradientNormMonitor(GradientCallback):
             logged steps; totals, clipping and the fold over steps stay l2.
         probe_every_n_steps: how often activations, measured updates and gradients over time are sampled for the
             rules; hooks live on those steps only. ``None``: never, and the rules that need them stay silent.
+        silence: ids of rules to leave out, such as ``("clipping-always",)``; ``docs/diagnosis.md`` has them all.
+        joint: whether the Trainer's optimizers are taken as one, because they step one model together (Muon for
+            matrices, AdamW for the rest): one norm, one decision, one record; a bad gradient in one drops the steps of
+            all. Not for a GAN, whose two pull against each other. It holds for all roles on a Trainer.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -48,6 +52,8 @@ class GradientNormMonitor(GradientCallback):
         group_by: GroupBy = "layer",
         norm_type: float = 2.0,
         probe_every_n_steps: int | None = 50,
+        silence: Sequence[str] = (),
+        joint: bool = False,
     ) -> None:
         check_choice(group_by, get_args(GroupBy), "group_by")
         if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
@@ -55,15 +61,20 @@ class GradientNormMonitor(GradientCallback):
         if not norm_type > 0:
             raise ValueError(f"norm_type must be positive or infinite, got {norm_type}")
         self.rules = check_all(rules, Rule, "rules")
+        Diagnosis(default_rules() if self.rules is None else self.rules, silence)  # checks the ids
+        self.silence = tuple(silence)
         self.probe_every_n_steps = check_interval(probe_every_n_steps, "probe_every_n_steps")
         self.log_every_n_steps = check_interval(log_every_n_steps, "log_every_n_steps")
         self.sinks = check_all(sinks, Sink, "sinks") or ()
         self.group_by = group_by
+        self.joint = joint
         self.norm_type = float(norm_type)
 
     def _contribute(self, plan: Plan) -> None:
+        plan.joint = plan.joint or self.joint
         plan.take("see")
         plan.rules = default_rules() if self.rules is None else self.rules
+        plan.silence = self.silence
         plan.probe_every_n_steps = self.probe_every_n_steps if plan.rules else None
         plan.sinks = [*self.sinks]
         plan.log_every_n_steps = self.log_every_n_steps

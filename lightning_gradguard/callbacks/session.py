@@ -8,10 +8,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import rich
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradguard.callbacks.sinks import sink_for
@@ -19,17 +20,20 @@ from lightning_gradguard.callbacks.survival import GuardOptions, Survival, annou
 from lightning_gradguard.callbacks.trainer import (
     is_deepspeed,
     log_engine_norm,
+    log_interval,
     outer_module,
     refuse_what_cannot_work,
     steps_now,
+    steps_parameters_of,
 )
+from lightning_gradguard.callbacks.unseen_steps import UnseenSteps
 from lightning_gradguard.clip.base import ClipPolicy
-from lightning_gradguard.clip.clipper import Policies
+from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.measurement.layout import GroupBy
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
-from lightning_gradguard.record import Finding
+from lightning_gradguard.record import Finding, StepRecord
 from lightning_gradguard.report.console import summary
 from lightning_gradguard.sinks import MemorySink, Sink
 
@@ -43,11 +47,13 @@ class Plan:
     Attributes:
         contributor: who is writing now, for the error when two want the same.
         roles: who took which role: ``"see"``, ``"tame"``, ``"survive"``.
+        joint: whether the optimizers are taken as one.
     """
 
     contributor: str = ""
     roles: dict[str, str] = field(default_factory=dict)
     rules: Sequence[Rule] = ()
+    silence: Sequence[str] = ()
     probe_every_n_steps: int | None = None
     sinks: list[Sink] = field(default_factory=list)
     log_every_n_steps: int | None = None
@@ -55,6 +61,7 @@ class Plan:
     norm_type: float = 2.0
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
+    joint: bool = False
 
     def take(self, role: str) -> None:
         """Takes a role for the callback that is writing now.
@@ -94,6 +101,9 @@ class Session:
         self.instruments: Instruments | None = None
         self.survival: Survival | None = None
         self._told_of_skip = False
+        self.unseen: UnseenSteps | None = None
+        self._outer: nn.Module | None = None
+        self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
 
     @property
     def findings(self) -> list[Finding]:
@@ -112,40 +122,102 @@ class Session:
             self.sinks += [*self.plan.sinks, *(sink_for(logger) for logger in trainer.loggers)]
         if self.plan.probe_every_n_steps is not None:
             self.instruments = Instruments(module, self.plan.probe_every_n_steps)
+            if trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val:
+                self.instruments.clip_outside = float(trainer.gradient_clip_val)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
-        policies = policies_by_optimizer(self.plan.clip, optimizers)
-        self.pipelines = [
-            GradientPipeline(
-                outer,
-                optimizer,
-                clip=policies[index],
-                on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
-                rules=self.plan.rules,
-                sinks=self.sinks,
-                group_by=self.plan.group_by,
-                norm_type=self.plan.norm_type,
-                per_layer="see" in self.plan.roles,
-                optimizer_index=index,
-                num_optimizers=len(optimizers),
-                instruments=self.instruments,
-                recovery=self.survival.recovery if self.survival else None,
-                incidents=self.survival.incidents if self.survival else None,
-            )
-            for index, optimizer in enumerate(optimizers)
-        ]
+        self._outer = outer
+        each: list[list[Optimizer]] = [list(optimizers)] if self.plan.joint else [[one] for one in optimizers]
+        policies = policies_by_optimizer(self.plan.clip, each)
+        self.pipelines = [self._make_pipeline(i, o, policies[i], len(each)) for i, o in enumerate(each) if o]
+        if len(each) > 1 and (waiting := self._waiting_groups()):
+            warn_of_waiting(waiting, self._groups())
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
+        if not is_deepspeed(trainer):
+            self.unseen = UnseenSteps(lambda optimizer: steps_parameters_of(module, optimizer), self._asked())
+            self.unseen.start()
 
-    def before_forward(self, trainer: pl.Trainer) -> None:
+    def _asked(self) -> str:
+        """What was asked for, in words."""
+        words = {"see": "seen", "tame": "clipped", "survive": "guarded"}
+        asked = [word for role, word in words.items() if role in self.plan.roles]
+        return " or ".join([", ".join(asked[:-1]), asked[-1]] if len(asked) > 1 else asked)
+
+    def _make_pipeline(
+        self, index: int, optimizers: list[Optimizer], clip: Policies | None, num_optimizers: int
+    ) -> GradientPipeline:
+        assert self._outer is not None
+        return GradientPipeline(
+            self._outer,
+            optimizers,
+            clip=clip,
+            on_nonfinite=self.plan.guard.make_guard() if self.plan.guard else None,
+            rules=self.plan.rules,
+            silence=self.plan.silence,
+            sinks=self.sinks,
+            group_by=self.plan.group_by,
+            norm_type=self.plan.norm_type,
+            per_layer="see" in self.plan.roles,
+            optimizer_index=index,
+            num_optimizers=num_optimizers,
+            instruments=self.instruments,
+            recovery=self.survival.recovery if self.survival else None,
+            incidents=self.survival.incidents if self.survival else None,
+        )
+
+    def _pipeline_of(self, trainer: pl.Trainer, optimizer: Optimizer) -> GradientPipeline | None:
+        """The pipeline of the optimizer that is about to step; one that was made anew takes over from the one before.
+
+        ``None`` for an optimizer that none of the Trainer's has become: of another model, say.
+        """
+        for pipeline in self.pipelines:
+            if optimizer in pipeline.optimizers:
+                return pipeline
+        now = trainer.optimizers
+        if self.plan.joint and self.pipelines and any(optimizer is one for one in now):
+            self.pipelines[0].follow(now)
+            return self.pipelines[0]
+        place = next((index for index, one in enumerate(now) if optimizer is one), None)
+        if place is not None and place < len(self.pipelines):
+            self.pipelines[place].follow(optimizer)
+            return self.pipelines[place]
+        if self._outer is None or not steps_parameters_of(self._outer, optimizer):
+            return None
+        # One more than there were: it is watched from now on, clipped only if one policy was meant for all of them.
+        clip = self.plan.clip if isinstance(self.plan.clip, ClipPolicy) else None
+        index = len(self.pipelines) if place is None else place
+        self.pipelines.append(self._make_pipeline(index, [optimizer], clip, len(self.pipelines) + 1))
+        return self.pipelines[-1]
+
+    def _begins(self, pipeline: GradientPipeline, optimizer: Optimizer) -> bool:
+        """Whether this step begins a step of all, where several optimizers are taken as one."""
+        if len(pipeline.optimizers.plain) == 1:
+            return True
+        begins = not self._stepped or id(optimizer) in self._stepped
+        self._stepped = {id(optimizer)} if begins else self._stepped | {id(optimizer)}
+        if len(self._stepped) == len(pipeline.optimizers.plain):
+            self._stepped = set()
+        return begins
+
+    def _waiting_groups(self) -> list[str]:
+        """Parameter groups that have a policy, and that no optimizer has."""
+        present = self._groups()
+        return sorted({name for p in self.pipelines for name in p.waiting_groups} - set(present))
+
+    def _groups(self) -> list[str]:
+        return [name for pipeline in self.pipelines for name in pipeline.layout.group_names]
+
+    def before_forward(self, trainer: pl.Trainer, batch: Any, batch_idx: int) -> None:
         """Attaches the probes of a sampled step."""
         if self.instruments is not None:
-            self.instruments.before_forward(trainer.fit_loop.epoch_loop._batches_that_stepped)
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self.instruments.before_forward(step, batch, batch_idx, trainer.current_epoch)
 
-    def after_forward(self, loss: Tensor) -> None:
+    def after_forward(self, loss: Tensor, root: Tensor) -> None:
         """Removes them."""
         if self.instruments is not None:
-            self.instruments.after_forward(loss)
+            self.instruments.after_forward(loss, root)
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
@@ -156,33 +228,71 @@ class Session:
 
     def before_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
+        if self.unseen is not None:
+            self.unseen.saw(optimizer)
         if getattr(trainer.fit_loop, "_skip_backward", False):
             return  # the last epoch of weight averaging steps without a backward: the gradients are old ones
-        pipeline = next((p for p in self.pipelines if p.optimizer is optimizer), None)
-        if pipeline is None or not steps_now(trainer):
+        pipeline = self._pipeline_of(trainer, optimizer)
+        if pipeline is None or not steps_now(trainer) or not self._begins(pipeline, optimizer):
             return
         # The x-axis of the user's own metrics. trainer.global_step counts every optimizer, so with two of them it
         # would run twice as fast as the losses beside it.
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        every = self.plan.log_every_n_steps
-        log = trainer._logger_connector.should_update_logs if every is None else (step + 1) % every == 0
-        log = log or is_last_step(trainer)  # what the window has folded since the last record is not lost
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         loss = self.survival.take_loss() if self.survival else None
-        record = pipeline.before_step(step=step, log=log, scaler=scaler, loss=loss)
+        several = len(pipeline.optimizers.plain) > 1
+        record = pipeline.before_step(
+            step=step,
+            log=self._is_due(trainer, pipeline, step),
+            scaler=scaler,
+            loss=loss,
+            stepping=optimizer if several else None,
+        )
         if self.survival is not None:
             self.survival.after_step()
-        if pipeline.total_norm is not None:
-            name = "grad_norm_total" if len(self.pipelines) == 1 else f"grad_norm_total/opt{pipeline.optimizer_index}"
-            # Into the dict itself: the property would gather anew all that the user has logged, at every step.
-            trainer._logger_connector._callback_metrics[name] = pipeline.total_norm
-            if record is not None:
-                trainer.progress_bar_metrics[name] = record.total_norm
+        self._publish(trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
         if record is not None and record.verdict in ("skipped", "rolled_back"):
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
+
+    def _is_due(self, trainer: pl.Trainer, pipeline: GradientPipeline, step: int) -> bool:
+        """Whether this step makes a record.
+
+        Its first step does, and the last one of the run; then those beside the user's metrics, where the optimizer
+        steps at such a batch, and else the first that lies as far from the last record as records are asked for.
+        Several steps in one batch make one record: they have one place on the x-axis.
+        """
+        every = self.plan.log_every_n_steps
+        beside = trainer._logger_connector.should_update_logs if every is None else (step + 1) % every == 0
+        every = log_interval(trainer) if every is None else every
+        last = pipeline.last_recorded
+        if not every or last == step:
+            return False
+        return beside or last is None or step - last >= every or is_last_step(trainer)
+
+    def _publish(self, trainer: pl.Trainer, pipeline: GradientPipeline, record: StepRecord | None) -> None:
+        """Puts the total norm and the count of dropped steps where callbacks monitor metrics.
+
+        The norm is that of the last step which was let through: a NaN would end ``EarlyStopping`` for a step that the
+        guard has already dealt with.
+        """
+        if pipeline.total_norm is None:
+            return
+        one = len(self.pipelines) == 1
+        of_which = "" if one else f"/opt{pipeline.optimizer_index}"
+        name = f"grad_norm_total{of_which}"
+        # Into the dict itself: the property would gather anew all that the user has logged, at every step.
+        metrics = trainer._logger_connector._callback_metrics
+        if pipeline.moved:
+            metrics[name] = pipeline.total_norm
+        elif name not in metrics:
+            metrics[name] = torch.zeros_like(pipeline.total_norm)  # nothing was applied yet
+        if self.survival is not None:
+            metrics[f"gradguard/skipped_steps{of_which}"] = torch.tensor(float(pipeline.counters.skipped))
+        if record is not None and pipeline.moved:
+            trainer.progress_bar_metrics[name] = record.total_norm
 
     def print_summary(self) -> None:
         """Prints layers, their norms and what was found, if layers were watched."""
@@ -191,6 +301,12 @@ class Session:
 
     def close(self) -> None:
         """Ends every view."""
+        if self.unseen is not None:
+            self.unseen.stop()
+        if waiting := self._waiting_groups():
+            warn_of_waiting(waiting, self._groups(), at_the_end=True)
+        for pipeline in self.pipelines:
+            pipeline.flush()
         for sink in self.sinks if self.pipelines else []:
             sink.close()
 
@@ -217,27 +333,35 @@ def is_last_step(trainer: pl.Trainer) -> bool:
 
 
 def policies_by_optimizer(
-    clip: ClipPolicy | PolicyMap | None, optimizers: Sequence[Optimizer]
+    clip: ClipPolicy | PolicyMap | None, optimizers: Sequence[Sequence[Optimizer]]
 ) -> list[Policies | None]:
     """Sorts a policy, or a mapping by optimizer index or parameter-group name, to the optimizers.
 
+    A name that no parameter group has is that of one that comes later, to whichever optimizer.
+
+    Args:
+        clip: what the user gave.
+        optimizers: those of each pipeline.
+
     Raises:
-        MisconfigurationException: if a key names no optimizer and no parameter group.
+        MisconfigurationException: if an index names no optimizer.
     """
     if clip is None or isinstance(clip, ClipPolicy):
         return [clip] * len(optimizers)
-    groups = [[str(group["name"]) for group in o.param_groups if "name" in group] for o in optimizers]
+    groups = [[str(g["name"]) for o in each for g in o.param_groups if "name" in g] for each in optimizers]
+    known = {name for names in groups for name in names}
     for key in clip:
-        known = key in range(len(optimizers)) if isinstance(key, int) else any(key in names for names in groups)
-        if not known:
+        if isinstance(key, int) and key not in range(len(optimizers)):
             raise MisconfigurationException(
                 f"the clipping policies name {key!r}: neither an optimizer (indices 0 to {len(optimizers) - 1}) nor "
                 f"a parameter group (names: {sorted({n for names in groups for n in names}) or 'none are given'})."
             )
     result: list[Policies | None] = []
     for index, names in enumerate(groups):
-        by_group = {key: policy for key, policy in clip.items() if isinstance(key, str) and key in names}
-        if index in clip and by_group:
+        by_group = {
+            key: policy for key, policy in clip.items() if isinstance(key, str) and (key in names or key not in known)
+        }
+        if index in clip and any(key in names for key in by_group):
             raise MisconfigurationException(
                 f"the clipping policies name optimizer {index} and its parameter groups {sorted(by_group)}: choose one."
             )

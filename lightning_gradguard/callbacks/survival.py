@@ -134,8 +134,8 @@ class Survival:
         trainer.__dict__["save_checkpoint"] = checked
 
     def _may_save(self, trainer: pl.Trainer) -> bool:
-        spoiled = self.recovery.buffers.spoiled()
-        if not self.recovery.ruined() and not spoiled:
+        spoiled = self.recovery.buffers.not_finite()
+        if not self.recovery.has_nonfinite_weights() and not spoiled:
             return True
         what = f"buffers {', '.join(spoiled[:5])}" if spoiled else "weights"
         if self.recovery.roll_back():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -33,6 +32,18 @@ def is_deepspeed(trainer: pl.Trainer) -> bool:
     """Whether DeepSpeed's engine, and not the optimizer, holds the gradients."""
     # By name, since lightning.pytorch and pytorch_lightning have a class each.
     return any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__)
+
+
+def log_interval(trainer: pl.Trainer) -> int:
+    """``Trainer(log_every_n_steps=...)``; 0 for a Trainer that never logs."""
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return interval
+
+
+def steps_parameters_of(module: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether an optimizer steps a parameter of a module."""
+    own = {id(parameter) for parameter in module.parameters()}
+    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
 
 
 def steps_now(trainer: pl.Trainer) -> bool:
@@ -76,15 +87,3 @@ def log_engine_norm(trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             logger.log_metrics({"grad_norm_total/pre_clip": float(norm)}, step=step)
-
-
-def warn_if_nothing_was_seen(trainer: pl.Trainer) -> None:
-    """Says at the end that a run stepped its optimizers behind Lightning's back, so that nothing was watched."""
-    ran = trainer.fit_loop.epoch_loop.batch_progress.total.completed > 0
-    manual = not trainer.lightning_module.automatic_optimization
-    if ran and manual and trainer.optimizers and trainer.global_step == 0:
-        rank_zero_warn(
-            "no optimizer step was seen: this module steps optimizers that it got by "
-            "self.optimizers(use_pl_optimizer=False), for which Lightning calls no hook. Use self.optimizers(), or "
-            "GradientPipeline in the training step."
-        )

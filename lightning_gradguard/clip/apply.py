@@ -45,7 +45,7 @@ def after(measurement: Measurement, clip: Clip) -> Measurement:
     if measurement.scale is not None:
         apply_(copy, Clip(coefficient=measurement.scale))
     apply_(copy, clip)
-    norms = whole_norms(measurement.layout, copy.grads)
+    norms = whole_norms(measurement.layout, copy.grads, measurement.layout.norms_of_copies)
     return replace(copy, norms=norms, total=torch.linalg.vector_norm(norms))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -46,6 +46,21 @@ class Clip:
     units: Sequence[Tensor | None] | None = None
     changes: Tensor | None = None
     then: Clip | None = None
+    _versions: Mapping[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_versions", self._count_writes())
+
+    def overwritten(self) -> list[str]:
+        """The names of those of its tensors that somebody wrote to since it was made."""
+        now = self._count_writes()
+        return [name for name, version in self._versions.items() if now[name] != version]
+
+    def _count_writes(self) -> dict[str, int]:
+        # torch counts the writes to a tensor and to all views of it; the host reads no value
+        single = (self.threshold, self.coefficient, self.bound, self.beyond, self.changes)
+        names = ("threshold", "coefficient", "bound", "beyond", "changes")
+        return {name: value._version for name, value in zip(names, single, strict=True) if isinstance(value, Tensor)}
 
 
 class ClipPolicy(ABC):
@@ -55,27 +70,97 @@ class ClipPolicy(ABC):
     flat dict of tensors that the pipeline keeps for each optimizer, hands to :meth:`decide`, and puts into the
     checkpoint. Everything stays on the device: a policy never reads a value on the host.
 
+    To write one takes :meth:`init_state` and :meth:`decide`; :meth:`check` besides for one that has something to warn
+    of. What it may rely on:
+
+    - **When.** :meth:`decide` is called once for each step of its optimizer: after accumulation, all-reduce and
+      unscaling, before anybody knows whether the step is bad. A step without any gradient does not call it. A step
+      whose norm overflowed though every element is finite calls it twice under a guard: with the infinite norm, and
+      with the exact one. Later policies of a chain see what the ones before would leave. Under several processes each
+      one calls it with the same numbers.
+    - **State.** Rebind an entry (``state["mean"] = new``) or write it in place (``state["mean"].lerp_(...)``), as you
+      like; keys, shapes and dtypes stay those of :meth:`init_state`. What goes into the answer must not be written to
+      afterwards: write first, or answer with a clone. Otherwise the step ends with an error.
+    - **What is not finite.** A NaN or infinite element shows as a NaN or infinite ``total``, and in ``norms`` (and
+      ``max_abs``) of its parameter. The state must be as before then: with a guard the answer is thrown away, or the
+      step is decided again; without one it is carried out. A finite step that the guard drops for another reason (a
+      spike, a buffer) has been decided, and learned, like any other.
+
     Attributes:
         per_parameter: keys of the state whose first dimension is the layout's parameters; they are stored by name,
             and follow their parameters when the layout changes.
+
+    Example:
+        >>> import torch
+        >>> from lightning_gradguard import ClipPolicy, Clip, GradientPipeline
+        >>> class Halve(ClipPolicy):
+        ...     def init_state(self, layout, device):
+        ...         return {}
+        ...     def decide(self, measurement, state):
+        ...         return Clip(coefficient=torch.full_like(measurement.total, 0.5))
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> net.weight.grad = torch.tensor([[3.0, 4.0]])
+        >>> pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), clip=Halve())
+        >>> _ = pipeline.before_step()
+        >>> net.weight.grad
+        tensor([[1.5000, 2.0000]])
     """
 
     per_parameter: tuple[str, ...] = ()
 
     @abstractmethod
     def init_state(self, layout: Layout, device: torch.device) -> State:
-        """The complete state before the first step."""
+        """Returns the complete state before the first step: tensors on ``device``, of a dtype that you name.
+
+        ``torch.zeros(())`` without ``dtype`` follows ``torch.set_default_dtype``, and float16 cannot hold a norm.
+        """
 
     @abstractmethod
     def decide(self, measurement: Measurement, state: State) -> Clip:
-        """Answers one measurement and updates ``state``.
+        """Answers one measurement, and lets it into ``state`` if its total norm is finite.
 
-        A step whose total norm is not finite must leave the state as it was: it may be measured again, exactly, and
-        decided again.
+        Args:
+            measurement: the gradients of this step, see
+                :class:`~lightning_gradguard.measurement.measurement.Measurement`.
+            state: what :meth:`init_state` gave, as the last step left it; to be rebound or written in place.
+
+        Returns:
+            What to do to the gradients; nothing is written to them here.
         """
 
     def check(self, layout: Layout) -> None:  # noqa: B027
-        """Called when training starts: warns if the policy can do nothing with these parameters."""
+        """Warns if the policy can do nothing with these parameters; called when training starts."""
+
+
+def ask(policy: ClipPolicy, measurement: Measurement, state: State) -> Clip:
+    """Returns a policy's answer to one measurement; ``state`` is updated.
+
+    Raises:
+        RuntimeError: if the policy wrote to its answer after making it.
+    """
+    clip = policy.decide(measurement, state)
+    if written := clip.overwritten():
+        raise RuntimeError(
+            f"{type(policy).__name__}.decide wrote to the {written[0]} of its answer after making it, so that it is no "
+            "longer what gradients were compared with: write the state in place before, or answer with a clone"
+        )
+    return clip
+
+
+def fresh_state(policy: ClipPolicy, layout: Layout, device: torch.device) -> State:
+    """Returns a policy's state before the first step, as tensors of its own that it may write in place.
+
+    Raises:
+        TypeError: if the policy gives something else than tensors.
+    """
+    state = policy.init_state(layout, device)
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{type(policy).__name__}.init_state must give tensors, got {value!r} ({type(value).__name__}) for "
+                f"{key!r}: write torch.tensor({value!r}, dtype=torch.float32, device=device)"
+            )
+    return {key: value.clone() for key, value in state.items()}
 
 
 def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) -> Tensor:

@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from lightning_gradguard.clip.apply import after
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State
+from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, ask
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 
@@ -64,16 +64,19 @@ class Chain(ClipPolicy):
         """Asks each policy about what the ones before it would leave."""
         clips: list[Clip] = []
         seen = measurement
-        finite = measurement.total <= LARGEST  # clamping makes a plausible number of infinity: not to be learned
+        # Clamping makes a plausible number of an infinity: the later policies cannot tell that it is not to be learned.
+        finite = measurement.total <= LARGEST
         for i, policy in enumerate(self.policies):
             if clips:  # a norm that overflowed counts as the largest number, lest each policy scales it to nothing
                 bounded = replace(seen, norms=seen.norms.clamp(max=LARGEST), total=seen.total.clamp(max=LARGEST))
                 seen = after(bounded, clips[-1])
             prefix = f"{i}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            clips.append(policy.decide(seen, own))
-            for key, value in own.items():
-                state[prefix + key] = torch.where(finite, value, state[prefix + key]) if i else value
+            # A copy is what a later policy may write in place while the state can still stay as it was.
+            new = {key: value.clone() for key, value in own.items()} if i else dict(own)
+            clips.append(ask(policy, seen, new))
+            for key, value in new.items():
+                state[prefix + key] = torch.where(finite, value, own[key]) if i else value
         answer = clips[-1]
         for clip in reversed(clips[:-1]):
             answer = _followed_by(clip, answer)

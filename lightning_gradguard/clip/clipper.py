@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.clip.apply import after, apply_, is_clipped
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State, ask, fresh_state
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 
@@ -83,25 +83,18 @@ class Clips:
         """Whether the answers simply scale gradients."""
         return bool(self.answers) and all(c.coefficient is not None and c.then is None for _, c in self.answers)
 
-    def facts(self, total: Tensor, more: Iterable[Tensor] = ()) -> Tensor:
-        """What the host, or later the record, may want to know of the step: one vector, on the device.
+    def smallest_coefficient(self, total: Tensor) -> Tensor:
+        """The smallest coefficient of the step, of shape ``[]``, on the device and in the dtype of ``total``.
 
-        Args:
-            total: norm of the whole gradient.
-            more: further numbers, of shape ``[]``.
-
-        Returns:
-            ``[total, coefficient, *more]``: the smallest coefficient, or where gradients are not simply scaled 0 if the
-            step is clipped and 1 if not.
+        Where gradients are not simply scaled it is 0 if the step is clipped and 1 if not.
         """
         if not self.answers:
-            smallest = [torch.ones_like(total)]
-        elif self.scaled:
-            each = [clip.coefficient for _, clip in self.answers if clip.coefficient is not None]
-            smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
-        else:
-            smallest = [1.0 - torch.as_tensor(self.any_clipped()).to(total)]
-        return torch.stack([total, smallest[0] if len(smallest) == 1 else torch.stack(smallest).min(), *more])
+            return torch.ones_like(total)
+        if not self.scaled:
+            return 1.0 - torch.as_tensor(self.any_clipped()).to(total)
+        each = [clip.coefficient for _, clip in self.answers if clip.coefficient is not None]
+        smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
+        return smallest[0] if len(smallest) == 1 else torch.stack(smallest).min()
 
     def layer_coefficients(self, layout: Layout) -> Tensor | None:
         """The smallest coefficient of each layer, ``[num_layers]``, for policies that scale tensor by tensor.
@@ -117,7 +110,7 @@ class Clips:
             if smallest is None:
                 smallest = clip.coefficient.new_ones(len(layout.layers))
             index = layout.layer_index(smallest.device)
-            index = index if indices is None else index[torch.tensor(indices, device=smallest.device)]
+            index = index if indices is None else index[layout.index(indices, smallest.device)]
             smallest = smallest.scatter_reduce(0, index, clip.coefficient.expand(index.shape), "amin")
         return smallest
 
@@ -128,7 +121,7 @@ class Clips:
             clipped = after(seen, clip)
             if indices is None:
                 return clipped
-            norms = norms.index_copy(0, torch.tensor(indices, device=norms.device), clipped.norms)
+            norms = norms.index_copy(0, measurement.layout.index(indices, norms.device), clipped.norms.to(norms))
             if clipped.grads is not seen.grads:
                 changed = dict(zip(indices, clipped.grads, strict=True))
                 grads = tuple(changed.get(i, grad) for i, grad in enumerate(grads))
@@ -150,25 +143,28 @@ class Clipper:
 
     Raises:
         TypeError: if something else than a policy is given.
-        ValueError: if the mapping names a parameter group that the optimizer does not have.
+
+    Attributes:
+        waiting: names of parameter groups that have a policy and do not exist yet.
     """
 
     def __init__(self, policies: Policies, layout: Layout, device: torch.device) -> None:
         self.layout = layout
         self.parts: list[_Part] = []
+        self.waiting: tuple[str, ...] = ()
         if not isinstance(policies, Mapping):
             check_policy(policies, "clip")
-            self.parts.append(_Part("", policies, layout, None, policies.init_state(layout, device)))
+            self.parts.append(_Part("", policies, layout, None, fresh_state(policies, layout, device)))
         else:
             for group, policy in policies.items():
-                if group not in layout.group_names:
-                    known = ", ".join(map(repr, layout.group_names))
-                    raise ValueError(f"no parameter group is called {group!r}; this optimizer has {known}")
                 if policy is not None:
                     check_policy(policy, f"the policy of parameter group {group!r}")
+                if group not in layout.group_names:
+                    self.waiting += (group,)
+                elif policy is not None:
                     indices = [i for i, g in enumerate(layout.group_of) if layout.group_names[g] == group]
                     own = layout.subset(indices)
-                    self.parts.append(_Part(group, policy, own, indices, policy.init_state(own, device)))
+                    self.parts.append(_Part(group, policy, own, indices, fresh_state(policy, own, device)))
         for part in self.parts:
             part.policy.check(part.layout)
         self._ratio = getattr(policies, "ratio", None) if isinstance(policies, ClipPolicy) else None
@@ -178,7 +174,7 @@ class Clipper:
         answers = []
         for part in self.parts:
             seen = measurement if part.indices is None else measurement.part(part.layout, part.indices)
-            answers.append((seen, part.policy.decide(seen, part.state)))
+            answers.append((seen, ask(part.policy, seen, part.state)))
         return Clips(tuple(answers), tuple(part.indices for part in self.parts), self._ratio)
 
     def state_dict(self) -> dict[str, Any]:
@@ -250,3 +246,20 @@ def check_policies(value: object, name: str) -> None:
             raise ValueError(f"{name}: optimizer indices count from 0, got {key}")
         if policy is not None:
             check_policy(policy, f"{name}[{key!r}]")
+
+
+def warn_of_waiting(waiting: Sequence[str], present: Sequence[str], *, at_the_end: bool = False) -> None:
+    """Says that policies wait for parameter groups that do not exist, or that they have waited in vain.
+
+    Args:
+        waiting: names of these groups.
+        present: names of those that exist.
+        at_the_end: whether nothing can come any more.
+    """
+    names, known = ", ".join(map(repr, waiting)), ", ".join(map(repr, present))
+    what = (
+        f"the clipping policies for parameter groups {names} were never used: no group of that name came"
+        if at_the_end
+        else f"the clipping policies name parameter groups {names}, which do not exist yet: they wait for them"
+    )
+    warnings.warn(f"{what}; the groups are {known}", stacklevel=3)

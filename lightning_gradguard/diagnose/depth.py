@@ -92,6 +92,11 @@ def has_norms(record: StepRecord) -> bool:
     return any("Norm" in kind for kind in record.layer_kinds or ())
 
 
+def missing_norms(record: StepRecord) -> tuple[str, ...]:
+    """That no layer normalizes, as a cause in words; nothing where one does."""
+    return () if has_norms(record) else ("there is no normalization between the layers",)
+
+
 def _once(profile: Callable[[StepRecord], Profile]) -> Callable[[StepRecord], Profile]:
     """Makes several rules share what is found in one record."""
     key = f"_{profile.__name__}"

@@ -1,13 +1,28 @@
-"""What to try, in words; the benchmark applies each of them and reports how often it cures."""
+"""What to try, in words; the benchmark applies each of them and reports how often it cures.
+
+Each begins with a constant of this module; numbers and names come behind it.
+"""
 
 from __future__ import annotations
 
+import math
+
 UNFREEZE = "set requires_grad=True for it; if it is meant to be frozen, leave it out of the optimizer"
 CONNECT = "look for detach(), no_grad(), .data, .item() or an unused output between this layer and the loss"
+OWN_PARAMETERS = (
+    "give the optimizer the parameters of this module: build it in configure_optimizers, of self.parameters()"
+)
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
+ZERO_GRAD = "call optimizer.zero_grad() before each backward pass that begins a step"
+CALL_STEP = "call optimizer.step() after the backward pass"
+SET_RATE = "give the optimizer a learning rate above zero; look at what the scheduler makes of it"
+SLOWER_DECAY = "let the learning rate decay over the whole run: schedulers count in steps or epochs, check `interval`"
+LOWER_DECAY = "lower the weight decay"
 USE_SCALER = "scale the loss: precision='16-mixed' with its GradScaler, or bfloat16, which needs none"
 USE_BFLOAT16 = "use bfloat16 (precision='bf16-mixed'), which has float32's range"
 NORMALIZE_INPUT = "bring the input to zero mean and unit variance"
+NORMALIZE_TARGET = "bring the targets to zero mean and unit variance, and scale predictions back"
+VARY_INPUT = "look at what the data loader yields: the input carries nothing"
 INIT_NORMAL = (
     "initialize for the activation: He for ReLU and its kin, Xavier for tanh and sigmoid; zero only for biases"
 )
@@ -16,17 +31,57 @@ RESIDUAL = "add residual connections"
 OTHER_ACTIVATION = "use a non-saturating activation: ReLU, GELU, SiLU"
 LEAKY = "use an activation that does not die: leaky ReLU, GELU, SiLU"
 ZERO_BIAS = "start the biases before the activation at zero"
-LOWER_RATE = "lower the learning rate by the factor shown"
-RAISE_RATE = "raise the learning rate by the factor shown"
+PASS_LOGITS = "pass the raw outputs to this loss: it applies softmax or sigmoid itself"
+OPEN_OUTPUT = "leave the last activation out, or bring the targets into its range"
+SCALE_LOGITS = "divide attention logits by the square root of the head's width, normalize queries and keys"
+LOWER_RATE = "lower the learning rate"
+RAISE_RATE = "raise the learning rate"
 WARM_UP = "warm the learning rate up over the first hundreds of steps"
-RAISE_CEILING = "raise the clipping threshold to about the usual gradient norm, shown as evidence"
-CLIP = "clip the total gradient norm at about its size before the growth, shown as evidence"
+RAISE_CEILING = "raise the clipping threshold"
+CLIP = "clip the total gradient norm"
 ORTHOGONAL = "initialize the recurrent weights orthogonally, with a spectral radius of one"
 GATED = "use an LSTM or GRU, with the forget gate open at the start"
 EVEN_RATES = "bring the two optimizers' learning rates together, so that their update ratios differ by less than ten"
 LESS_TRAINING = "train the stronger side less often, or give it less capacity"
+BALANCE = (
+    "weigh the losses so that each part gets a gradient of like size; for experts, balance how often they are chosen"
+)
+LOOK_AT_BATCH = "look at the data of the bad batch"
+REPLAY = "replay the saved step and see where it began"
+SAVE_INCIDENT = "save the next bad step with incident_dir=..., then `python -m lightning_gradguard replay BUNDLE`"
 
 
-def for_scale(*, deep_and_bare: bool) -> tuple[str, ...]:
-    """What to try when the scale of weights is wrong: a deep net without any normalization needs that first."""
+def for_scale(*, deep_and_bare: bool, normalizes: bool = False) -> tuple[str, ...]:
+    """What to try when the scale of weights is wrong: a deep net without any normalization needs that first.
+
+    A net that normalizes already is not told to.
+    """
+    if normalizes:
+        return (INIT_NORMAL,)
     return (NORMALIZE, INIT_NORMAL) if deep_and_bare else (INIT_NORMAL, NORMALIZE)
+
+
+def lower_rate(factor: float | None = None) -> str:
+    """Lowering the learning rate, by about a factor where it is known.
+
+    Example:
+        >>> lower_rate(30)
+        'lower the learning rate by about 30×'
+    """
+    return LOWER_RATE if factor is None or not math.isfinite(factor) else f"{LOWER_RATE} by about {factor:g}×"
+
+
+def raise_rate(factor: float) -> str:
+    """Raising the learning rate, by about a factor."""
+    return RAISE_RATE if not math.isfinite(factor) else f"{RAISE_RATE} by about {factor:g}×"
+
+
+def clip(norm: float | None = None, *, clips: bool = False) -> str:
+    """Clipping at a norm; where a policy is at work already, lowering its ceiling."""
+    at = f" at about {norm:.2g}" if norm is not None and math.isfinite(norm) else ""
+    return f"lower the clipping threshold: clip{at}" if clips else f"{CLIP}{at}"
+
+
+def raise_ceiling(norm: float) -> str:
+    """Raising the clipping threshold to the usual norm."""
+    return f"{RAISE_CEILING} to about {norm:.2g}, the usual gradient norm"

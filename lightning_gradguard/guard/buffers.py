@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.names import join, module_names
 from lightning_gradguard.measurement.norms import accumulator
 from lightning_gradguard.measurement.sharding import is_distributed
 
@@ -30,9 +31,9 @@ class Buffers:
 
     def __init__(self, module: nn.Module) -> None:
         # Where each buffer hangs, since modules may bind another tensor to the name.
-        self._slots = {
-            clean_name(f"{path}.{key}" if path else key): (part._buffers, key)
-            for path, part in module.named_modules()
+        self._slots: dict[str, tuple[dict[str, Any], str]] = {
+            join(name, key): (part._buffers, key)
+            for part, name in module_names(module).items()
             for key, buffer in part._buffers.items()
             if buffer is not None
         }
@@ -60,7 +61,7 @@ class Buffers:
             return sums[0] if sums else None
         return torch.stack([each.to(sums[0]) for each in sums]).sum()
 
-    def spoiled(self) -> tuple[str, ...]:
+    def not_finite(self) -> tuple[str, ...]:
         """Names of the buffers that are not finite now and were at first. Reads the host: for a doubtful step only."""
         now = self._now()
         return tuple(self.names[i] for i in self._watched if not bool(now[i].isfinite().all()))

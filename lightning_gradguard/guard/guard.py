@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.spikes import Spike, SpikeRule, SpikeWatch
 
 Action = Literal["skip", "rollback", "stop", "raise"]
@@ -29,6 +30,17 @@ def why_not_droppable(optimizer: torch.optim.Optimizer) -> str | None:
     if hasattr(optimizer, "first_step") and hasattr(optimizer, "second_step"):
         return f"{name} steps twice in one step (first_step, second_step)"
     return None
+
+
+def check_droppable(optimizers: Optimizers) -> None:
+    """Refuses optimizers whose step cannot be dropped half way.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    for optimizer in optimizers.plain:
+        if (reason := why_not_droppable(optimizer)) is not None:
+            raise ValueError(f"on_nonfinite: {reason}, and a step cannot be dropped half way; pass on_nonfinite=None")
 
 
 class Guard:

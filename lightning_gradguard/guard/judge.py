@@ -1,34 +1,113 @@
-"""Lets a step through or drops it, as the guard has it, and puts right what a bad one spoiled."""
+"""Lets a step through or drops it, as the guard has it, and puts right what a bad one has damaged."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from lightning_gradguard.guard.damage import Damage
+from lightning_gradguard.guard.damage import Damage, inspect
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
-from lightning_gradguard.guard.on_device import HeldSteps, damage_of, why_not_on_device
+from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Passed
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
-from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.measurement import Measurement, measure_exactly
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharding import any_process
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
+Decide = Callable[[Measurement], Decision]
 
-class Gate:
-    """What stands between the gradients of one optimizer and its step.
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """All that a step is judged by: numbers of shape ``[]`` on the device, or floats once they are on the host.
+
+    Attributes:
+        total: norm of the whole gradient.
+        coefficient: the smallest by which gradients are scaled; 0 or 1 where they are clipped in another way, or not.
+        buffers: sum over the buffers that the forward pass may write; ``None`` where there are none.
+        loss: of the step; ``None`` where it is not known, or nobody looks at it.
+    """
+
+    total: Any
+    coefficient: Any
+    buffers: Any = None
+    loss: Any = None
+
+    def together(self) -> Tensor:
+        """One vector of those that are there, in the order above."""
+        return torch.stack([value for value in vars(self).values() if value is not None])
+
+    def on_host(self, together: Tensor) -> Signals:
+        """The same as floats, by one read of the vector."""
+        numbers = iter(together.tolist())  # the one host sync of a quiet step: skip must know before optimizer.step
+        return Signals(*[None if value is None else next(numbers) for value in vars(self).values()])
+
+
+assert [field.name for field in fields(Signals)][:2] == ["total", "coefficient"]  # what a record reads of the vector
+
+
+class Unguarded:
+    """Stands in for a :class:`Judge` where nobody guards: every step is let through.
+
+    Attributes:
+        moved, should_stop, last_incident, spike, on_device: as of a :class:`Judge` that never met a bad step.
+    """
+
+    moved = True
+    should_stop = False
+    last_incident: str | None = None
+    spike: str | None = None
+    on_device: DeviceDropper | None = None
+
+    def follow(self, optimizers: Optimizers) -> None:
+        """Nothing to go on with."""
+
+    def judge(self, step: int, measurement: Measurement, decide: Decide, **ignored: Any) -> Judgement:
+        """Lets the step through; on the CPU, where looking costs nothing, gradients are not multiplied by one."""
+        decision = decide(measurement)
+        clips = decision.clips
+        signals = Signals(measurement.total, clips.smallest_coefficient(measurement.total)).together()
+        on_cpu = signals.device.type == "cpu"
+        idle = not clips.answers or (on_cpu and float(signals[1]) == 1.0)
+        return Passed(decision, signals, clipped=not idle)
+
+    def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
+        """None, ever."""
+        return []
+
+    def take_spike(self, record: StepRecord) -> Finding | None:
+        """None, ever."""
+        return None
+
+    def end_step(self) -> None:
+        """Nothing to be taken back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to be kept."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes no notice of the state of a run that was guarded."""
+
+
+class Judge:
+    """Stands between the gradients of one optimizer, or of several taken as one, and their step.
 
     Args:
         guard: counts bad steps and says what becomes of them.
-        recovery: what puts buffers and weights back, shared by the gates of a model.
-        optimizer: whose steps these are.
+        recovery: what puts buffers and weights back, shared by the judges of a model.
+        optimizers: whose steps these are.
         optimizer_index: which optimizer this is, for messages.
         incidents: saves bad steps for replay; ``None`` saves nothing.
 
@@ -36,7 +115,7 @@ class Gate:
         ValueError: if the guard shall drop steps on the device, and that cannot be.
 
     Attributes:
-        held: steps that are dropped on the device, if they are; ``None`` where each step is judged on the host.
+        on_device: drops bad steps on the device; ``None`` where each step is judged on the host.
         moved: whether the last step was let through: not dropped, nor left to a scaler that drops it.
         should_stop: whether the guard's action is to stop, and a bad step was met.
         spike: what is far above the usual in the step at hand, in words.
@@ -47,7 +126,7 @@ class Gate:
         self,
         guard: Guard,
         recovery: Recovery,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
         optimizer_index: int = 0,
         incidents: BlackBox | None = None,
     ) -> None:
@@ -57,91 +136,150 @@ class Gate:
         self.should_stop = False
         self.spike: str | None = None
         self.last_incident: str | None = None
-        self._optimizer = optimizer
+        self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
-        self.held = HeldSteps(optimizer, recovery.buffers) if self._holds() else None
+        self.on_device = self._make_dropper()
 
-    def _holds(self) -> bool:
-        params = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        reason = "incidents are saved on the host" if self._incidents else why_not_on_device(self._optimizer, params)
+    def follow(self, optimizers: Optimizers) -> None:
+        """Goes on with other optimizers, or with those it had after their parameters have changed."""
+        self.recovery.follow(self._optimizers.plain, optimizers.plain)
+        self._optimizers = optimizers
+        self.on_device = self._make_dropper()
+
+    def _make_dropper(self) -> DeviceDropper | None:
+        params, plain = self._optimizers.params, self._optimizers.plain
+        reason = "incidents are saved on the host" if self._incidents else why_not_on_device(plain, params)
         if self.guard.on_device and reason is not None:
             raise ValueError(f"on_device=True cannot drop steps on the device: {reason}; pass on_device=None")
         on_cuda = bool(params) and all(parameter.device.type == "cuda" for parameter in params)
-        return reason is None and (on_cuda if self.guard.on_device is None else self.guard.on_device)
+        wanted = on_cuda if self.guard.on_device is None else self.guard.on_device
+        return DeviceDropper(plain, self.recovery.buffers) if wanted and reason is None else None
 
-    def doubts(self, total: Tensor, loss: Tensor | float | None) -> dict[str, Tensor]:
-        """What else may be wrong with a step whose gradients are fine, on the device, the same on every process."""
-        self.recovery.before_step()
+    def judge(
+        self,
+        step: int,
+        measurement: Measurement,
+        decide: Decide,
+        *,
+        loss: Tensor | float | None = None,
+        scaler: GradScaler | None = None,
+        wait: bool = True,
+    ) -> Judgement:
+        """Judges one step, and carries out what a bad one asks for.
+
+        Args:
+            step: which one, for messages and incidents.
+            measurement: of its gradients.
+            decide: asks the policies about a measurement.
+            loss: of the step; only a guard with spikes looks at it.
+            scaler: the live loss scaler, whose business an overflow is.
+            wait: whether the host must know now; else the device may drop the step by itself.
+        """
+        self.recovery.begin_step()
+        decision = decide(measurement)
+        signals = self._signals(decision, loss)
+        together = signals.together()
+        self.end_step()
+        if self.on_device is not None and scaler is None and not wait:
+            # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
+            masked = self.on_device.drop_if_bad_(step, measurement, together, signals.buffers)
+            return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
+
+        found = signals.on_host(together)
+        damage = None
+        if not math.isfinite(found.total):
+            damage = inspect(measurement)
+            if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
+                decision = decide(measure_exactly(measurement))
+                signals = self._signals(decision, loss)
+                together = signals.together()
+                found = signals.on_host(together)  # host sync: rare
+        damage = damage or self._look_beyond_gradients(found, measurement.layout)
+        if damage is not None:
+            return self._drop(step, measurement, damage, scaler)
+        self._let_through(step, found)
+        return Passed(decision, together, clipped=found.coefficient < 1.0)
+
+    def _signals(self, decision: Decision, loss: Tensor | float | None) -> Signals:
+        """The signals of a step, on the device, the same on every process."""
+        total = decision.measurement.total
         doubts: dict[str, Tensor] = {}
-        if (sum_of_buffers := self.recovery.buffers.total()) is not None:
+        if (sum_of_buffers := self.recovery.sum_of_buffers()) is not None:
             doubts["buffers"] = sum_of_buffers.to(total)
         if loss is not None and self.guard.watches_loss:
             doubts["loss"] = torch.as_tensor(loss).detach().to(total)
-        return mean_over_processes(doubts)
+        if doubts:
+            doubts = mean_over_processes(doubts)
+        return Signals(total, decision.clips.smallest_coefficient(total), **doubts)
 
-    def look_beyond_gradients(self, total: float, doubts: Mapping[str, float], layout: Layout) -> Damage | None:
+    def _look_beyond_gradients(self, found: Signals, layout: Layout) -> Damage | None:
         """Damage to buffers by the forward pass, and spikes; ``None`` for a good step."""
         num_params = len(layout.params)
-        if not math.isfinite(doubts.get("buffers", 0.0)):
-            spoiled = self.recovery.buffers.spoiled()  # host syncs: only a doubtful step gets here
-            if any_process(bool(spoiled), layout.params):
-                return Damage({}, {}, num_params, buffers=spoiled or ("on another process",))
-        self.spike = self.guard.find_spike(total, doubts.get("loss"))
-        if self.spike is not None and self.guard.spikes is not None and self.guard.spikes.drop:
+        if found.buffers is not None and not math.isfinite(found.buffers):
+            names = self.recovery.buffers.not_finite()  # host syncs: only a doubtful step gets here
+            if any_process(bool(names), layout.params):
+                return Damage({}, {}, num_params, buffers=names or ("on another process",))
+        if self.guard.spikes is None:
+            return None
+        self.spike = self.guard.find_spike(found.total, found.loss)
+        if self.spike is not None and self.guard.spikes.drop:
             return Damage({}, {}, num_params, spike=self.spike)
         return None
 
-    def good_step(self, step: int, total: float, *, clipped: bool) -> None:
-        """Lets a step through."""
+    def _let_through(self, step: int, found: Signals) -> None:
         self.moved = True
-        self.guard.good_step()
+        if self.guard.streak:
+            self.guard.good_step()
         self.recovery.good_step(step)
-        self._history.append((step, total, "clipped" if clipped else "ok"))
+        self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
 
-    def late(self, *, wait: bool = False) -> Iterator[tuple[int, Measurement, Damage, NonFiniteGradientError | None]]:
-        """The bad ones among the steps that were held, as far as the host knows by now, oldest first.
-
-        Args:
-            wait: for all of them; a host sync.
-
-        Yields:
-            Step, what was measured of it, what was wrong, and the error that must end the run, if it must.
-        """
-        for held in self.held.learned(wait=wait) if self.held else ():
-            damage = damage_of(held)
-            self.moved = damage is None
-            if damage is None:
-                self.guard.good_step()
-                self._history.append((held.step, float(held.facts[0]), "ok"))
-                continue
-            must_end = self.guard.bad_step()
-            error = NonFiniteGradientError(self._last_words(damage, held.step)) if must_end else None
-            if must_end:
-                self.recovery.buffers.restore_()  # the forward pass of the present step has been through them
-            yield held.step, held.measurement, damage, error
-
-    def drop(
-        self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None
-    ) -> tuple[Verdict, NonFiniteGradientError | None]:
-        """Drops a step: leaves it to the scaler if that is its business, else takes its gradients away.
-
-        Returns:
-            What became of the step, and the error that must end the run, if it must.
-        """
+    def _drop(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> Dropped:
+        """Drops a step: leaves it to the scaler if that is its business, else takes its gradients away."""
         self.moved = False
         self._history.append((step, float(measurement.total), damage.cause))  # host sync: a bad step
         if scaler is not None and damage.nan and self.guard.leaves_to_scaler(scaler.get_scale()):  # host sync: rare
             self.recovery.overflow_step()
-            return "overflow", None
+            return Dropped(measurement, damage, "overflow")
         must_end = self.guard.bad_step()
         self.should_stop = self.should_stop or self.guard.action == "stop"
         self._save_incident(step, measurement, damage, scaler)
         for parameter in measurement.layout.params:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
-        dropped_as: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
-        return dropped_as, NonFiniteGradientError(self._last_words(damage, step)) if must_end else None
+        verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
+        error = NonFiniteGradientError(self._last_words(damage, step)) if must_end else None
+        return Dropped(measurement, damage, verdict, error)
+
+    def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
+        """The bad ones among the steps left to the device, as far as the host knows by now, oldest first.
+
+        Counts them. The list ends with the one that must end the run, if one must.
+
+        Args:
+            wait: for all of them; a host sync.
+        """
+        late: list[LateStep] = []
+        for waiting in self.on_device.learned(wait=wait) if self.on_device else ():
+            damage = damage_of(waiting)
+            self.moved = damage is None
+            if damage is None:
+                self.guard.good_step()
+                self._history.append((waiting.step, float(waiting.signals[0]), "ok"))
+                continue
+            error = None
+            if self.guard.bad_step():
+                self.recovery.buffers.restore_()  # the forward pass of the present step has been through them
+                error = NonFiniteGradientError(self._last_words(damage, waiting.step))
+            late.append(LateStep(waiting.step, Dropped(waiting.measurement, damage, "skipped", error)))
+            if error is not None:
+                break
+        return late
+
+    def end_step(self) -> None:
+        """Takes back, once the optimizer has stepped, what told it to leave the step out."""
+        if self.on_device is not None:
+            self.on_device.release()
 
     def take_spike(self, record: StepRecord) -> Finding | None:
         """The spike of the step at hand as the views show it, once."""
@@ -157,12 +295,21 @@ class Gate:
             remedies=("clip gradients with an adaptive policy", "let the guard drop spikes", "lower the learning rate"),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """The guard's memory of bad steps."""
+        return self.guard.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`; an empty state, of a run without a guard, starts fresh."""
+        if state:
+            self.guard.load_state_dict(state)
+
     def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
         self.last_incident = None
         if self._incidents is not None:
             self.last_incident = self._incidents.save(
                 step=step,
-                optimizer=self._optimizer,
+                optimizer=self._optimizers.plain[0],
                 optimizer_index=self._index,
                 action=self.guard.action,
                 cause=damage.cause,
@@ -178,19 +325,19 @@ class Gate:
     def _last_words(self, damage: Damage, step: int) -> str:
         why = "" if self.guard.action == "raise" else f" This was bad step {self.guard.streak} in a row (patience)."
         what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
-        ruined = (
+        likely = (
             " A parameter is not finite, so dropping steps cannot help: use rollback, or go back to a checkpoint."
-            if self.recovery.ruined()
+            if self.recovery.has_nonfinite_weights()
             else " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
         )
         saved = f" {self.last_incident}" if self.last_incident else ""
-        return f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{ruined}{saved}"
+        return f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}{saved}"
 
 
-def mean_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their means, by one all-reduce; unchanged where there is one process, or nothing to agree upon."""
-    if not values or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return values
+def mean_over_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their means, by one all-reduce; unchanged where there is one process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return dict(values)
     together = torch.stack(list(values.values())) / dist.get_world_size()
     dist.all_reduce(together)
     return dict(zip(values, together.unbind(), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_gradguard.arguments import check_count
 from lightning_gradguard.guard.buffers import Buffers
@@ -44,8 +44,22 @@ class Recovery:
         self.snapshot = Snapshot(module, optimizers) if rollback else None
         self.rollback_after = rollback_after
         self.snapshot_every_n_steps = snapshot_every_n_steps
-        self._params = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+        self._module = module
+        self._optimizers = list(optimizers)
         self._since_snapshot = 0
+        self._started = False
+
+    def follow(self, before: Sequence[torch.optim.Optimizer], now: Sequence[torch.optim.Optimizer]) -> None:
+        """Goes on with other optimizers in the place of some, or with changed parameters.
+
+        The next good state is taken at once: a snapshot of parameters that are gone is of no use.
+        """
+        self._optimizers = [one for one in self._optimizers if not any(one is gone for gone in before)] + [*now]
+        buffers = Buffers(self._module)
+        if buffers.names != self.buffers.names:
+            self.buffers = buffers
+        if self.snapshot is not None:
+            self.snapshot = Snapshot(self._module, self._optimizers)
         self._started = False
 
     def start(self) -> None:
@@ -56,14 +70,19 @@ class Recovery:
             self.snapshot.take(step=0)
             self._since_snapshot = 0
 
-    def before_step(self) -> None:
-        """Starts, if nobody did."""
-        if not self._started:
+    def begin_step(self) -> None:
+        """Starts at the first step, if nobody did; later where its forward pass has left a buffer not finite."""
+        if not self._started and not self.buffers.not_finite():
             self.start()
+
+    def sum_of_buffers(self) -> Tensor | None:
+        """Sum over the buffers, on the device: not finite if one of them is not; ``None`` without buffers."""
+        return self.buffers.total() if self.buffers.names else None
 
     def good_step(self, step: int) -> None:
         """Takes note of a step whose gradients are fine; with them the weights that gave them, not yet updated."""
-        self.buffers.keep()
+        if self.buffers.names:
+            self.buffers.keep()
         if self.snapshot is None:
             return
         self._since_snapshot += 1
@@ -72,8 +91,8 @@ class Recovery:
             self._since_snapshot = 0
 
     def overflow_step(self) -> None:
-        """Takes note of a step that the loss scaler drops: its forward pass counts, unless it spoiled a buffer."""
-        self.buffers.restore_() if self.buffers.spoiled() else self.buffers.keep()
+        """Takes note of a step that the loss scaler drops: its forward pass counts, unless a buffer is not finite."""
+        self.buffers.restore_() if self.buffers.not_finite() else self.buffers.keep()
 
     def bad_step(self, streak: int) -> bool:
         """Puts the buffers back, and after enough bad steps everything; tells whether it did the latter.
@@ -82,7 +101,7 @@ class Recovery:
             streak: bad steps in a row, this one included.
         """
         self.buffers.restore_()
-        if self.snapshot is None or (streak % self.rollback_after and not self.ruined()):
+        if self.snapshot is None or (streak % self.rollback_after and not self.has_nonfinite_weights()):
             return False
         return self.roll_back()
 
@@ -96,8 +115,11 @@ class Recovery:
         return True
 
     @torch.no_grad()
-    def ruined(self) -> bool:
+    def has_nonfinite_weights(self) -> bool:
         """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
-        flags = [parameter.isfinite().all() for parameter in map(local_values, self._params)]
+        flags = [parameter.isfinite().all() for parameter in map(local_values, self._params())]
         bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False
-        return any_process(bad, self._params)
+        return any_process(bad, self._params())
+
+    def _params(self) -> list[Tensor]:
+        return [p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]]

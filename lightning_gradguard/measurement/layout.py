@@ -5,28 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import chain
+from operator import is_
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.measurement.names import clean_name as clean_name
+from lightning_gradguard.measurement.names import module_names, tensor_names
 from lightning_gradguard.measurement.norms import Norms
+from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharding import Sharding, find_sharding, local_gradient, local_values
 
 GroupBy = Literal["layer", "parameter"]
-
-# What wrappers put into a parameter's name; none of it is the user's.
-_WRAPPER_PARTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-
-
-def clean_name(name: str) -> str:
-    """The name the user gave a parameter, without what ``torch.compile``, FSDP or Fabric put in front.
-
-    Example:
-        >>> clean_name("net._orig_mod.0.weight")
-        'net.0.weight'
-    """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +26,8 @@ class Layout:
     """The parameters of one optimizer, in depth order, with their names and layers.
 
     Frozen at construction; :meth:`fits` tells when the optimizer has changed since (parameter groups added by
-    a finetuning callback, say). A tied parameter has one entry, under its first name. A frozen one is listed,
-    since it may be unfrozen later; it just never has a gradient.
+    a finetuning callback, parameters replaced by a resized embedding). A tied parameter has one entry, under its first
+    name. A frozen one is listed, since it may be unfrozen later; it just never has a gradient.
 
     Attributes:
         params: the parameters, shape ``[num_params]`` as it were.
@@ -47,6 +39,8 @@ class Layout:
         owners: for each parameter the module it is a parameter of (for a parametrized one the module whose weight it
             makes); ``None`` for one that the module does not hold.
         sharding: how the parameters are spread over processes; ``None`` where every process has them whole.
+        in_order: the same parameters in the order of the optimizer's groups.
+        group_sizes: how many each group has.
     """
 
     params: tuple[nn.Parameter, ...]
@@ -57,17 +51,23 @@ class Layout:
     group_names: tuple[str, ...]
     owners: tuple[nn.Module | None, ...]
     sharding: Sharding | None = None
+    in_order: tuple[Tensor, ...] = ()
+    group_sizes: tuple[int, ...] = ()
 
     @classmethod
     def from_optimizer(
-        cls, module: nn.Module, optimizer: torch.optim.Optimizer, *, group_by: GroupBy = "layer"
+        cls,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer | Optimizers,
+        *,
+        group_by: GroupBy = "layer",
     ) -> Layout:
-        """Reads the layout of one optimizer.
+        """Reads the layout of one optimizer, or of several that are taken as one.
 
         Args:
             module: where the names come from; parameters of it that the optimizer does not hold are left out. Under
                 DDP or FSDP the outermost wrapper, which knows how parameters are spread over processes.
-            optimizer: the plain torch optimizer.
+            optimizer: the plain torch optimizer; or several, whose parameter groups follow each other.
             group_by: ``"layer"`` puts weight and bias of a module together, ``"parameter"`` keeps them apart.
 
         Raises:
@@ -75,18 +75,25 @@ class Layout:
         """
         if group_by not in ("layer", "parameter"):
             raise ValueError(f"group_by must be 'layer' or 'parameter', got {group_by!r}")
-        named = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
-        names = {parameter: clean_name(name) for name, parameter in named.named_parameters()}
-        owners = _owners(module)
+        groups = optimizer.groups if isinstance(optimizer, Optimizers) else optimizer.param_groups
+        names = tensor_names(module, "_parameters")
+        owners, module_name = _owners(module), module_names(module)
         depth = {parameter: position for position, parameter in enumerate(names)}
         entries = []  # (depth, name, parameter, group)
-        for group_index, group in enumerate(optimizer.param_groups):
+        for group_index, group in enumerate(groups):
             for index, parameter in enumerate(group["params"]):
                 name = names.get(parameter, f"unnamed.{group_index}.{index}")
                 entries.append((depth.get(parameter, len(depth)), name, parameter, group_index))
         entries.sort(key=lambda entry: entry[0])  # stable: unnamed ones last, in the optimizer's order
 
-        layer_names = [name.rpartition(".")[0] or name if group_by == "layer" else name for _, name, _, _ in entries]
+        def layer(name: str, parameter: Tensor) -> str:
+            if group_by == "parameter":
+                return name
+            owner = owners.get(parameter)
+            inner = name.replace("parametrizations.", "", 1) if owner is not None else name
+            return (module_name[owner] if owner is not None else "") or inner.rpartition(".")[0] or inner
+
+        layer_names = [layer(name, parameter) for _, name, parameter, _ in entries]
         layers = tuple(dict.fromkeys(layer_names))
         position = {layer: index for index, layer in enumerate(layers)}
         return cls(
@@ -95,19 +102,33 @@ class Layout:
             layers=layers,
             layer_of=tuple(position[layer] for layer in layer_names),
             group_of=tuple(group for _, _, _, group in entries),
-            group_names=tuple(str(g.get("name", i)) for i, g in enumerate(optimizer.param_groups)),
+            group_names=_names_of_groups(groups),
             owners=tuple(owners.get(parameter) for _, _, parameter, _ in entries),
             sharding=find_sharding(module, [parameter for _, _, parameter, _ in entries]),
+            in_order=tuple(parameter for group in groups for parameter in group["params"]),
+            group_sizes=tuple(len(group["params"]) for group in groups),
         )
 
-    def fits(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the optimizer still holds as many parameters and groups; groups only ever grow."""
-        groups = optimizer.param_groups
-        return len(groups) == len(self.group_names) and sum(len(g["params"]) for g in groups) == len(self.params)
+    def fits(self, groups: Sequence[dict[str, Any]]) -> bool:
+        """Whether these are still the same parameters in the same groups.
+
+        Each parameter is compared by identity: one that was replaced by another of the same shape (an embedding that
+        was resized and back, a new head) is another.
+        """
+        return (
+            self.group_sizes == tuple([len(group["params"]) for group in groups])
+            and all(map(is_, chain.from_iterable([group["params"] for group in groups]), self.in_order))
+            and self.group_names == _names_of_groups(groups)
+        )
 
     @functools.cached_property
     def norms_of_gradients(self) -> Norms:
         """Measures their gradients, step after step."""
+        return Norms()
+
+    @functools.cached_property
+    def norms_of_copies(self) -> Norms:
+        """Measures clipped copies of their gradients, for chains at each step."""
         return Norms()
 
     @functools.cached_property
@@ -172,6 +193,26 @@ class Layout:
     def values(self) -> list[Tensor]:
         """The value of each parameter now, or this process's piece of it, detached."""
         return [local_values(parameter) for parameter in self.params]
+
+
+def check_owner(module: nn.Module, optimizers: Optimizers) -> None:
+    """Refuses optimizers that hold no parameter of a module, though it has some.
+
+    Raises:
+        ValueError: says what each of them has.
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    params = optimizers.params
+    if own and params and not any(id(parameter) in own for parameter in params):
+        raise ValueError(
+            f"optimizer: none of its {len(params)} parameters is one of the {len(own)} of {type(module).__name__}: it "
+            "was made for another model, or for a copy of this one (moved, compiled or wrapped after that); make the "
+            "optimizer from the parameters of the module that is passed"
+        )
+
+
+def _names_of_groups(groups: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple([str(group.get("name", index)) for index, group in enumerate(groups)])
 
 
 def _owners(module: nn.Module) -> dict[Tensor, nn.Module]:

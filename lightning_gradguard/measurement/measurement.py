@@ -105,6 +105,12 @@ class Measurement:
         with torch.no_grad():  # detaching each parameter would cost more than the norms
             return whole_norms(self.layout, values, self.layout.norms_of_values)
 
+    def without_gradients(self) -> Measurement:
+        """The same numbers, without the gradients, whose memory is let go."""
+        kept = replace(self, grads=(None,) * len(self.grads))
+        kept.__dict__["present"] = self.present
+        return kept
+
     def scaled(self, coefficient: Tensor) -> Measurement:
         """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""
         norms = self.norms * coefficient

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import torch
@@ -12,25 +12,31 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.measurement.sharding import is_distributed, local_values
+from lightning_gradguard.probes.functions import FunctionWatch
 from lightning_gradguard.record import ActivationStats
 
 # An output beyond these is on the flat part of the curve: the derivative is below 0.04 (tanh) and 0.02 (sigmoid).
 _TANH_FLAT = 0.98
 _SIGMOID_FLAT = 0.02
 # Such units never let a gradient through again once their input is negative for every sample.
-_CAN_DIE = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU)
+_CAN_DIE = ("ReLU", "ReLU6", "GELU", "SiLU")
+_ACTIVATION_MODULES = (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU)
 _DEAD_ABOVE = -1e-2  # GELU and SiLU tend to zero from below
 _MAX_CALLS = 8  # of one module in one forward pass; a cell in a loop over time would fill the record
+_LAST_EARLY = 64  # by then what is certain has been said
 _WINDOW = 64  # sampled batches after which the memory of dead units is renewed, so that a revived one is seen
 
 
 def is_sampled(step: int, every_n_steps: int) -> bool:
-    """Whether a step is sampled: 0, 1, 2, 4, 8 … below the interval, for that is where runs break, then regularly."""
-    if step < every_n_steps:
-        return step & (step - 1) == 0
-    return step % every_n_steps == 0
+    """Whether a step is sampled: regularly, and the early ones, for that is where runs break."""
+    return step % every_n_steps == 0 or is_early(step)
+
+
+def is_early(step: int) -> bool:
+    """Whether a step is one of 0, 1, 2, 4, 8 … 64."""
+    return step <= _LAST_EARLY and step & (step - 1) == 0
 
 
 @dataclass
@@ -52,15 +58,16 @@ class Probe:
     the cost is one comparison. Hooks change nothing: outputs are read under ``no_grad``, and no random number is
     drawn. Nothing crosses to the host before :meth:`take`.
 
-    Watched are modules that own parameters, and activation modules; an activation applied as a function
-    (``F.relu``) is not seen. A ``torch.compile``-d module runs eagerly on sampled steps, since compiled code does not
-    see hooks that come later.
+    Watched are modules that own parameters, activation modules, and activations, softmax and attention that are applied
+    as functions, under the name of the module that applies them: ``encoder.relu()``. A ``torch.compile``-d module runs
+    eagerly on sampled steps, since compiled code does not see hooks that come later; functions are not watched in it.
 
     Args:
         module: the model.
         every_n_steps: interval between sampled steps, >= 1; the powers of two below it are sampled as well.
 
     Attributes:
+        functions: what looks at functions.
         order: name of each module that ran, mapped to its place in the forward pass; empty before the first sample.
 
     Raises:
@@ -93,6 +100,11 @@ class Probe:
         self._lowest: dict[str, Tensor] = {}
         self._batches: dict[str, int] = {}
         self._previous: nn.Module | None = None
+        self._inside: list[tuple[str, nn.Module]] = []  # modules whose forward is running, the innermost last
+        self._entered = False  # whether a watched module has run in this forward pass
+        self._ready: tuple[ActivationStats, ...] | None = None  # a sample that a checkpoint held
+        self.functions = FunctionWatch(self._see_function)
+        self.flows: dict[str, bool] = {}  # whether a gradient flows through the output of a module
         self._compiled = any(_is_compiled(part) for part in module.modules())
 
     def start(self, step: int) -> bool:
@@ -104,11 +116,17 @@ class Probe:
         self._seen, self._calls = {}, {}
         if not self._watched:
             self._watched = [
-                (part, self._hook(clean_name(name))) for name, part in self.module.named_modules() if _is_watched(part)
+                (part, self._hook(name)) for part, name in module_names(self.module).items() if _is_watched(part)
             ]
+        self._inside, self._entered = [], False
         self._handles = [part.register_forward_hook(hook) for part, hook in self._watched]
         if self._compiled:
             torch.compiler.set_stance("force_eager")
+        else:
+            for part, name in module_names(self.module).items():
+                self._handles.append(part.register_forward_pre_hook(self._enter(name)))
+                self._handles.append(part.register_forward_hook(self._leave))
+            self.functions.start()
         return True
 
     def look_for_modules(self) -> None:
@@ -122,6 +140,7 @@ class Probe:
         for handle in self._handles:
             handle.remove()
         self._handles, self._previous = [], None
+        self.functions.stop()
         if self._compiled:
             torch.compiler.set_stance("default")
 
@@ -132,8 +151,12 @@ class Probe:
         The first call tells of the first sample instead, however many there were by then: what initialization does
         shows nowhere else.
         """
-        if not self._seen or self._handles:
+        if self._handles:
             return None
+        if not self._seen:
+            ready, self._ready = self._ready, None
+            return ready
+        self._ready = None
         seen = list((self._first or self._seen).values())
         self._first, self._seen, self._told = None, {}, True
         values = [value for entry in seen for value in entry.values.values()]
@@ -142,6 +165,56 @@ class Probe:
         numbers = iter(torch.stack(values).tolist())  # the one host sync of a sampled step
         return tuple(_stats(entry, {key: next(numbers) for key in entry.values}) for entry in seen)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs in order to see what it would have seen; waits for a sample that is not told yet."""
+        before = (self._first, self._seen, self._told)
+        waiting = self.take()
+        self._first, self._seen, self._told = before
+        self._ready = waiting if not self._seen else None
+        return {
+            "waiting": [] if waiting is None else [asdict(stats) for stats in waiting],
+            "told": self._told,
+            "order": dict(self.order),
+            "highest": {name: value.clone() for name, value in self._highest.items()},
+            "lowest": {name: value.clone() for name, value in self._lowest.items()},
+            "batches": dict(self._batches),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`."""
+        self._first, self._seen, self._told = None, {}, state["told"]
+        self._ready = tuple(ActivationStats(**stats) for stats in state["waiting"]) or None
+        self.order.update(state["order"])
+        self._batches = dict(state["batches"])
+        home = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+        self._highest = {name: value.to(home) for name, value in state["highest"].items()}
+        self._lowest = {name: value.to(home) for name, value in state["lowest"].items()}
+
+    def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            self._inside.append((name, module))
+
+        return hook
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        while self._inside and self._inside.pop()[1] is not module:
+            pass  # one whose forward raised never left
+
+    def _see_function(self, kind: str, output: Tensor, figures: Mapping[str, Tensor]) -> None:
+        """Takes in an activation that was applied as a function; in a watched activation module it is seen as such."""
+        owner, module = self._inside[-1] if self._inside else ("", None)
+        if isinstance(module, (*_ACTIVATION_MODULES, nn.RNNBase, nn.RNNCellBase)) or not output.is_floating_point():
+            return
+        call = f"{kind.lower()}()"
+        name = f"{owner}.{call}" if owner else call
+        number = self._calls[name] = self._calls.get(name, 0) + 1
+        if number > _MAX_CALLS:
+            return
+        entry = _Seen(name if number == 1 else f"{name}#{number}", kind, output.dtype)
+        self._seen[entry.name] = entry
+        self._look(entry, output, None)
+        entry.values.update(figures)
+
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             output = output[0] if isinstance(output, tuple) and output else output
@@ -149,14 +222,15 @@ class Probe:
                 return
             if is_distributed(output):  # this process looks at its own units
                 output = cast(Any, output).to_local()
-            first = not self._calls
+            first, self._entered = not self._entered, True
             call = self._calls[name] = self._calls.get(name, 0) + 1
             self.order.setdefault(name, len(self.order))
             if call <= _MAX_CALLS:
                 key = name if call == 1 else f"{name}#{call}"
                 entry = _Seen(key, type(module).__name__, output.dtype)
                 self._seen[key] = entry
-                self._look(entry, module, args if first else (), output)
+                self._look(entry, output, args[0] if first and args else None, module)
+                self.flows[name] = output.requires_grad
                 if output.dtype in (torch.float16, torch.bfloat16) and output.requires_grad:
                     smallest = torch.finfo(output.dtype).smallest_normal
                     output.register_hook(_underflow_hook(entry.values, smallest))
@@ -165,24 +239,33 @@ class Probe:
         return hook
 
     @torch.no_grad()
-    def _look(self, entry: _Seen, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def _look(self, entry: _Seen, output: Tensor, given: Any = None, module: nn.Module | None = None) -> None:
+        """Takes in an output; ``given`` is what went into the first module."""
         values = entry.values
         output = output.detach()
         floats = output.float()
         entry.num_elements = floats.numel()
         values["norm"] = torch.linalg.vector_norm(floats)
-        if isinstance(module, _CAN_DIE):
+        if entry.kind in _CAN_DIE:
             low, high = self._extremes_of_units(floats)
             values["dead"], entry.num_batches = self._dead(entry.name, low, high)
             values["low"], values["high"] = low.amin(), high.amax()
         else:
             values["low"], values["high"] = torch.aminmax(floats)
-        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            values["input_rms"] = local_values(args[0]).float().square().mean().sqrt()
-        if isinstance(module, nn.Tanh | nn.RNN) and getattr(module, "nonlinearity", "tanh") == "tanh":
+        if isinstance(given, Tensor) and given.is_floating_point():
+            values["input_rms"] = local_values(given).float().square().mean().sqrt()
+        if entry.kind in ("Tanh", "RNN", "RNNCell") and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
-        elif isinstance(module, nn.Sigmoid):
+        elif entry.kind in ("Linear", "Conv1d", "Conv2d", "Conv3d"):
+            self._spread(values, floats, module)
+        elif entry.kind == "Sigmoid":
             values["saturated"] = ((floats - 0.5).abs() > 0.5 - _SIGMOID_FLAT).float().mean()
+
+    def _spread(self, values: dict[str, Tensor], output: Tensor, module: nn.Module | None) -> None:
+        """How much units differ, as their largest difference from the first one."""
+        unit = 1 if output.dim() >= 4 or (isinstance(module, nn.Conv1d) and output.dim() == 3) else output.dim() - 1
+        if output.dim() >= 2 and output.shape[unit] > 1:
+            values["unit_spread"] = (output - output.narrow(unit, 0, 1)).abs().amax()
 
     def _extremes_of_units(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest output of each unit."""
@@ -216,7 +299,7 @@ def _is_compiled(module: nn.Module) -> bool:
 def _is_watched(module: nn.Module) -> bool:
     if any(True for _ in module.parameters(recurse=False)):
         return True
-    return isinstance(module, (nn.Tanh, nn.Sigmoid, *_CAN_DIE))
+    return isinstance(module, _ACTIVATION_MODULES)
 
 
 def _underflow_hook(values: dict[str, Tensor], smallest: float) -> Callable[[Tensor], None]:
@@ -229,10 +312,13 @@ def _underflow_hook(values: dict[str, Tensor], smallest: float) -> Callable[[Ten
 def _stats(entry: _Seen, values: dict[str, float]) -> ActivationStats:
     norm, low, high = (values.pop(key) for key in ("norm", "low", "high"))
     max_abs = max(-low, high)
+    rms = norm / math.sqrt(entry.num_elements)
+    if "unit_spread" in values:
+        values["unit_spread"] = values["unit_spread"] / rms if rms > 0 else 0.0
     return ActivationStats(
         module=entry.name,
         kind=entry.kind,
-        rms=norm / math.sqrt(entry.num_elements),
+        rms=rms,
         max_abs=max_abs,
         range_used=max_abs / torch.finfo(entry.dtype).max,
         dtype=str(entry.dtype).removeprefix("torch."),

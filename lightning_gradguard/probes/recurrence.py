@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.names import module_names
 from lightning_gradguard.probes.activations import is_sampled
 
 
@@ -49,7 +50,7 @@ class TemporalProbe:
         self.module = module
         self.every_n_steps = every_n_steps
         self.max_sequences = max_sequences
-        self._recurrent = [(clean_name(n), m) for n, m in module.named_modules() if isinstance(m, nn.RNNBase)]
+        self._recurrent = [(n, m) for m, n in module_names(module).items() if isinstance(m, nn.RNNBase)]
         self._handles: list[RemovableHandle] = []
         self._seen: dict[str, Tensor] = {}
 
@@ -72,12 +73,21 @@ class TemporalProbe:
         seen, self._seen = self._seen, {}
         return {name: tuple(norms.tolist()) for name, norms in seen.items()}  # host sync: a sampled step
 
+    def state(self) -> dict[str, Tensor]:
+        """What is not told yet."""
+        return {name: norms.clone() for name, norms in self._seen.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from :meth:`state`."""
+        self._seen = dict(state)
+
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             inputs = args[0] if args else kwargs.get("input")
             if name not in self._seen and isinstance(inputs, Tensor) and inputs.dim() == 3:
                 hidden = args[1] if len(args) > 1 else kwargs.get("hx")
-                self._seen[name] = self._measure(module, inputs, hidden)
+                with _disable_current_modes():  # what looks at functions is not to see this pass
+                    self._seen[name] = self._measure(module, inputs, hidden)
 
         return hook
 

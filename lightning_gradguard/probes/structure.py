@@ -35,12 +35,14 @@ class Structure:
         self._trainable: tuple[bool, ...] = ()
         self._num_seen = 0  # modules that have run
         self._depth: tuple[int | None, ...] | None = None
+        self._flows: tuple[bool | None, ...] | None = None
 
-    def facts(self, order: Mapping[str, int]) -> dict[str, Any]:
+    def facts(self, order: Mapping[str, int], flows: Mapping[str, bool] | None = None) -> dict[str, Any]:
         """The fields of the record.
 
         Args:
             order: place of each module in the forward pass, of those that were seen to run; it only ever grows.
+            flows: of each of them whether its output had a gradient to pass on.
         """
         flags = [parameter.requires_grad for parameter in self._layout.params]
         if flags != self._flags:
@@ -50,9 +52,11 @@ class Structure:
         if len(order) != self._num_seen:
             self._num_seen = len(order)
             self._depth = tuple(order.get(owner) for owner in self._owners)
+            self._flows = tuple((flows or {}).get(owner) for owner in self._owners)
         return {
             "layer_sizes": self._sizes,
             "layer_kinds": self._kinds,
             "trainable": self._trainable,
             "depth": self._depth,
+            "flows": self._flows,
         }

@@ -96,6 +96,15 @@ class UpdateMeter:
         ratios, self._largest = self._largest.tolist(), None  # host sync: a sampled step
         return tuple(None if ratio != ratio else ratio for ratio in ratios)
 
+    def state(self) -> Tensor | None:
+        """What is not told yet."""
+        return None if self._largest is None else self._largest.clone()
+
+    def load_state(self, state: Tensor | None) -> None:
+        """Goes on from :meth:`state`."""
+        if state is None or len(state) == len(self.layout.layers):
+            self._largest = state
+
     def _values(self) -> list[Tensor]:
         """What is compared of each parameter, as views of it."""
         if self.layout.sharding is not None:

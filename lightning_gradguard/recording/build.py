@@ -1,9 +1,15 @@
-"""From device tensors to a record: one copy to the host, on logged steps only."""
+"""From device tensors to a record: one copy to the host, on logged steps only.
+
+A record is put together from groups of numbers: totals, layers, and what happened since the last record. A new number
+is declared in its group, under the name that it has in :class:`~lightning_gradguard.record.StepRecord`, and there.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +18,12 @@ from torch.amp.grad_scaler import GradScaler
 from lightning_gradguard.clip.apply import cosine
 from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
+from lightning_gradguard.guard.verdict import Dropped, Judgement, verdict_of
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer, measure_exactly, p_norms
-from lightning_gradguard.record import StepRecord, Verdict
-from lightning_gradguard.recording.since_last import Counters, Window
+from lightning_gradguard.record import StepRecord
+from lightning_gradguard.recording.on_host import Number, Vector, on_host
+from lightning_gradguard.recording.since_last import Counters, SinceLast
 
 # Below this a float32 norm has lost squares to underflow: such gradients are measured again, exactly.
 _TINY = 1e-15
@@ -24,152 +32,264 @@ _TINY = 1e-15
 WEIGHTS_EVERY_N_STEPS = 50
 
 
-class HostValues(dict[str, "list[float] | float | None"]):
-    """Named values that have crossed to the host."""
+@dataclass(frozen=True)
+class View:
+    """What records hold in this run, whatever the step.
 
-    def many(self, key: str) -> list[float]:
-        """A vector; empty where it was not asked for."""
-        value = self.get(key)
-        return value if isinstance(value, list) else []
+    Attributes:
+        optimizer: index of the optimizer.
+        num_optimizers: how many there are.
+        per_layer: whether records hold layers, or totals only.
+        norm_type: p of the layer norms.
+        clips: whether a policy is at work.
+    """
 
-    def one(self, key: str) -> float:
-        """A number."""
-        value = self[key]
-        assert isinstance(value, float | int)
-        return value
-
-    def maybe(self, key: str) -> float | None:
-        """A number, or ``None`` where it does not apply."""
-        return None if self[key] is None else self.one(key)
+    optimizer: int = 0
+    num_optimizers: int = 1
+    per_layer: bool = True
+    norm_type: float = 2.0
+    clips: bool = False
 
 
-def to_host(values: Mapping[str, Tensor | float | None]) -> HostValues:
-    """Brings many tensors of shape ``[n]`` or ``[]`` to the host in a single copy; the rest passes through."""
-    tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
-    device = next(iter(tensors.values())).device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    flat = torch.cat([t.reshape(-1).to(device, dtype) for t in tensors.values()]).tolist()  # host sync: a logged step
-    result = HostValues({key: value for key, value in values.items() if not isinstance(value, Tensor)})
-    start = 0
-    for key, tensor in tensors.items():
-        chunk = flat[start : start + tensor.numel()]
-        result[key] = chunk if tensor.dim() else chunk[0]
-        start += tensor.numel()
-    return result
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """The whole gradient of this step, before and after clipping."""
+
+    total_norm: Number
+    post_clip_norm: Number = None
+    threshold: Number = None
+    coefficient: Number = None
+    cosine: Number = None
+    clipped: Number = None
+
+    @classmethod
+    def of(cls, measurement: Measurement, clips: Clips | None, after: Measurement | None, view: View) -> Totals:
+        """The totals on the device; those of clipping for a step that got so far."""
+        if clips is None or after is None:
+            return cls(measurement.total)
+        return cls(
+            total_norm=measurement.total,
+            post_clip_norm=after.total,
+            threshold=clips.threshold,
+            coefficient=clips.single_coefficient,
+            cosine=cosine(measurement, after) if view.clips else None,
+            clipped=clips.any_clipped(),
+        )
+
+    def fields(self, exact_total: float, damage: Damage | None, view: View) -> dict[str, Any]:
+        """The record's fields, from the host's values."""
+        coefficient = self.coefficient
+        if view.clips and self.post_clip_norm is not None and coefficient is None:
+            # Clipped tensor by tensor or element by element: the whole has shrunk by so much.
+            coefficient = min(1.0, self.post_clip_norm / exact_total) if self.clipped else 1.0
+        return {
+            "total_norm": exact_total,
+            "post_clip_norm": None if damage is not None else self.post_clip_norm,
+            "threshold": self.threshold,
+            "coefficient": coefficient,
+            "cosine": self.cosine,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """Layer by layer: gradients of this step, and weights where they are due."""
+
+    norms: Vector  # of parameters
+    p_norms: Vector = None  # of parameters
+    weight_norms: Vector = None
+    after: Vector = None  # norms of parameters once they are clipped, where no single coefficient tells
+
+    @classmethod
+    def of(
+        cls, measurement: Measurement, clips: Clips | None, after: Measurement | None, view: View, *, weights: bool
+    ) -> Layers:
+        """The layers on the device."""
+        if not view.per_layer:
+            return cls(measurement.norms)
+        one_by_one = clips is not None and bool(clips.answers) and clips.single_coefficient is None
+        return cls(
+            norms=measurement.norms,
+            p_norms=p_norms(measurement, view.norm_type) if view.norm_type != 2.0 else None,
+            weight_norms=by_layer(measurement.layout, measurement.weight_norms) if weights else None,
+            after=after.norms if one_by_one and after is not None else None,
+        )
+
+    def fields(self, measurement: Measurement, exact: Tensor, folded: list[float] | None, view: View) -> dict[str, Any]:
+        """The record's fields, from the host's values.
+
+        Args:
+            measurement: of this step.
+            exact: the norms of parameters, those measured again that float32 cannot hold.
+            folded: the smallest coefficient of each layer since the last record, where one by one is known.
+            view: what records hold.
+        """
+        if not view.per_layer:
+            return {"layers": (), "layer_norms": ()}
+        layout = measurement.layout
+        norms = by_layer(layout, exact) if self.p_norms is None else _by_layer_p(layout, self.p_norms, view.norm_type)
+        return {
+            "layers": layout.layers,
+            "layer_norms": _where_present(layout, norms.tolist(), measurement.present),
+            "weight_norms": None if self.weight_norms is None else tuple(self.weight_norms),
+            "layer_shapes": layout.layer_shapes,
+            "min_layer_coefficients": self._min_coefficients(layout, exact, folded),
+        }
+
+    def _min_coefficients(
+        self, layout: Layout, exact: Tensor, folded: list[float] | None
+    ) -> tuple[float | None, ...] | None:
+        """The smallest coefficient of each layer: what was folded, and what this step's norms say."""
+        if not self.after:
+            return None
+        raw, clipped = by_layer(layout, exact), by_layer(layout, torch.tensor(self.after, dtype=torch.float64))
+        now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
+        return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Since:
+    """What happened since the last record, this step included, and in the run so far."""
+
+    max_layer_norms: Vector
+    max_total_norm: Number
+    min_coefficient: Number
+    min_layer_coefficients: Vector
+    num_clipped: Number
+    num_nonfinite: Number
+    clipped_total: Number
+    nonfinite_total: Number
+
+    @classmethod
+    def of(cls, since: SinceLast, counters: Counters, view: View) -> Since:
+        """The fold on the device."""
+        return cls(
+            max_layer_norms=since.max_layer_norms if view.per_layer else None,
+            max_total_norm=since.max_total_norm,
+            min_coefficient=since.min_coefficient,
+            min_layer_coefficients=since.min_layer_coefficients if view.per_layer else None,
+            num_clipped=since.num_clipped,
+            num_nonfinite=since.num_nonfinite,
+            clipped_total=counters.clipped,
+            nonfinite_total=counters.nonfinite,
+        )
+
+    def fields(self, since: SinceLast, counters: Counters, view: View) -> dict[str, Any]:
+        """The record's fields, from the host's values."""
+        largest = self.max_layer_norms or []
+        return {
+            "num_steps": since.num_steps,
+            "num_clipped": int(self.num_clipped),
+            "num_nonfinite": int(self.num_nonfinite),
+            "max_layer_norms": _where_present(since.layout, largest, since.present) if view.per_layer else (),
+            "max_total_norm": self.max_total_norm,
+            "min_coefficient": self.min_coefficient if view.clips else None,
+            "clip_rate": self.clipped_total / counters.steps if view.clips else None,
+            "nonfinite_total": int(self.nonfinite_total),
+            "skipped_total": counters.skipped,
+        }
 
 
 @torch.no_grad()
 def build_record(
     measurement: Measurement,
+    judgement: Judgement,
+    since: SinceLast,
+    counters: Counters,
+    view: View,
     *,
     step: int,
-    optimizer: int,
-    num_optimizers: int,
-    window: Window,
-    counters: Counters,
-    per_layer: bool,
-    norm_type: float,
-    clips_at_all: bool,
-    clips: Clips | None = None,
-    after: Measurement | None = None,
-    damage: Damage | None = None,
-    dropped_as: Verdict = "skipped",
     scaler: GradScaler | None = None,
 ) -> StepRecord:
     """Makes the record of one step.
 
     Args:
         measurement: the raw gradients.
-        step: x-axis of the run.
-        optimizer: index of the optimizer.
-        num_optimizers: how many there are.
-        window: the steps since the last record, this one included.
+        judgement: what became of the step.
+        since: the steps since the last record, this one included.
         counters: the run so far, this step included.
-        per_layer: whether to hold layers.
-        norm_type: p of the layer norms.
-        clips_at_all: whether a policy is at work in this run.
-        clips: the policies' answers; ``None`` for a step that did not get so far.
-        after: the gradients after clipping; ``None`` likewise.
-        damage: what is wrong with a step that the guard stopped; else ``None``.
-        dropped_as: what became of such a step.
+        view: what records hold in this run.
+        step: x-axis of the run.
         scaler: the live loss scaler.
     """
-    layout = measurement.layout
-    with_weights = per_layer and weights_are_due(counters.steps, window.num_steps)
-    host = to_host(
-        {
-            "norms": measurement.norms,
-            "total": measurement.total,
-            "post": after.total if after else None,
-            "cosine": cosine(measurement, after) if after and clips_at_all else None,
-            "threshold": clips.threshold if clips else None,
-            "clipped": clips.any_clipped() if clips else None,
-            "coefficient": clips.single_coefficient if clips else None,
-            "p_norms": p_norms(measurement, norm_type) if per_layer and norm_type != 2.0 else None,
-            "weights": by_layer(layout, measurement.weight_norms) if with_weights else None,
-            "max_layers": window.max_layer_norms if per_layer else None,
-            "max_total": window.max_total_norm,
-            "min_coefficient": window.min_coefficient,
-            "min_layer_coefficients": window.min_layer_coefficients if per_layer else None,
-            "after_norms": after.norms if after and clips and per_layer and clips.single_coefficient is None else None,
-            "num_clipped": window.num_clipped,
-            "num_nonfinite": window.num_nonfinite,
-            "clipped_total": counters.clipped,
-            "nonfinite_total": counters.nonfinite,
-        }
+    dropped = judgement if isinstance(judgement, Dropped) else None
+    clips = None if isinstance(judgement, Dropped) else judgement.decision.clips
+    after = clips.after(measurement) if clips is not None else None
+    weights = view.per_layer and weights_are_due(counters.steps, since.num_steps)
+    totals, layers, fold = on_host(
+        Totals.of(measurement, clips, after, view),
+        Layers.of(measurement, clips, after, view, weights=weights),
+        Since.of(since, counters, view),
     )
-    norms, total = torch.tensor(host.many("norms"), dtype=torch.float64), host.one("total")
-    stopped = damage is not None
-    if damage is None and not math.isfinite(total):  # nobody guards: say at least what went through
+
+    damage = dropped.damage if dropped is not None else None
+    if damage is None and not math.isfinite(totals.total_norm):  # nobody guards: say at least what went through
         damage = inspect(measurement)
+    norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
     if damage is None:
         norms, total = _exact(measurement, norms, total)
-
-    def layers_of(values: Sequence[float], present: Sequence[bool]) -> tuple[float | None, ...]:
-        if all(present):
-            return tuple(values)
-        seen = {layer for layer, there in zip(layout.layer_of, present, strict=True) if there}
-        return tuple(value if i in seen else None for i, value in enumerate(values))
-
-    post, coefficient, clipped = host.maybe("post"), host.maybe("coefficient"), bool(host.maybe("clipped"))
-    if clips_at_all and post is not None and coefficient is None:
-        coefficient = min(1.0, post / total) if clipped else 1.0
-    layer_norms = by_layer(layout, norms) if norm_type == 2.0 else _by_layer_p(layout, host.many("p_norms"), norm_type)
-    verdict: Verdict
-    if damage is not None:
-        verdict = dropped_as if stopped else "overflow" if scaler else "nonfinite"
-    else:
-        verdict = "clipped" if clipped else "ok"
-    max_layers = host.many("max_layers")
     return StepRecord(
         step=step,
-        optimizer=optimizer,
-        num_optimizers=num_optimizers,
-        layers=layout.layers if per_layer else (),
-        layer_norms=layers_of(layer_norms.tolist(), measurement.present) if per_layer else (),
-        total_norm=total,
-        post_clip_norm=post if damage is None else None,
-        threshold=host.maybe("threshold"),
-        coefficient=coefficient,
-        cosine=host.maybe("cosine"),
-        verdict=verdict,
-        nonfinite_layers=_layers_of_names(layout, damage.names) if damage else (),
-        cause=damage.cause if damage else None,
-        loss_scale=scaler.get_scale() if scaler else None,  # host sync: a logged step
-        num_steps=window.num_steps,
-        num_clipped=int(host.one("num_clipped")),
-        num_nonfinite=int(host.one("num_nonfinite")),
-        max_layer_norms=layers_of(max_layers, window.present) if per_layer else (),
-        max_total_norm=host.one("max_total"),
-        min_coefficient=host.one("min_coefficient") if clips_at_all else None,
-        clip_rate=host.one("clipped_total") / counters.steps if clips_at_all else None,
-        nonfinite_total=int(host.one("nonfinite_total")),
-        skipped_total=counters.skipped,
-        weight_norms=tuple(host.many("weights")) if with_weights else None,
-        layer_shapes=layout.layer_shapes if per_layer else None,
-        min_layer_coefficients=_layer_coefficients(layout, norms, host) if clips and clips.answers else None,
-        clip_ratio=clips.ratio if clips else None,
+        optimizer=view.optimizer,
+        num_optimizers=view.num_optimizers,
+        clip_ratio=clips.ratio if clips is not None else None,
+        **_judged(measurement.layout, judgement, damage, scaler, clipped=bool(totals.clipped)),
+        **totals.fields(total, damage, view),
+        **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
+        **fold.fields(since, counters, view),
     )
+
+
+def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None = None) -> StepRecord:
+    """Makes the record of a step that did not come: no parameter has a gradient, or nobody steps the optimizer.
+
+    Args:
+        layout: the parameters of the optimizer.
+        view: what records hold in this run.
+        step: x-axis of the run.
+        waiting: backward passes since the last step; ``None`` if there is no gradient to step with.
+    """
+    none = (None,) * len(layout.layers) if view.per_layer else ()
+    return StepRecord(
+        step=step,
+        optimizer=view.optimizer,
+        num_optimizers=view.num_optimizers,
+        layers=layout.layers if view.per_layer else (),
+        layer_norms=none,
+        total_norm=0.0,
+        post_clip_norm=None,
+        threshold=None,
+        coefficient=None,
+        cosine=None,
+        verdict="ok",
+        nonfinite_layers=(),
+        cause=None,
+        loss_scale=None,
+        num_steps=0,
+        num_clipped=0,
+        num_nonfinite=0,
+        max_layer_norms=none,
+        max_total_norm=0.0,
+        min_coefficient=None,
+        clip_rate=None,
+        nonfinite_total=0,
+        skipped_total=0,
+        layer_shapes=layout.layer_shapes if view.per_layer else None,
+        early=True,
+        waiting=waiting,
+    )
+
+
+def _judged(
+    layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, *, clipped: bool
+) -> dict[str, Any]:
+    """The record's fields about what became of the step, and why."""
+    return {
+        "verdict": verdict_of(judgement, nonfinite=damage is not None, clipped=clipped, scaled=scaler is not None),
+        "nonfinite_layers": _layers_of_names(layout, damage.names) if damage else (),
+        "cause": damage.cause if damage else None,
+        "loss_scale": scaler.get_scale() if scaler else None,  # host sync: a logged step
+    }
 
 
 def weights_are_due(num_steps: int, num_new: int) -> bool:
@@ -202,14 +322,12 @@ def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tenso
     return norms, float(torch.linalg.vector_norm(norms))
 
 
-def _layer_coefficients(layout: Layout, norms: Tensor, host: HostValues) -> tuple[float | None, ...] | None:
-    """The smallest coefficient of each layer: what the window folded, and what this step's norms say."""
-    if not (after := host.many("after_norms")):
-        return None
-    raw, clipped = by_layer(layout, norms), by_layer(layout, torch.tensor(after, dtype=torch.float64))
-    now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
-    folded = host.many("min_layer_coefficients")
-    return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
+def _where_present(layout: Layout, values: Sequence[float], present: Sequence[bool]) -> tuple[float | None, ...]:
+    """The values of layers, ``None`` for those of which no parameter had a gradient."""
+    if all(present):
+        return tuple(values)
+    seen = {layer for layer, there in zip(layout.layer_of, present, strict=True) if there}
+    return tuple(value if i in seen else None for i, value in enumerate(values))
 
 
 def _by_layer_p(layout: Layout, norms: Sequence[float], p: float) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.measurement.layout import Layout
-from lightning_gradguard.measurement.measurement import by_layer
+from lightning_gradguard.measurement.measurement import Measurement, by_layer
 
 # Steps whose norms are kept until they are folded together: their cost is that of one, and their memory bounded.
 _FOLD_EVERY = 32
@@ -25,10 +26,10 @@ class Counters:
     clipped: Tensor | float = 0.0
     nonfinite: Tensor | float = 0.0
 
-    def add(self, window: Window) -> None:
-        """Takes in a window that ends."""
-        self.clipped = self.clipped + window.num_clipped
-        self.nonfinite = self.nonfinite + window.num_nonfinite
+    def add(self, since: SinceLast) -> None:
+        """Adds what happened since the last record."""
+        self.clipped = self.clipped + since.num_clipped
+        self.nonfinite = self.nonfinite + since.num_nonfinite
 
     def state_dict(self) -> dict[str, float]:
         """The counts as numbers."""
@@ -40,7 +41,7 @@ class Counters:
         self.clipped, self.nonfinite = state["clipped"], state["nonfinite"]
 
 
-class Window:
+class SinceLast:
     """Folds the steps since the last record: largest norms, smallest coefficient, counts.
 
     Holds one number per layer and a few more, and the norms of the last 31 steps at most, whatever the length of the
@@ -58,7 +59,7 @@ class Window:
         self.reset()
 
     def reset(self) -> None:
-        """Starts a new window."""
+        """Starts anew, after a record."""
         self.max_layer_norms = torch.zeros(len(self.layout.layers), dtype=self._dtype, device=self._device)
         self.max_total_norm = torch.zeros((), dtype=self._dtype, device=self._device)
         self.min_coefficient = torch.ones((), dtype=self._dtype, device=self._device)
@@ -70,17 +71,21 @@ class Window:
         self._steps: list[tuple[Tensor, Tensor]] = []
         self._scaled = False
 
-    def add(self, norms: Tensor, facts: Tensor, *, scaled: bool) -> None:
-        """Takes one step in.
+    def add(self, measurement: Measurement, signals: Tensor, clips: Clips) -> None:
+        """Takes one step in; it is folded with others later, in one go.
 
         Args:
-            norms: of each parameter's gradient.
-            facts: of the step, as :meth:`~lightning_gradguard.clip.clipper.Clips.facts` gives them. A step whose total
-                norm is not finite enters the counts only.
-            scaled: whether the second of them is a coefficient.
+            measurement: of the raw gradients.
+            signals: ``[total norm, smallest coefficient, ...]``. A step whose total norm is not finite enters the
+                counts only.
+            clips: what the policies answered: whether the second signal is a coefficient (else it is 0 for a clipped
+                step and 1 for another), and those of single layers.
         """
-        self._steps.append((norms, facts))
-        self._scaled = scaled
+        self._steps.append((measurement.norms, signals))
+        if clips.answers:
+            self._scaled = clips.scaled
+            if (by_layer := clips.layer_coefficients(self.layout)) is not None:
+                self.add_layer_coefficients(by_layer)
         if len(self._steps) == _FOLD_EVERY:
             self.fold()
 
@@ -89,7 +94,7 @@ class Window:
         if not self._steps:
             return
         norms = torch.stack([norms for norms, _ in self._steps])
-        totals, coefficients = torch.stack([facts[:2] for _, facts in self._steps]).to(self._dtype).unbind(1)
+        totals, coefficients = torch.stack([signals[:2] for _, signals in self._steps]).to(self._dtype).unbind(1)
         self._steps = []
         finite = totals.isfinite()
         layers = by_layer(self.layout, norms).where(finite.unsqueeze(1), 0.0)
@@ -106,7 +111,7 @@ class Window:
         before = self.min_layer_coefficients
         self.min_layer_coefficients = coefficients if before is None else torch.fmin(before, coefficients)
 
-    def see(self, present: tuple[bool, ...]) -> None:
+    def count(self, present: tuple[bool, ...]) -> None:
         """Counts a step, and notes which parameters had a gradient."""
         self.num_steps += 1
         if present != self.present:
@@ -122,15 +127,20 @@ class Window:
             **{key: float(getattr(self, key)) for key in self._SCALARS},  # host sync: a checkpoint is written
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state.
+
+        Returns:
+            Whether the fold is taken over.
+        """
         self._steps = []
         if list(self.layout.layers) != state["layers"] or len(self.present) != len(state["present"]):
-            return
+            return False
         self.max_layer_norms.copy_(state["max_layer_norms"])
         self.max_total_norm.fill_(state["max_total_norm"])
         self.min_coefficient.fill_(state["min_coefficient"])
         self.num_clipped, self.num_nonfinite = state["num_clipped"], state["num_nonfinite"]
         self.num_steps, self.present = int(state["num_steps"]), tuple(state["present"])
+        return True
 
     _SCALARS = ("max_total_norm", "min_coefficient", "num_clipped", "num_nonfinite", "num_steps")

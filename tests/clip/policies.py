@@ -82,4 +82,9 @@ TWINS: dict[str, Pair] = {
         lambda: MaxClip(decay=0.999, original=True),
         lambda: reference.Max(decay=0.999, original=True),
     ),
+    "AGC": (AGC, reference.Agc),
+    "Chain": (
+        lambda: Chain([ValueClip(0.3), ZClip(), NormClip(1.0)]),
+        lambda: reference.Chain([reference.Value(0.3), reference.Z(), reference.Norm(1.0)]),
+    ),
 }

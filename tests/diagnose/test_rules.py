@@ -9,28 +9,47 @@ from pathlib import Path
 import pytest
 
 from lightning_gradguard.diagnose import (
+    BadBatches,
     ClippingAlways,
+    CriticWon,
     DeadUnits,
     Diagnosis,
+    Diverged,
+    DoubleActivation,
     ExplodingOverDepth,
     ExplodingOverTime,
     Fp16Headroom,
     Fp16Underflow,
+    FrozenLast,
+    IdenticalUnits,
     InputScale,
     LargeUpdates,
+    LossRises,
     LossScaleCollapse,
     NoGradient,
+    NoStep,
+    OldGradients,
     OptimizerImbalance,
+    OutputScale,
     PoorInitialization,
+    RateDecayed,
     Runaway,
     SaturatedActivations,
+    SaturatedAttention,
+    SaturatedOutput,
     SmallUpdates,
+    StarvingPart,
+    TargetScale,
+    Unoptimized,
     VanishingOverDepth,
     VanishingOverTime,
+    WeightDecay,
     WrongSign,
     ZeroGradient,
+    ZeroRate,
     default_rules,
 )
+from lightning_gradguard.record import BatchStats, LossStats
 
 N = 8  # records of each run
 FADING = tuple(10.0**-i for i in range(6, 0, -1))
@@ -52,7 +71,75 @@ def acts(*stats, **fields):
 LINEAR = ("a", "Linear", {})
 HEAD = ("head", "Linear", {})
 
+BAD = {"verdict": "skipped", "cause": "nan", "num_nonfinite": 1, "total_norm": math.nan, "nonfinite_layers": ("a",)}
+
+X = BatchStats("0", 1.0)
+EXPERTS = ("experts.0", "experts.1", "experts.2", "experts.3", "head")
+
 SICK = {
+    "nobody steps": (NoStep(), steady(num_steps=0, waiting=64)),
+    "nothing has a gradient": (NoGradient(), steady(num_steps=0, layer_norms=(None,) * 6)),
+    "a cut before the head": (NoGradient(), steady(layer_norms=(None,) * 5 + (0.1,))),
+    "a head that no optimizer has": (Unoptimized(), steady(unoptimized=("head",))),
+    "a frozen head": (FrozenLast(), steady(frozen_last=("head",))),
+    "a learning rate of zero": (ZeroRate(), steady(learning_rates=(0.0,) * 6, update_ratios=(0.0,) * 6)),
+    "steps that move nothing": (ZeroRate(), steady(learning_rates=(0.1,) * 6, update_ratios=(0.0,) * 6)),
+    "gradients that add up": (OldGradients(), steady(old_gradients=True)),
+    "maximize": (WrongSign(), [{"loss": 1.3**i, "total_norm": 1.3**i, "maximizes": True} for i in range(16)]),
+    "a loss without a floor, from above zero": (
+        WrongSign(),
+        [{"loss": 2.0 - 1.8**i, "total_norm": 1.8**i} for i in range(14)],
+    ),
+    "a net that is sure of everything": (
+        OutputScale(),
+        [{"losses": (LossStats("cross-entropy", 2.2, value=300.0),), "loss": 300.0}] * N,
+    ),
+    "softmax twice": (DoubleActivation(), steady(losses=(LossStats("cross-entropy", 2.3, True),))),
+    "weight decay of 60": (
+        WeightDecay(),
+        [{"weight_decays": (60.0,) * 6, "learning_rates": (5e-3,) * 6, "optimizer_kind": "AdamW"}] * 30,
+    ),
+    "decay added before Adam normalizes": (
+        WeightDecay(),
+        [{"weight_decays": (100.0,) * 6, "learning_rates": (1e-3,) * 6, "optimizer_kind": "Adam"}] * 30,
+    ),
+    "input of 1e-4": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 1e-4}), HEAD))),
+    "input of zero": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 0.0}), HEAD))),
+    "the same sample again and again": (
+        InputScale(),
+        steady(**acts(("a", "Linear", {"input_rms": 1.0}), HEAD), inputs=(BatchStats("0", 1.0, varies=False),)),
+    ),
+    "a column of 1e6": (
+        InputScale(),
+        steady(**acts(("a", "Linear", {"input_rms": 20.0}), HEAD), inputs=(BatchStats("0", 20.0, spread=1e6),)),
+    ),
+    "targets of 1e5": (TargetScale(), steady(inputs=(X, BatchStats("1", 1e5)), loss=1e10)),
+    "units of one constant": (IdenticalUnits(), steady(**acts(("a", "Linear", {"unit_spread": 0.0}), HEAD))),
+    "attention without its scale": (
+        SaturatedAttention(),
+        steady(**acts(LINEAR, ("attention()", "Attention", {"saturated": 0.9, "max_logit": 300.0}), HEAD)),
+    ),
+    "a critic that has won": (
+        CriticWon(),
+        [
+            {"optimizer": i % 2, "num_optimizers": 2, "loss": (1.4 * 0.6 ** (i // 2), 0.7 + i / 4)[i % 2]}
+            for i in range(40)
+        ],
+    ),
+    "a rate that is gone": (RateDecayed(), over("learning_rates", [(0.5**i,) * 6 for i in range(40)])),
+    "clipped by the Trainer": (ClippingAlways(), steady(clip_outside=1e-4, total_norm=1.0)),
+    "an expert that starves": (
+        StarvingPart(),
+        steady(layers=EXPERTS, layer_norms=(0.1, 0.1, 1e-7, 0.1, 0.2)),
+    ),
+    "an output that is all flat": (
+        SaturatedOutput(),
+        [acts(LINEAR, HEAD, ("sigmoid()", "Sigmoid", {"saturated": 1.0}))] * 30,
+    ),
+    "a loss that rises": (LossRises(), over("loss", [2.0 + 0.5 * i for i in range(20)])),
+    "bad batches": (BadBatches(), [BAD if i in (3, 8) else {"loss": 0.9**i} for i in range(12)]),
+    "bad from the first step": (BadBatches(), [{**BAD, "loss": math.nan}] * N),
+    "diverged": (Diverged(), [{}] * 3 + [BAD] * 5),
     "no gradient": (NoGradient(), steady(layer_norms=(None, None, 0.1, 0.1, 0.1, 0.1))),
     "frozen in the middle": (
         NoGradient(),
@@ -115,6 +202,59 @@ SICK = {
 }
 
 WELL = {
+    "a record of a step": (NoStep(), steady()),
+    "a batch without a loss, later on": (
+        NoGradient(),
+        [{}] * 3 + [{"num_steps": 0, "layer_norms": (None,) * 6}] * 5,
+    ),
+    "all in an optimizer": (Unoptimized(), steady(unoptimized=())),
+    "a frozen language model behind its prompt": (
+        FrozenLast(),
+        steady(layers=("prompt", "adapter"), frozen_last=tuple(f"block.{i}" for i in range(12))),
+    ),
+    "a warm-up from zero": (
+        ZeroRate(),
+        [{"learning_rates": (0.1 * i,) * 6, "update_ratios": (0.01 * i,) * 6} for i in range(N)],
+    ),
+    "accumulation": (OldGradients(), steady(old_gradients=False)),
+    "a net that is unsure": (OutputScale(), steady(losses=(LossStats("cross-entropy", 2.2, value=2.4),))),
+    "raw outputs": (DoubleActivation(), steady(losses=(LossStats("cross-entropy", 2.3, False),))),
+    "the usual decay": (
+        WeightDecay(),
+        steady(weight_decays=(0.1,) * 6, learning_rates=(1e-3,) * 6, optimizer_kind="AdamW"),
+    ),
+    "targets that the model normalizes": (TargetScale(), steady(inputs=(X, BatchStats("1", 1e5)), loss=0.9)),
+    "tokens": (TargetScale(), steady(inputs=(BatchStats("0", 200.0, floating=False),), loss=9.0)),
+    "units that differ": (IdenticalUnits(), steady(**acts(("a", "Linear", {"unit_spread": 3.0}), HEAD))),
+    "a sure classifier": (
+        SaturatedAttention(),
+        steady(**acts(LINEAR, HEAD, ("softmax()", "Softmax", {"saturated": 0.99}))),
+    ),
+    "a Wasserstein critic": (
+        CriticWon(),
+        [{"optimizer": i % 2, "num_optimizers": 2, "loss": (-0.1 * i, 0.1 * i)[i % 2]} for i in range(40)],
+    ),
+    "a cosine to zero": (
+        RateDecayed(),
+        over("learning_rates", [(0.5 * (1 + math.cos(math.pi * i / 39)),) * 6 for i in range(40)]),
+    ),
+    "blocks one after the other": (
+        StarvingPart(),
+        steady(layers=tuple(f"block.{i}" for i in range(6)), layer_norms=tuple(10.0**-i for i in range(6, 0, -1))),
+    ),
+    "an output that was open": (
+        SaturatedOutput(),
+        steady(**acts(LINEAR, HEAD, ("sigmoid()", "Sigmoid", {"saturated": 0.3}))),
+    ),
+    "a loss that is noisy": (LossRises(), over("loss", [2.0 + 0.5 * (-1) ** i for i in range(40)], loss_std=0.5)),
+    "a reward that is maximized": (
+        LossRises(),
+        [{"loss": 1.0 + i, "maximizes": True} for i in range(20)],
+    ),
+    "overflows of a loss scaler": (BadBatches(), [{**BAD, "verdict": "overflow"}] * N),
+    "spikes that are dropped": (BadBatches(), [{"verdict": "skipped", "cause": "spike"}] * N),
+    "a run that rose before it broke": (BadBatches(), [{"total_norm": 10.0**i} for i in range(4)] + [BAD] * 5),
+    "two bad batches in a row": (Diverged(), [{}] * 3 + [BAD] * 2 + [{}] * 3),
     "a step that was stopped": (
         ZeroGradient(),
         steady(layer_norms=(math.nan,) * 6, max_layer_norms=(0.0,) * 6, verdict="skipped", num_nonfinite=1),
@@ -182,7 +322,7 @@ WELL = {
             *over("update_ratios", [(0.01, *(0.9**i,) * 4, 0.01) for i in range(N)]),
         ],
     ),
-    "large and falling": (LargeUpdates(), [{"update_ratios": (0.3,) * 6, "loss": 0.8**i} for i in range(N)]),
+    "large, but not by much": (LargeUpdates(), [{"update_ratios": (0.15,) * 6, "loss": 0.8**i} for i in range(N)]),
     "AutoClip at the tenth percentile": (
         ClippingAlways(),
         steady(clip_rate=0.9, coefficient=0.6, verdict="clipped"),
@@ -291,6 +431,22 @@ def test_the_depth_profile_comes_with_its_slope_and_the_layers_left_behind(make_
         (lambda: ExplodingOverDepth(decades=-1.0), "decades must be positive, got -1.0"),
         (lambda: DeadUnits(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
         (lambda: DeadUnits(min_batches=0), "min_batches must be at least 1, got 0"),
+        (lambda: FrozenLast(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
+        (lambda: WeightDecay(shrink=0.0), "shrink must be positive, got 0.0"),
+        (lambda: WeightDecay(ratio=1.0), "ratio must be above 1, got 1.0"),
+        (lambda: InputScale(low=0.0), "low must be positive, got 0.0"),
+        (lambda: InputScale(spread=1.0), "spread must be above 1, got 1.0"),
+        (lambda: TargetScale(rms=1.0), "rms must be above 1, got 1.0"),
+        (lambda: IdenticalUnits(spread=0.0), "spread must lie between 0 and 1, got 0.0"),
+        (lambda: SaturatedAttention(share=1.0), "share must lie between 0 and 1, got 1.0"),
+        (lambda: SaturatedAttention(logit=0.0), "logit must be positive, got 0.0"),
+        (lambda: CriticWon(left=1.0), "left must lie between 0 and 1, got 1.0"),
+        (lambda: CriticWon(rise=1.0), "rise must be above 1, got 1.0"),
+        (lambda: RateDecayed(share=1.0), "share must lie between 0 and 1, got 1.0"),
+        (lambda: OutputScale(times=1.0), "times must be above 1, got 1.0"),
+        (lambda: StarvingPart(ratio=1.0), "ratio must lie between 0 and 1, got 1.0"),
+        (lambda: SaturatedOutput(share=1.0), "share must lie between 0 and 1, got 1.0"),
+        (lambda: Diverged(records=1), "records must be at least 2, got 1"),
         (lambda: Runaway(growth=1.0), "growth must be above 1, got 1.0"),
         (lambda: Runaway(records=0), "records must be at least 1, got 0"),
     ],

@@ -86,7 +86,7 @@ def test_the_same_weights_come_out_as_when_the_host_is_asked():
         states.append(run.state())
         assert [r.step for r in run.sink.records if r.verdict == "skipped"] == [2, 3, 9, 15]
         assert run.pipeline.state_dict()["counters"]["skipped"] == 4
-        assert run.pipeline.state_dict()["counters"]["nonfinite"] + run.pipeline.window.num_nonfinite == 4
+        assert run.pipeline.state_dict()["counters"]["nonfinite"] + run.pipeline.since_last.num_nonfinite == 4
     assert equal(*states)
 
 
@@ -150,5 +150,5 @@ def test_an_optimizer_that_cannot_leave_steps_out_is_refused_if_asked_for_and_el
 
     with pytest.raises(ValueError, match="AdamW does not read found_inf: make it with fused=True; pass on_device=None"):
         Run(Guard(on_device=True), plain)
-    assert Run(Guard(), plain).pipeline.gate.held is None
-    assert Run(Guard(), FUSED["adamw"], clip=ZClip()).pipeline.gate.held is None  # no CUDA, no sync to be spared
+    assert Run(Guard(), plain).pipeline.judge.on_device is None
+    assert Run(Guard(), FUSED["adamw"], clip=ZClip()).pipeline.judge.on_device is None  # no CUDA, no sync to be spared

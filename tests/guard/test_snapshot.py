@@ -150,10 +150,10 @@ def test_a_nan_batch_poisons_batchnorm_and_buffers_undo_it():
     buffers.keep()
     good = [buffer.clone() for buffer in net.buffers()]
     net(torch.full((8, 3), float("nan")))
-    assert buffers.spoiled() == ("1.running_mean", "1.running_var")
+    assert buffers.not_finite() == ("1.running_mean", "1.running_var")
     assert not buffers.total().isfinite()
     buffers.restore_()
-    assert buffers.spoiled() == ()
+    assert buffers.not_finite() == ()
     assert all(torch.equal(now, then) for now, then in zip(net.buffers(), good, strict=True))
 
 
@@ -173,9 +173,9 @@ def test_a_mask_of_minus_infinity_is_no_damage():
     net.register_buffer("scale", torch.ones(()))
     buffers = Buffers(net)
     assert buffers.total().isfinite()
-    assert buffers.spoiled() == ()
+    assert buffers.not_finite() == ()
     net.scale.fill_(float("nan"))
-    assert buffers.spoiled() == ("scale",)
+    assert buffers.not_finite() == ("scale",)
 
 
 def test_a_buffer_bound_anew_by_the_module_is_followed():
@@ -185,7 +185,7 @@ def test_a_buffer_bound_anew_by_the_module_is_followed():
     net.center = torch.ones(2)
     buffers.keep()
     net.center = torch.full((2,), float("nan"))
-    assert buffers.spoiled() == ("center",)
+    assert buffers.not_finite() == ("center",)
     buffers.restore_()
     assert torch.equal(net.center, torch.ones(2))
 
@@ -195,7 +195,7 @@ def test_a_module_without_buffers_costs_nothing():
     buffers.keep()
     buffers.restore_()
     assert buffers.total() is None
-    assert buffers.spoiled() == ()
+    assert buffers.not_finite() == ()
 
 
 def test_buffers_of_every_kind_are_put_back():

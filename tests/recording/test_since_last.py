@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_gradguard import Clip, Measurement
+from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import by_layer
-from lightning_gradguard.recording.since_last import Counters, Window
+from lightning_gradguard.recording.since_last import Counters, SinceLast
 
 
 def layout():
@@ -17,50 +19,54 @@ def test_a_layer_is_the_root_of_its_squares_even_where_squares_vanish_in_float32
     assert torch.allclose(by_layer(layout(), norms), torch.tensor([5e-30, 5e25], dtype=torch.float64))
 
 
-def facts(norms, coefficient=1.0):
-    return torch.stack([norms.norm(), torch.tensor(coefficient)])
+def add(since, norms, coefficient=1.0, *, scaled=True):
+    """One step: its norms, and by how much it is scaled, or whether it is clamped."""
+    measurement = Measurement(since.layout, (None,) * len(norms), norms, norms.norm())
+    one = torch.tensor(coefficient)
+    clip = Clip(torch.tensor(1.0), coefficient=one) if scaled else Clip(torch.tensor(1.0), bound=1.0)
+    since.add(measurement, torch.stack([norms.norm(), one]), Clips(((measurement, clip),), (None,)))
 
 
 @pytest.mark.parametrize("num_steps", [1, 31, 32, 33, 100])
 def test_the_fold_keeps_largest_norms_and_smallest_coefficients(num_steps):
     generator = torch.Generator().manual_seed(num_steps)
     steps, coefficients = torch.rand(num_steps, 4, generator=generator), torch.rand(num_steps, generator=generator) * 2
-    window = Window(layout(), torch.device("cpu"))
+    since = SinceLast(layout(), torch.device("cpu"))
     for norms, coefficient in zip(steps, coefficients.clamp(max=1.0), strict=True):
-        window.add(norms, facts(norms, float(coefficient)), scaled=True)
-    window.fold()
+        add(since, norms, float(coefficient))
+    since.fold()
     layers = torch.stack([steps[:, :2].norm(dim=1), steps[:, 2:].norm(dim=1)], dim=1)
-    assert torch.allclose(window.max_layer_norms, layers.amax(0).double())
-    assert float(window.max_total_norm) == pytest.approx(float(steps.norm(dim=1).max()))
-    assert float(window.min_coefficient) == pytest.approx(float(coefficients.clamp(max=1.0).min()))
-    assert int(window.num_clipped) == int((coefficients < 1.0).sum())
+    assert torch.allclose(since.max_layer_norms, layers.amax(0).double())
+    assert float(since.max_total_norm) == pytest.approx(float(steps.norm(dim=1).max()))
+    assert float(since.min_coefficient) == pytest.approx(float(coefficients.clamp(max=1.0).min()))
+    assert int(since.num_clipped) == int((coefficients < 1.0).sum())
 
 
 def test_a_step_that_is_not_finite_enters_the_counts_only():
-    window = Window(layout(), torch.device("cpu"))
+    since = SinceLast(layout(), torch.device("cpu"))
     bad = torch.tensor([1.0, float("nan"), float("inf"), 1.0])
-    window.add(bad, facts(bad, 0.1), scaled=True)
-    window.fold()
-    assert window.max_layer_norms.tolist() == [0.0, 0.0]
-    assert float(window.min_coefficient) == 1.0
-    assert int(window.num_clipped) == 0
-    assert int(window.num_nonfinite) == 1
+    add(since, bad, 0.1)
+    since.fold()
+    assert since.max_layer_norms.tolist() == [0.0, 0.0]
+    assert float(since.min_coefficient) == 1.0
+    assert int(since.num_clipped) == 0
+    assert int(since.num_nonfinite) == 1
 
 
 def test_clipping_that_is_no_scaling_is_counted_and_has_no_coefficient():
-    window = Window(layout(), torch.device("cpu"))
-    window.add(torch.ones(4), facts(torch.ones(4), 0.0), scaled=False)
-    window.fold()
-    assert int(window.num_clipped) == 1
-    assert float(window.min_coefficient) == 1.0
+    since = SinceLast(layout(), torch.device("cpu"))
+    add(since, torch.ones(4), 0.0, scaled=False)
+    since.fold()
+    assert int(since.num_clipped) == 1
+    assert float(since.min_coefficient) == 1.0
 
 
 def test_a_fold_over_other_layers_is_dropped_and_one_over_the_same_goes_on():
-    window = Window(layout(), torch.device("cpu"))
-    window.see((True, False, True, True))
-    window.add(torch.ones(4), facts(torch.ones(4)), scaled=False)
-    state = window.state_dict()
-    other = Window(layout(), torch.device("cpu"))
+    since = SinceLast(layout(), torch.device("cpu"))
+    since.count((True, False, True, True))
+    add(since, torch.ones(4), scaled=False)
+    state = since.state_dict()
+    other = SinceLast(layout(), torch.device("cpu"))
     other.load_state_dict(state)
     assert repr(other.state_dict()) == repr(state)
     other.reset()

@@ -11,7 +11,7 @@ from lightning_gradguard.record import Finding, StepRecord
 
 
 class ClippingAlways(Rule):
-    """Nearly every step is clipped, and to a small part of its gradient.
+    """Nearly every step is clipped, and to a small part of its gradient, by a policy or by the Trainer itself.
 
     Being clipped often is no fault: AutoClip at the tenth percentile clips nine steps in ten, by little. Here the
     threshold is so far below the usual norm that it, not the learning rate, decides how far a step goes.
@@ -22,10 +22,19 @@ class ClippingAlways(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = ClippingAlways()
+        >>> rule.observe(quiet_record(0, clip_outside=1.0, total_norm=0.5)) is None
+        True
+        >>> rule = ClippingAlways()
+        >>> rule.observe(quiet_record(0, clip_outside=1e-3, total_norm=0.5)).message
+        '100% of the steps were clipped, to 0.002 of the gradient: the norm is usually 0.5, far above the threshold.'
     """
 
     id = "clipping-always"
-    needs = ("clip_rate", "coefficient")
+    harmless_if_learning = True
 
     def __init__(self, rate: float = 0.95, coefficient: float = 0.01) -> None:
         if not 0 < rate <= 1:
@@ -38,22 +47,30 @@ class ClippingAlways(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        assert record.clip_rate is not None and record.coefficient is not None
-        self._left.append(record.coefficient)
+        if record.coefficient is not None:
+            self._left.append(record.coefficient)
+        elif record.clip_outside is not None and record.total_norm > 0:
+            self._left.append(min(1.0, record.clip_outside / record.total_norm))
+        else:
+            return None
         self._norms.append(record.total_norm)
         left, usual = statistics.median(self._left), statistics.median(self._norms)
-        if record.clip_rate < self.rate or left > self.coefficient:
+        if record.coefficient is None:
+            rate = sum(value < 1 for value in self._left) / len(self._left)
+        else:
+            rate = record.clip_rate or 0.0
+        if rate < self.rate or left > self.coefficient:
             return None
         return Finding(
             rule=self.id,
             severity="warning",
             message=(
-                f"{record.clip_rate:.0%} of the steps were clipped, to {left:.2g} of the gradient: the norm is usually "
+                f"{rate:.0%} of the steps were clipped, to {left:.2g} of the gradient: the norm is usually "
                 f"{usual:.3g}, far above the threshold."
             ),
             step=record.step,
             layers=record.layers,
-            evidence={"clip_rate": record.clip_rate, "coefficient": left, "usual_norm": usual},
+            evidence={"clip_rate": rate, "coefficient": left, "usual_norm": usual},
             causes=("the clipping threshold is far below the usual gradient norm", "gradients have grown since"),
-            remedies=(remedies.RAISE_CEILING,),
+            remedies=(remedies.raise_ceiling(usual),),
         )

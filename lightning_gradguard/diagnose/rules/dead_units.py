@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.words import count
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -19,9 +20,19 @@ class DeadUnits(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> rule = DeadUnits()
+        >>> well, dead = (quiet_activation("act", "ReLU", dead=share, num_batches=4) for share in (0.1, 0.9))
+        >>> rule.observe(quiet_record(0, activations=(well,))) is None
+        True
+        >>> rule.observe(quiet_record(0, activations=(dead,))).message
+        '90% of the units of act were silent in each of 4 sampled batches; 1 module is affected.'
     """
 
     id = "dead-units"
+    harmless_if_learning = True
     needs = ("activations",)
 
     def __init__(self, share: float = 0.6, min_batches: int = 4) -> None:
@@ -46,11 +57,11 @@ class DeadUnits(Rule):
             severity="critical" if worst.dead == 1.0 else "warning",
             message=(
                 f"{worst.dead:.0%} of the units of {worst.module} were silent in each of {worst.num_batches} sampled "
-                f"batches; {len(dead)} modules are affected."
+                f"batches; {count(len(dead), 'module')} affected."
             ),
             step=record.step,
             layers=tuple(a.module for a in dead),
             evidence={"dead": worst.dead or 0.0, "batches": float(worst.num_batches), "modules": float(len(dead))},
             causes=("biases far below zero", "a learning rate that threw the weights too far"),
-            remedies=(remedies.ZERO_BIAS, remedies.LEAKY, remedies.LOWER_RATE),
+            remedies=(remedies.ZERO_BIAS, remedies.LEAKY, remedies.lower_rate()),
         )

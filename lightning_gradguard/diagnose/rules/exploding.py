@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import gradient_profile
+from lightning_gradguard.diagnose.depth import gradient_profile, has_norms, missing_norms
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
@@ -19,9 +19,18 @@ class ExplodingOverDepth(Rule):
 
     Raises:
         ValueError: if ``decades`` is not positive.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = ExplodingOverDepth()
+        >>> rule.observe(quiet_record(0)) is None
+        True
+        >>> rule.observe(quiet_record(0, layer_norms=tuple(10.0**-i for i in range(6)))).layers
+        ('a',)
     """
 
     id = "exploding-over-depth"
+    harmless_if_learning = True
 
     def __init__(self, decades: float = 2.5) -> None:
         if not decades > 0:
@@ -45,6 +54,6 @@ class ExplodingOverDepth(Rule):
             step=record.step,
             layers=tuple(n for n, v in zip(profile.layers, profile.values, strict=True) if v > strong),
             evidence={"decades": -line.decades, "slope": -line.slope, "slope_error": line.error},
-            causes=("the initial weights are too large", "there is no normalization between the layers"),
-            remedies=(remedies.INIT_NORMAL, remedies.NORMALIZE, remedies.CLIP),
+            causes=("the initial weights are too large", *missing_norms(record)),
+            remedies=remedies.for_scale(deep_and_bare=False, normalizes=has_norms(record)),
         )

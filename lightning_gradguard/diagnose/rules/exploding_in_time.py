@@ -20,9 +20,18 @@ class ExplodingOverTime(Rule):
 
     Raises:
         ValueError: if ``growth`` is not above 1.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = ExplodingOverTime()
+        >>> rule.observe(quiet_record(0, temporal_norms={"rnn": tuple(0.6**i for i in range(9, -1, -1))})) is None
+        True
+        >>> rule.observe(quiet_record(0, temporal_norms={"rnn": tuple(2.0**i for i in range(9, -1, -1))})).message
+        'the gradient through rnn grows by ×2 for each step back in time, ×5.1e+02 over 10 steps.'
     """
 
     id = "exploding-over-time"
+    harmless_if_learning = True
     patience = 2
     needs = ("temporal_norms",)
 
@@ -50,5 +59,5 @@ class ExplodingOverTime(Rule):
             layers=tuple(growing),
             evidence={"factor": factor, "growth": total},
             causes=("the spectral radius of the recurrent weights is above one",),
-            remedies=(remedies.ORTHOGONAL, remedies.CLIP, remedies.GATED),
+            remedies=(remedies.ORTHOGONAL, remedies.clip(clips=record.coefficient is not None), remedies.GATED),
         )

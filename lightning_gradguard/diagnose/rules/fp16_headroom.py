@@ -15,9 +15,19 @@ class Fp16Headroom(Rule):
 
     Raises:
         ValueError: if ``share`` is outside (0, 1).
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> rule = Fp16Headroom()
+        >>> rule.observe(quiet_record(0, activations=(quiet_activation("a", dtype="float16"),))) is None
+        True
+        >>> close = quiet_activation("a", dtype="float16", max_abs=48000.0, range_used=0.73)
+        >>> rule.observe(quiet_record(0, activations=(close,))).message
+        "a reaches 4.8e+04, 73% of float16's range."
     """
 
     id = "fp16-headroom"
+    harmless_if_learning = True
     patience = 2
     needs = ("activations",)
 
@@ -43,5 +53,5 @@ class Fp16Headroom(Rule):
             layers=tuple(a.module for a in close),
             evidence={"max_abs": worst.max_abs, "range_used": worst.range_used},
             causes=("activations grow from layer to layer", "a sum or a norm over many elements in half precision"),
-            remedies=(remedies.USE_BFLOAT16, remedies.NORMALIZE, remedies.LOWER_RATE),
+            remedies=(remedies.USE_BFLOAT16, remedies.lower_rate()),
         )

@@ -19,6 +19,15 @@ class Fp16Underflow(Rule):
 
     Raises:
         ValueError: if ``share`` is outside (0, 1).
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> rule = Fp16Underflow()
+        >>> well, lost = (quiet_activation("a", dtype="float16", grad_underflow=share) for share in (0.2, 0.99))
+        >>> rule.observe(quiet_record(0, activations=(well,))) is None
+        True
+        >>> rule.observe(quiet_record(0, activations=(lost,))).evidence["underflow"]
+        0.99
     """
 
     id = "fp16-underflow"

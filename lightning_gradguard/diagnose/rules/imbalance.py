@@ -22,6 +22,16 @@ class OptimizerImbalance(Rule):
 
     Raises:
         ValueError: if ``factor`` is not above 1.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = OptimizerImbalance()
+        >>> rule.observe(quiet_record(0, optimizer=0, num_optimizers=2, update_ratios=(0.2,) * 6)) is None
+        True
+        >>> rule.observe(quiet_record(0, optimizer=1, num_optimizers=2, update_ratios=(1e-4,) * 6)) is None
+        True
+        >>> rule.observe(quiet_record(1, optimizer=0, num_optimizers=2, update_ratios=(0.2,) * 6)).evidence["times"]
+        2000.0
     """
 
     id = "optimizer-imbalance"

@@ -1,46 +1,89 @@
-"""Input that nobody normalized."""
+"""Input that nobody looked at: too large, too small, constant, or of very different scales."""
 
 from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import ActivationStats, BatchStats, Finding, Severity, StepRecord
 
 
 class InputScale(Rule):
-    """What enters the first layer is far larger than the unit variance that initializations are made for.
+    """What enters the first layer is far from the unit variance that initializations are made for, or carries nothing.
 
-    Pixels from 0 to 255, prices, time stamps. Silent if the first layer normalizes.
+    Pixels from 0 to 255, prices, time stamps; values of 1e-4; one column of 1e6 beside others of one; the same sample
+    again and again. Silent if the first layer normalizes.
 
     Args:
         rms: root mean square of the input from which to speak up, > 0. 30 is far from any standardized data, and
             below raw pixels (about 130).
+        low: below which to speak up, > 0. A share of ones of 0.01 % has this root mean square.
+        spread: largest over median scale of the features, > 1.
 
     Raises:
-        ValueError: if ``rms`` is not positive.
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> rule = InputScale()
+        >>> rule.observe(quiet_record(0, activations=(quiet_activation("a", input_rms=1.1),))) is None
+        True
+        >>> rule.observe(quiet_record(0, activations=(quiet_activation("a", input_rms=131.0),))).message
+        'the input of a has a root mean square of 131; about 1 is usual.'
     """
 
     id = "input-scale"
     patience = 2
+    harmless_if_learning = True
     needs = ("activations",)
 
-    def __init__(self, rms: float = 30.0) -> None:
+    def __init__(self, rms: float = 30.0, low: float = 0.01, spread: float = 100.0) -> None:
         if not rms > 0:
             raise ValueError(f"rms must be positive, got {rms}")
-        self.rms = rms
+        if not low > 0:
+            raise ValueError(f"low must be positive, got {low}")
+        if not spread > 1:
+            raise ValueError(f"spread must be above 1, got {spread}")
+        self.rms, self.low, self.spread = rms, low, spread
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         first = next((a for a in record.activations or () if a.input_rms is not None), None)
-        if first is None or first.input_rms is None or "Norm" in first.kind or not first.input_rms > self.rms:
+        if first is None or first.input_rms is None or "Norm" in first.kind:
             return None
+        given = _of_batch(first, record)
+        if first.input_rms == 0:
+            return self._finding(record, first, f"the input of {first.module} is all zero.", "critical", constant=True)
+        if given is not None and not given.varies:
+            what = f"all samples of the batch ({given.name}) are the same."
+            return self._finding(record, first, what, "warning", constant=True)
+        if not self.low <= first.input_rms <= self.rms:
+            what = f"the input of {first.module} has a root mean square of {first.input_rms:.3g}; about 1 is usual."
+            # Large input throws the first layers about; small input leaves their gradient as small.
+            far = first.input_rms > 10 * self.rms or first.input_rms < 0.1 * self.low
+            return self._finding(record, first, what, "critical" if far else "warning", constant=False)
+        if given is not None and given.spread > self.spread:
+            what = f"the features of the input ({given.name}) differ in scale by {given.spread:.3g} times."
+            return self._finding(record, first, what, "warning", constant=False)
+        return None
+
+    def _finding(
+        self, record: StepRecord, first: ActivationStats, what: str, severity: Severity, *, constant: bool
+    ) -> Finding:
         return Finding(
             rule=self.id,
-            severity="warning",
-            message=f"the input of {first.module} has a root mean square of {first.input_rms:.3g}; about 1 is usual.",
+            severity=severity,
+            message=what,
             step=record.step,
             layers=(first.module,),
-            evidence={"input_rms": first.input_rms},
-            causes=("the input is not normalized",),
-            remedies=(remedies.NORMALIZE_INPUT, remedies.NORMALIZE),
+            evidence={"input_rms": first.input_rms or 0.0},
+            causes=("the input is not normalized",)
+            if not constant
+            else ("the data loader yields nothing that varies",),
+            remedies=(remedies.VARY_INPUT,) if constant else (remedies.NORMALIZE_INPUT,),
         )
+
+
+def _of_batch(first: ActivationStats, record: StepRecord) -> BatchStats | None:
+    """The tensor of the batch that went into the first layer, known by its root mean square."""
+    rms = first.input_rms or 0.0
+    return next((b for b in record.inputs or () if abs(b.rms - rms) <= 1e-3 * abs(rms) and rms > 0), None)

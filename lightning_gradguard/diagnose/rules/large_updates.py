@@ -5,7 +5,6 @@ from __future__ import annotations
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.settled import SettledRatios, round_factor
-from lightning_gradguard.diagnose.trend import LossTrend
 from lightning_gradguard.record import Finding, StepRecord
 
 _GOOD = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
@@ -16,41 +15,45 @@ class LargeUpdates(Rule):
     """A step changes the weights by a large part of their own size.
 
     Speaks of the median over layers of the measured ||change|| / ||weights||, without layers that began at
-    zero, as adapters and closing layers of residual branches do. One step that replaces the weights
-    (``jump``) is enough; a smaller ratio (``share``) must go on while the loss does not fall.
+    zero, as adapters and closing layers of residual branches do. What a single step did to the weights stays done, so
+    that the finding stands from then on; while the loss falls it is *info*.
 
     Args:
-        share: ratio that is too much if it lasts, > 0. The literature calls up to 0.1 healthy, and runs that train
-            well were seen at 0.13 in their first steps.
-        jump: ratio that is too much even once, > ``share``.
+        share: ratio that is too much, > 0. The literature calls up to 0.1 healthy, and runs that train well were seen
+            at 0.13 in their first steps.
+        jump: ratio of a step that replaces the weights, > ``share``.
 
     Raises:
         ValueError: unless 0 < ``share`` < ``jump``.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = LargeUpdates()
+        >>> rule.observe(quiet_record(0, update_ratios=(0.01,) * 6)) is None
+        True
+        >>> rule.observe(quiet_record(1, update_ratios=(3.0,) * 6)).remedies[0]
+        'lower the learning rate by about 100×'
     """
 
     id = "updates-too-large"
+    harmless_if_learning = True
     patience = 2
 
     def __init__(self, share: float = 0.2, jump: float = 0.5) -> None:
         if not 0 < share < jump:
             raise ValueError(f"share and jump must be positive and in order, got {share} and {jump}")
         self.share, self.jump = share, jump
-        self._trend = LossTrend()
         self._ratios = SettledRatios()
         self._largest = 0.0
-        self._last = 0.0
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        self._trend.add(record)
         ratio = self._ratios.median(record)
         if ratio is not None:
-            self._last = ratio
             self._largest = max(self._largest, ratio)
-        lasting = self._last > self.share and not self._trend.is_falling
-        if not (lasting or self._largest > self.jump):
+        if self._largest <= self.share:
             return None
-        ratio = self._largest if self._largest > self.jump else self._last
+        ratio = self._largest
         factor = min(round_factor(ratio / _GOOD), _MOST)
         return Finding(
             rule=self.id,
@@ -63,5 +66,9 @@ class LargeUpdates(Rule):
             layers=record.layers,
             evidence={"update_ratio": ratio, "lower_learning_rate_by": factor},
             causes=("the learning rate is too high", "gradients exploded in a single step"),
-            remedies=(remedies.LOWER_RATE, remedies.WARM_UP, remedies.CLIP),
+            remedies=(
+                remedies.lower_rate(factor),
+                remedies.WARM_UP,
+                remedies.clip(clips=record.coefficient is not None),
+            ),
         )

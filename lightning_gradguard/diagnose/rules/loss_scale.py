@@ -18,10 +18,19 @@ class LossScaleCollapse(Rule):
 
     Raises:
         ValueError: if ``floor`` is not positive.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = LossScaleCollapse()
+        >>> rule.observe(quiet_record(0, loss_scale=65536.0)) is None
+        True
+        >>> rule.observe(quiet_record(20, loss_scale=0.5, nonfinite_total=17)).message
+        'the loss scale fell from 6.55e+04 to 0.5; 17 steps overflowed so far.'
     """
 
     id = "loss-scale-collapse"
     needs = ("loss_scale",)
+    sees_bad_steps = True
 
     def __init__(self, floor: float = 1.0) -> None:
         if not floor > 0:
@@ -46,5 +55,5 @@ class LossScaleCollapse(Rule):
             layers=record.nonfinite_layers,
             evidence={"loss_scale": record.loss_scale, "highest": self._highest},
             causes=("a layer overflows in float16 at any scale", "weights or inputs are not finite"),
-            remedies=(remedies.USE_BFLOAT16, remedies.NORMALIZE, remedies.LOWER_RATE),
+            remedies=(remedies.USE_BFLOAT16, remedies.lower_rate()),
         )

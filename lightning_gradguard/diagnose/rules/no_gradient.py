@@ -3,43 +3,102 @@
 from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import execution_order
+from lightning_gradguard.diagnose.depth import execution_order, weight_layers
 from lightning_gradguard.diagnose.diagnosis import Rule
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.diagnose.words import named
+from lightning_gradguard.record import Finding, Severity, StepRecord
 
 
 class NoGradient(Rule):
-    """A trainable layer has no gradient at all, or one stretch of layers in the middle is frozen.
+    """No parameter has a gradient, or a trainable layer has none, or a stretch of layers in the middle is frozen.
 
-    *No gradient* is ``p.grad is None``, not zero: the graph does not lead from the loss to the layer. A single
-    stretch of frozen layers between trainable ones is reported as well, if the optimizer holds it. What people freeze
-    on purpose looks otherwise: the first layers (fine-tuning), all normalization layers, or every layer beside its
-    adapter; those stay unmentioned.
+    *No gradient* is ``p.grad is None``, not zero: the graph does not lead from the loss to the layer. How much that
+    matters goes by what is left out:
+
+    - nothing at all has a gradient: critical;
+    - the first layers that run have none, up to some layer from which on all have: a cut, a warning;
+    - one of several heads of the same shape has none, although its output would pass it on: a warning;
+    - layers that never ran, a copy of layers that train (a target network), or one here and there (a pooler whose
+      output is not used): *info*, as long as they are fewer than half.
+
+    A single stretch of frozen layers between trainable ones is reported as well, if the optimizer holds it. What
+    people freeze on purpose looks otherwise: the first layers (fine-tuning), all normalization layers, or every layer
+    beside its adapter; those stay unmentioned.
 
     Example:
-        >>> NoGradient().id
-        'no-gradient'
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> NoGradient().observe(quiet_record()) is None
+        True
+        >>> NoGradient().observe(quiet_record(max_layer_norms=(None, None, 0.1, 0.1, 0.1, 0.1))).message
+        'a, b require a gradient and never get one: 2 of 6 layers.'
     """
 
     id = "no-gradient"
     needs = ("trainable", "layer_kinds")
+    sees_missing_steps = True
+
+    def __init__(self) -> None:
+        self._reached: set[str] = set()
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        if record.waiting is not None or not record.layers:
+            return None
+        if record.num_steps == 0:
+            return self._nothing(record)
         assert record.trainable is not None
-        if all(record.trainable) and None not in record.max_layer_norms:
+        self._reached.update(
+            n for n, norm in zip(record.layers, record.max_layer_norms, strict=True) if norm is not None
+        )
+        if all(record.trainable) and len(self._reached) >= len(record.layers):
             return None
         unreached = tuple(
             record.layers[i]
             for i in execution_order(record)
-            if record.trainable[i] and record.max_layer_norms and record.max_layer_norms[i] is None
+            if record.trainable[i] and record.layers[i] not in self._reached
         )
         if unreached and len(unreached) < len(record.layers):
-            return self._finding(record, unreached, "require a gradient and never get one", frozen=False)
+            severity = self._severity(record, frozenset(unreached))
+            return self._finding(record, unreached, severity, frozen=False)
         frozen = self._frozen_between(record)
         if frozen:
-            return self._finding(record, frozen, "are frozen between layers that train", frozen=True)
+            return self._finding(record, frozen, "warning", frozen=True)
         return None
+
+    def _nothing(self, record: StepRecord) -> Finding | None:
+        if self._reached:
+            return None
+        foreign = sum(name.startswith("unnamed.") for name in record.layers)
+        whose = f"; {foreign} of its {len(record.layers)} layers are not the module's" if foreign else ""
+        cause = "the optimizer holds a copy of the model, or parameters from before they were replaced"
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=f"no parameter of the optimizer has a gradient: nothing trains{whose}.",
+            step=record.step,
+            layers=record.layers,
+            evidence={"layers": float(len(record.layers)), "foreign": float(foreign)},
+            causes=(cause, "a detached tensor cuts the graph"),
+            remedies=(remedies.OWN_PARAMETERS, remedies.CONNECT),
+        )
+
+    def _severity(self, record: StepRecord, unreached: frozenset[str]) -> Severity:
+        """How much it matters that these layers are not reached."""
+        ran = [i for i in weight_layers(record) if record.depth is None or record.depth[i] is not None]
+        flags = [record.layers[i] in unreached for i in ran]
+        if not any(flags):
+            return "info"  # they never run
+        held_back = [
+            record.flows is not None and record.flows[i] is False for i in ran if record.layers[i] in unreached
+        ]
+        shapes = list(record.layer_shapes or ())
+        missing = [s for n, s in zip(record.layers, shapes, strict=False) if n in unreached]
+        there = [s for n, s in zip(record.layers, shapes, strict=False) if n not in unreached]
+        if shapes and all(there.count(s) >= missing.count(s) for s in set(missing)):
+            # A copy of what trains, under no_grad on purpose; or one of several heads, which its loss does not reach.
+            return "info" if all(held_back) or len(missing) > 2 else "warning"
+        cut = flags[0] and True not in flags[flags.index(False) :] if False in flags else True
+        return "warning" if cut or sum(flags) * 2 > len(flags) else "info"
 
     def _frozen_between(self, record: StepRecord) -> tuple[str, ...]:
         """The frozen layers with trainable ones on either side, if they are one stretch."""
@@ -54,8 +113,9 @@ class NoGradient(Rule):
             return ()
         return tuple(record.layers[order[place]] for place in inner)
 
-    def _finding(self, record: StepRecord, layers: tuple[str, ...], what: str, *, frozen: bool) -> Finding:
-        many = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    def _finding(self, record: StepRecord, layers: tuple[str, ...], severity: Severity, *, frozen: bool) -> Finding:
+        never = "requires a gradient and never gets one" if len(layers) == 1 else "require a gradient and never get one"
+        are = "is frozen between layers that train" if len(layers) == 1 else "are frozen between layers that train"
         causes = (
             ("requires_grad was switched off by mistake",)
             if frozen
@@ -63,8 +123,8 @@ class NoGradient(Rule):
         )
         return Finding(
             rule=self.id,
-            severity="warning" if frozen else "critical",
-            message=f"{', '.join(layers[:3])}{many} {what}: {len(layers)} of {len(record.layers)} layers.",
+            severity=severity,
+            message=f"{named(layers)} {are if frozen else never}: {len(layers)} of {len(record.layers)} layers.",
             step=record.step,
             layers=layers,
             evidence={"layers": float(len(layers)), "of": float(len(record.layers))},

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import DEEP, has_norms, weight_layers
+from lightning_gradguard.diagnose.depth import DEEP, has_norms, missing_norms
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
 _HIDDEN = ("Linear", "Conv")
@@ -32,9 +33,18 @@ class PoorInitialization(Rule):
 
     Raises:
         ValueError: unless 0 < ``low`` < ``high`` and ``spread`` > 1.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> fades = tuple(quiet_activation(f"l{i}", rms=0.1**i) for i in range(6))
+        >>> PoorInitialization().observe(quiet_record(0, activations=tuple(quiet_activation(n) for n in "abc"))) is None
+        True
+        >>> PoorInitialization().observe(quiet_record(0, activations=fades)).message
+        'the forward signal fades over depth: root mean square 1 after l0, 0.0001 after l4.'
     """
 
     id = "poor-initialization"
+    harmless_if_learning = True
     patience = 2
     needs = ("activations",)
 
@@ -60,13 +70,18 @@ class PoorInitialization(Rule):
         weights = record.weight_norms
         if weights is None:
             return None
-        zero = tuple(record.layers[i] for i in weight_layers(record) if weights[i] == 0 and record.layer_norms[i] == 0)
+        kinds = record.layer_kinds or ("",) * len(weights)
+        zero = tuple(
+            name
+            for name, kind, weight, norm in zip(record.layers, kinds, weights, record.layer_norms, strict=True)
+            if weight == 0 and norm == 0 and "Norm" not in kind and ".bias" not in kind
+        )
         if not zero:
             return None
         return Finding(
             rule=self.id,
             severity="critical",
-            message=f"{len(zero)} layers, {zero[0]} first, have weights that are all zero, and so is their gradient.",
+            message=f"{named(zero)}: all weights are zero, and so is the gradient.",
             step=record.step,
             layers=zero,
             evidence={"layers": float(len(zero))},
@@ -98,8 +113,8 @@ class PoorInitialization(Rule):
             step=record.step,
             layers=(worst.module,),
             evidence={"first_rms": first, "last_rms": last, "smallest_rms": smallest.rms, "largest_rms": largest.rms},
-            causes=(f"the initial weights are {what}", "there is no normalization between the layers"),
-            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP and not has_norms(record)),
+            causes=(f"the initial weights are {what}", *missing_norms(record)),
+            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP, normalizes=has_norms(record)),
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import deque
 
 from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.depth import has_norms
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.trend import LossTrend
 from lightning_gradguard.record import Finding, StepRecord
@@ -23,6 +23,13 @@ class Runaway(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = Runaway()
+        >>> found = [rule.observe(quiet_record(step, total_norm=3.0**step)) for step in range(8)]
+        >>> found[0] is None, found[-1].message
+        (True, 'the gradient norm grew from 3 to 729 while the loss did not fall.')
     """
 
     id = "runaway-over-time"
@@ -40,13 +47,10 @@ class Runaway(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._trend.add(record)
-        norm = record.total_norm
-        if not math.isfinite(norm):
-            norm = math.inf
-        if len(self._early) < self.records and math.isfinite(norm):
-            self._early.append(norm)
-        self._last.append(norm)
-        early, last = statistics.median(self._early or [math.inf]), statistics.median(self._last)
+        if len(self._early) < self.records:
+            self._early.append(record.total_norm)
+        self._last.append(record.total_norm)
+        early, last = statistics.median(self._early), statistics.median(self._last)
         if not last > self.growth * early or self._trend.is_falling:
             return None
         return Finding(
@@ -57,5 +61,10 @@ class Runaway(Rule):
             layers=record.layers,
             evidence={"early": early, "last": last, "lower_learning_rate_by": 10.0},
             causes=("the learning rate is too high", "training is unstable without clipping"),
-            remedies=(remedies.LOWER_RATE, remedies.CLIP, remedies.NORMALIZE),
+            remedies=_remedies(record, early),
         )
+
+
+def _remedies(record: StepRecord, early: float) -> tuple[str, ...]:
+    normalize = () if has_norms(record) else (remedies.NORMALIZE,)
+    return (remedies.lower_rate(10.0), remedies.clip(early, clips=record.coefficient is not None), *normalize)

@@ -7,9 +7,10 @@ from lightning_gradguard.diagnose.depth import DEEP, has_norms, weight_layers
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.diagnose.trend import LossTrend
+from lightning_gradguard.diagnose.words import count
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
-_THROWN = 0.5  # update-to-weight ratio of a step that replaces the weights
+_THROWN = 0.2  # update-to-weight ratio of a step that throws weights about
 
 
 class SaturatedActivations(Rule):
@@ -24,9 +25,18 @@ class SaturatedActivations(Rule):
 
     Raises:
         ValueError: if ``share`` is outside (0, 1).
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_activation, quiet_record
+        >>> well, flat = (quiet_activation("act", "Tanh", saturated=share) for share in (0.1, 0.9))
+        >>> SaturatedActivations().observe(quiet_record(0, activations=(well, quiet_activation("head")))) is None
+        True
+        >>> SaturatedActivations().observe(quiet_record(0, activations=(flat, quiet_activation("head")))).message
+        '90% of what act (Tanh) puts out is saturated since the first step; 1 module is affected.'
     """
 
     id = "saturated-activations"
+    harmless_if_learning = True
     needs = ("activations",)
 
     def __init__(self, share: float = 0.6) -> None:
@@ -55,16 +65,20 @@ class SaturatedActivations(Rule):
             severity="warning" if grown else "critical",
             message=(
                 f"{worst.saturated:.0%} of what {worst.module} ({worst.kind}) puts out is saturated"
-                f"{'' if grown else ' since the first step'}; {len(flat)} modules are affected."
+                f"{'' if grown else ' since the first step'}; {count(len(flat), 'module')} affected."
             ),
             step=record.step,
             layers=tuple(a.module for a in flat),
             evidence={"saturated": worst.saturated or 0.0, "modules": float(len(flat))},
             causes=("the learning rate is too high",) if grown else ("the initial weights are too large",),
             remedies=(
-                (remedies.LOWER_RATE, remedies.NORMALIZE, remedies.OTHER_ACTIVATION)
+                (
+                    remedies.lower_rate(),
+                    *remedies.for_scale(deep_and_bare=True, normalizes=has_norms(record)),
+                    remedies.OTHER_ACTIVATION,
+                )
                 if grown
-                else (*remedies.for_scale(deep_and_bare=deep and not has_norms(record)), remedies.OTHER_ACTIVATION)
+                else (*remedies.for_scale(deep_and_bare=deep, normalizes=has_norms(record)), remedies.OTHER_ACTIVATION)
             ),
         )
 

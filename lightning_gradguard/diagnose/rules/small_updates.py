@@ -26,6 +26,13 @@ class SmallUpdates(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> SmallUpdates().observe(quiet_record(0, update_ratios=(0.01,) * 6)) is None
+        True
+        >>> SmallUpdates().observe(quiet_record(0, update_ratios=(1e-6,) * 6)).remedies[0]
+        'raise the learning rate by about 30000×'
     """
 
     id = "updates-too-small"
@@ -68,5 +75,5 @@ class SmallUpdates(Rule):
             layers=record.layers,
             evidence={"update_ratio": self._largest, "raise_learning_rate_by": factor},
             causes=("the learning rate is too low", "a clipping threshold far below the usual norm"),
-            remedies=(remedies.RAISE_RATE,),
+            remedies=(remedies.raise_rate(factor),),
         )

@@ -6,7 +6,7 @@ import math
 import statistics
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import gradient_profile, relative_profile
+from lightning_gradguard.diagnose.depth import gradient_profile, has_norms, missing_norms, relative_profile
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
@@ -27,9 +27,19 @@ class VanishingOverDepth(Rule):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = VanishingOverDepth()
+        >>> rule.observe(quiet_record(0)) is None
+        True
+        >>> fading = rule.observe(quiet_record(0, layer_norms=tuple(10.0**-i for i in range(6, 0, -1))))
+        >>> fading.layers, round(fading.evidence["decades"], 3)
+        (('a', 'b'), 5.0)
     """
 
     id = "vanishing-over-depth"
+    harmless_if_learning = True
 
     def __init__(self, decades: float = 2.5, level: float = 1e-4) -> None:
         if not decades > 0:
@@ -72,8 +82,12 @@ class VanishingOverDepth(Rule):
             },
             causes=(
                 "the initial weights are too small for the activation",
-                "there is no normalization between the layers",
+                *missing_norms(record),
                 "a saturating activation",
             ),
-            remedies=(remedies.NORMALIZE, remedies.INIT_NORMAL, remedies.RESIDUAL, remedies.OTHER_ACTIVATION),
+            remedies=(
+                *remedies.for_scale(deep_and_bare=True, normalizes=has_norms(record)),
+                remedies.RESIDUAL,
+                remedies.OTHER_ACTIVATION,
+            ),
         )

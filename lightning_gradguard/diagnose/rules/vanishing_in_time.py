@@ -22,9 +22,18 @@ class VanishingOverTime(Rule):
 
     Raises:
         ValueError: if ``factor`` is outside (0, 1).
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = VanishingOverTime()
+        >>> rule.observe(quiet_record(0, temporal_norms={"rnn": tuple(0.6**i for i in range(9, -1, -1))})) is None
+        True
+        >>> rule.observe(quiet_record(0, temporal_norms={"rnn": tuple(0.1**i for i in range(9, -1, -1))})).message
+        'the gradient through rnn shrinks by ×0.1 for each step back in time.'
     """
 
     id = "vanishing-over-time"
+    harmless_if_learning = True
     needs = ("temporal_norms",)
 
     def __init__(self, factor: float = 0.35) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.depth import weight_layers
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -12,9 +13,18 @@ class ZeroGradient(Rule):
     """A layer takes part in the graph, and its gradient has been exactly zero for several records.
 
     Mostly a consequence: of dead units, of weights that are all zero, of underflow.
+
+    Example:
+        >>> from lightning_gradguard.diagnose.quiet import quiet_record
+        >>> rule = ZeroGradient()
+        >>> rule.observe(quiet_record(0)) is None
+        True
+        >>> rule.observe(quiet_record(0, layer_norms=(0.0, 0.1, 0.1, 0.1, 0.1, 0.1))).message
+        'a: the gradient is exactly zero.'
     """
 
     id = "zero-gradient"
+    harmless_if_learning = True
     needs = ("layer_kinds",)
 
     def observe(self, record: StepRecord) -> Finding | None:
@@ -24,11 +34,10 @@ class ZeroGradient(Rule):
         zero = tuple(record.layers[i] for i in weight_layers(record) if record.max_layer_norms[i] == 0)
         if not zero:
             return None
-        many = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
         return Finding(
             rule=self.id,
             severity="critical",
-            message=f"{', '.join(zero[:3])}{many}: the gradient is exactly zero.",
+            message=f"{named(zero)}: the gradient is exactly zero.",
             step=record.step,
             layers=zero,
             evidence={"layers": float(len(zero)), "of": float(len(record.layers))},

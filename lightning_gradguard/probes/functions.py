@@ -1,0 +1,181 @@
+"""Activations, softmax, attention and losses that are applied as functions, seen as the operators that torch runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+
+from lightning_gradguard.record import LossStats
+
+# Operator of torch, mapped to the module that does the same; in-place ones end with an underscore.
+_ACTIVATIONS = {
+    "relu": "ReLU",
+    "gelu": "GELU",
+    "silu": "SiLU",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "_softmax": "Softmax",
+    "_safe_softmax": "Softmax",
+}
+_ATTENTION = "_scaled_dot_product_"
+_QUERIES = 16  # of each head that are looked at, the last ones, which see all keys under a causal mask
+_HEADS = 8  # batch entries times heads that are looked at
+_MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
+
+See = Callable[[str, Tensor, Mapping[str, Tensor]], None]
+
+
+class FunctionWatch(TorchDispatchMode):
+    """Calls back for each activation, softmax and attention that runs while it is on, and notes what losses are given.
+
+    Operators are run as they are, and what they gave is passed on as it is: nothing changes but the time it takes. It
+    lies below autograd, so that looking builds no graph.
+
+    Args:
+        see: gets the kind, e.g. ``"ReLU"``, the output, and further figures.
+
+    Attributes:
+        on: whether it looks; where it cannot be taken off the stack of modes at once, it only passes on.
+    """
+
+    def __init__(self, see: See) -> None:
+        super().__init__()
+        self.on = False
+        self._see = see
+        self._losses: list[tuple[str, Tensor, Tensor, Tensor]] = []  # kind; baseline, given probabilities, value
+        self._given: Tensor | None = None  # whether the last log_softmax got probabilities
+
+    def start(self) -> None:
+        """Begins to look."""
+        if not self.on:
+            self._losses, self._given = [], None
+            if _get_current_dispatch_mode() is not self:
+                self.__enter__()
+            self.on = True
+
+    def stop(self) -> None:
+        """Ends it, and leaves the stack of modes as it was."""
+        if self.on and _get_current_dispatch_mode() is self:
+            self.__exit__(None, None, None)
+        self.on = False
+
+    def take(self) -> tuple[LossStats, ...] | None:
+        """What losses were given since it began, ``None`` without any."""
+        losses, self._losses = self._losses, []
+        found = []
+        for kind, *figures in losses:
+            baseline, given, value = torch.stack(
+                [f.float().to(figures[0].device) for f in figures]
+            ).tolist()  # host sync
+            found.append(LossStats(kind, baseline, bool(given), value))
+        return tuple(found) or None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if self.on:
+            name = func.overloadpacket.__name__
+            if name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS:
+                self._look(name, args, kwargs, output)
+        return output
+
+    @torch.no_grad()
+    def _look(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+        if name.startswith(_ATTENTION):
+            if "backward" not in name and _is_plain(args[0]) and _is_plain(args[1]):
+                self._see("Attention", output[0] if isinstance(output, tuple) else output, _attention(args, kwargs))
+            return
+        if name in _LOOKS:
+            if all(_is_plain(a) for a in args[:2] if isinstance(a, Tensor)) and len(self._losses) < _MAX_LOSSES:
+                _LOOKS[name](self, args, output[0] if isinstance(output, tuple) else output)
+            return
+        kind = _ACTIVATIONS[name.rstrip("_") if not name.startswith("_") else name]
+        if _is_plain(output) and output.numel():
+            more = {}
+            if kind == "Softmax":
+                if output.dim() == 0 or output.shape[args[1]] < 2:
+                    return  # over a single variable: always one
+                more = _entropy(output, args[1])
+            self._see(kind, output, more)
+
+    def _log_softmax(self, args: Sequence[Any], value: Tensor) -> None:
+        given = args[0]
+        if args[0].dim() and given.shape[args[1]] > 1:
+            total = given.float().sum(args[1])
+            self._given = ((total - 1).abs().max() < 1e-3) & (given.min() >= 0)
+
+    def _nll(self, args: Sequence[Any], value: Tensor) -> None:
+        """Cross-entropy: its best constant prediction are the frequencies of the classes."""
+        target = args[1]
+        ignored = args[4] if len(args) > 4 else -100
+        counts = torch.bincount(target.reshape(-1).where(target.reshape(-1) != ignored, -1) + 1)[1:].float()
+        share = counts / counts.sum()
+        self._add("cross-entropy", -torch.special.xlogy(share, share).sum(), value)
+
+    def _bce_with_logits(self, args: Sequence[Any], value: Tensor) -> None:
+        logits, target = args[0], args[1].float()
+        self._given = (logits.min() >= 0) & (logits.max() <= 1)
+        self._add("binary-cross-entropy", _entropy_of(target.mean()), value)
+
+    def _bce(self, args: Sequence[Any], value: Tensor) -> None:
+        self._given = None
+        self._add("binary-cross-entropy", _entropy_of(args[1].float().mean()), value)
+
+    def _mse(self, args: Sequence[Any], value: Tensor) -> None:
+        target = args[1].float()
+        self._given = None
+        number = len(target) if target.dim() else 1
+        if number > 1:
+            around = (target - target.mean(0, keepdim=True)).square().mean()
+            self._add("squared-error", around * number / (number - 1), value)
+
+    def _add(self, kind: str, baseline: Tensor, value: Tensor) -> None:
+        given = self._given if self._given is not None else torch.zeros((), device=baseline.device)
+        self._losses.append((kind, baseline, given, value.mean()))
+        self._given = None
+
+
+_LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
+    "_log_softmax": FunctionWatch._log_softmax,
+    "nll_loss_forward": FunctionWatch._nll,
+    "nll_loss2d_forward": FunctionWatch._nll,
+    "binary_cross_entropy_with_logits": FunctionWatch._bce_with_logits,
+    "binary_cross_entropy": FunctionWatch._bce,
+    "mse_loss": FunctionWatch._mse,
+}
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (Tensor, torch.nn.Parameter) and value.layout == torch.strided
+
+
+def _entropy_of(share: Tensor) -> Tensor:
+    return -torch.special.xlogy(share, share) - torch.special.xlogy(1 - share, 1 - share)
+
+
+def _entropy(shares: Tensor, dim: int) -> dict[str, Tensor]:
+    """Mean entropy over that of a uniform one, and the share of rows that look at one entry alone."""
+    rows = shares.movedim(dim, -1)
+    rows = rows.reshape(-1, rows.shape[-1])
+    rows = rows[:: max(1, len(rows) // 4096)].float()
+    entropy = -torch.special.xlogy(rows, rows).sum(-1).mean() / math.log(rows.shape[-1])
+    return {"entropy": entropy, "saturated": (rows.amax(-1) > 0.98).float().mean()}
+
+
+def _attention(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The largest logit of the last queries of a few heads, and how they are spread over keys; masks are left out."""
+    query, key = args[0].float(), args[1].float()
+    query = query.reshape(-1, *query.shape[-2:])[:_HEADS, -_QUERIES:]
+    key = key.reshape(-1, *key.shape[-2:])[:_HEADS]
+    if key.shape[-2] < 2 or len(key) != len(query):
+        return {}
+    scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
+    logits = query @ key.transpose(-2, -1) * scale
+    return {"max_logit": logits.abs().amax(), **_entropy(logits.softmax(-1), -1)}

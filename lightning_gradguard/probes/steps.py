@@ -1,0 +1,69 @@
+"""Whether steps come, and begin with no gradient of an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.measurement.layout import Layout
+
+_MANY = 32  # backward passes without a step from which it is said; more than one accumulates by hand
+_AGAIN = 16  # and after as many more
+
+
+class Steps:
+    """Counts backward passes between the steps of one optimizer.
+
+    Args:
+        layout: the parameters of the optimizer.
+
+    Attributes:
+        ever: whether there was a step, of this optimizer or of somebody else who moved its weights.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._backwards = 0
+        self._told = 0
+        self._versions: list[int] = []
+        self.ever = False
+        self._smallest: Tensor | None = None  # largest gradient element as a backward began, the smallest since a step
+        self._old: Tensor | None = None
+
+    def add_backward(self) -> None:
+        """Counts a backward pass that begins."""
+        self._backwards += 1
+        if self._backwards == 1:
+            self._versions = [parameter._version for parameter in self._layout.params]
+
+    def step(self) -> None:
+        """Tells that the optimizer is about to step."""
+        self._backwards, self._told, self.ever = 0, 0, True
+        self._old = self._smallest if self._smallest is not None else self._old
+        self._smallest = None
+
+    def waiting(self) -> int | None:
+        """How many backward passes there were without a step, if none ever came and no weight has moved otherwise."""
+        many = self._backwards - self._told >= (_AGAIN if self._told else _MANY)
+        if self.ever or not many:
+            return None
+        self._told = self._backwards
+        moved = self._versions != [parameter._version for parameter in self._layout.params]
+        self.ever = moved  # somebody else steps
+        return None if moved else self._backwards
+
+    def look(self, gradients: Sequence[Tensor | None]) -> None:
+        """Takes in the gradients that are there as a backward pass begins; no host sync."""
+        there = [g for g in gradients if g is not None and g.layout == torch.strided and g.numel() > 0]
+        norms = torch._foreach_norm(there, float("inf")) if there else [torch.zeros(())]
+        home = norms[0].device
+        largest = torch.stack([norm.float().to(home) for norm in norms]).amax()
+        self._smallest = largest if self._smallest is None else torch.minimum(self._smallest, largest)
+
+    def take_old_gradients(self) -> bool | None:
+        """Whether old gradients were there in each backward pass of the last sampled step; ``None``: no news."""
+        old = self._smallest if self._smallest is not None else self._old
+        self._old = None
+        return None if old is None else bool(old > 0)  # host sync: a sampled step

@@ -1,0 +1,61 @@
+"""The house as a whole: what a newcomer sees of it, and how far a step goes through it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lightning_gradguard
+from benchmarks.traced import STEPS, trace
+from lightning_gradguard import AGC, ZClip
+
+PACKAGE = Path(lightning_gradguard.__file__).parent
+
+
+def functions() -> Iterator[tuple[int, str]]:
+    """Length in lines of every function of the package, docstring included, with its place."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                yield node.end_lineno - node.lineno + 1, f"{path.relative_to(PACKAGE)}: {node.name}"
+
+
+def test_the_root_of_the_package_has_few_modules():
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+
+
+def test_no_function_is_longer_than_a_screen():
+    longest = sorted(functions(), reverse=True)
+    assert longest[0][0] <= 70, longest[0]
+    assert longest[7][0] <= 40, longest[:8]
+
+
+def test_a_room_says_what_it_is_for():
+    for room in (path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()):
+        assert importlib.import_module(f"lightning_gradguard.{room.name}").__doc__, room.name
+
+
+def test_every_public_name_is_itself_whatever_was_imported_before():
+    modules = [found.name for found in pkgutil.walk_packages([str(PACKAGE)], "lightning_gradguard.")]
+    program = (
+        "import importlib, types, warnings, lightning_gradguard as g\n"
+        "warnings.simplefilter('ignore')\n"
+        f"for name in {[m for m in modules if not m.endswith('__main__')]!r}: importlib.import_module(name)\n"
+        "print([name for name in g.__all__ if isinstance(getattr(g, name), types.ModuleType)])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(("policy", "files", "changes"), [(ZClip(), 14, 36), (AGC(), 16, 41)], ids=["ZClip", "AGC"])
+def test_a_quiet_step_stays_in_few_files(policy, files, changes):
+    found = trace(policy, STEPS["quiet"])
+    assert len(found.files) <= files, found.files
+    assert found.changes <= changes, found.calls
