@@ -57,7 +57,7 @@ def rate(factor: float) -> Change:
 
     def change(recipe: Recipe) -> Recipe:
         def build(net: nn.Module) -> list[Optimizer]:
-            optimizers = _listed(recipe.optimizer(net))
+            optimizers = listed(recipe.optimizer(net))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] *= factor
@@ -68,7 +68,8 @@ def rate(factor: float) -> Change:
     return change
 
 
-def _listed(made: Any) -> list[Optimizer]:
+def listed(made: Any) -> list[Optimizer]:
+    """One optimizer, or several, as a list."""
     return [made] if isinstance(made, Optimizer) else list(made)
 
 

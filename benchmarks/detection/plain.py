@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_gradguard import GradientPipeline
 from lightning_gradguard.guard.guard import NonFiniteGradientError
 
+from .mistakes import listed
 from .recipe import Recipe
 
 
@@ -40,8 +41,7 @@ class Loop:
 
     def __init__(self, recipe: Recipe, net: nn.Module) -> None:
         self.recipe, self.net = recipe, net
-        made = recipe.optimizer(net)
-        self._all = [Guarded(net, o) for o in ([made] if isinstance(made, Optimizer) else made)]
+        self._all = [Guarded(net, optimizer) for optimizer in listed(recipe.optimizer(net))]
         self._schedulers = [LambdaLR(o.optimizer, recipe.schedule) for o in self._all if recipe.schedule]
 
     def optimizers(self) -> Any:
