@@ -26,6 +26,7 @@ class Finding:
         remedies: what to try, best first.
         count: how many records it has held for.
         until: step at which it was seen not to hold any more; ``None`` while it holds.
+        place: of its rule among the rules, causes before what they lead to: views show findings in this order.
     """
 
     rule: str
@@ -38,6 +39,7 @@ class Finding:
     remedies: tuple[str, ...] = ()
     count: int = 1
     until: int | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ class Rule(ABC):
         sees_bad_steps: whether it is shown records of steps that were not finite; they enter no other statistic.
         sees_missing_steps: whether it is shown records that tell of no step: no gradient, or nobody stepped.
         tallies: whether it counts on, so that a standing finding always shows the latest count. Others show what held
-            when they were raised, not what came after it.
+            when they were raised, not what came after it. A tally is reported anew when it has held for 2, 4, 8 …
+            records.
     """
 
     id: str
@@ -139,7 +140,7 @@ class Diagnosis:
         watch.broken = watch.broken + 1 if broken else 0
         breaks = broken and (watch.broken > 1 or watch.progress.state != "learns")
         news = []
-        for rule, standing in watch.asked:
+        for place, (rule, standing) in enumerate(watch.asked):
             asked = all(getattr(record, name) is not None for name in rule.needs)
             asked = asked and (rule.sees_bad_steps or _is_finite(record))
             asked = asked and (rule.sees_missing_steps or record.num_steps > 0)
@@ -149,7 +150,8 @@ class Diagnosis:
             if finding is None and (broken or not asked):
                 continue
             if finding is not None:
-                finding = replace(finding, severity=_earned(rule, finding.severity, watch.progress, record))
+                severity = _earned(rule, finding.severity, watch.progress, record)
+                finding = replace(finding, severity=severity, place=place)
             patience = 1 if breaks else rule.patience
             if _update(standing, finding, patience, record.step, renew=rule.tallies):
                 assert standing.finding is not None
@@ -252,6 +254,7 @@ def _update(standing: _Standing, finding: Finding | None, patience: int, step: i
     if before is not None and not renew and before.severity == finding.severity:
         finding = before  # what held when it was raised, not what came after
     standing.finding = replace(finding, step=standing.since if standing.active else step, count=standing.count)
-    news = standing.active and (before is None or before.severity != finding.severity)
+    counts_on = before is not None and before.message != finding.message and standing.count & (standing.count - 1) == 0
+    news = standing.active and (before is None or before.severity != finding.severity or counts_on)
     standing.reported = standing.reported or news
     return news

@@ -194,3 +194,21 @@ def test_records_that_are_not_finite_enter_no_rule_that_did_not_ask_for_them(mak
     for step in range(3):
         diagnosis.observe(make_record(step, verdict="overflow", total_norm=float("inf")))
     assert diagnosis.findings == []
+
+
+def test_bad_batches_are_counted_on_with_the_batches_that_come_back(make_record):
+    diagnosis = Diagnosis(default_rules())
+    told = []
+    for step in range(100):
+        bad = step % 20 in (6, 7)
+        more = {"verdict": "skipped", "cause": "nan", "num_nonfinite": 1, "total_norm": float("nan")} if bad else {}
+        record = make_record(step, loss=0.98**step, batch=step % 20, epoch=step // 20, nonfinite_layers=("a",), **more)
+        told += diagnosis.observe(record)
+    (finding,) = diagnosis.findings
+    assert {f.rule for f in told} == {"bad-batches"}
+    assert finding.severity == "warning"
+    assert finding.message.startswith(
+        "10 of 100 steps were not finite, the first at step 6, the last at 87: the gradient"
+    )
+    assert "They come back in each epoch at batches 6, 7." in finding.message
+    assert finding.remedies[0] == "look at the data of the bad batch: batches 6, 7"

@@ -96,7 +96,8 @@ class PoorInitialization(Rule):
         hidden = [a for a in hidden if a.module not in self._zero_at_first]
         if not hidden:
             return None
-        smallest, largest = min(hidden, key=lambda a: a.rms), max(hidden, key=lambda a: a.rms)
+        smallest = min(hidden, key=lambda a: a.rms)
+        largest = max((*hidden, *_functions(record.activations or ())), key=lambda a: a.rms)
         first, last = hidden[0].rms, hidden[-1].rms
         grows = largest.rms > self.high or (last > self.spread * first)
         fades = smallest.rms < self.low or (first > self.spread * last)
@@ -121,3 +122,9 @@ class PoorInitialization(Rule):
 def _hidden(activations: Sequence[ActivationStats]) -> list[ActivationStats]:
     """Layers with weights but the last one."""
     return [a for a in activations if any(part in a.kind for part in _HIDDEN)][:-1]
+
+
+def _functions(activations: Sequence[ActivationStats]) -> list[ActivationStats]:
+    """Activations without an upper bound, before the last layer with weights."""
+    last = max((i for i, a in enumerate(activations) if any(part in a.kind for part in _HIDDEN)), default=0)
+    return [a for a in activations[:last] if a.kind in ("ReLU", "GELU", "SiLU")]

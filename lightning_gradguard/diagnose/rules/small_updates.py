@@ -13,12 +13,15 @@ from lightning_gradguard.record import Finding, StepRecord
 
 _GOOD = 0.02  # the largest median over layers of runs that train well: measured 0.004 to 0.13
 
+_ONCE = 10.0  # times the share that no step ever reached: Adagrad's first steps are larger than all others
+
 
 class SmallUpdates(Rule):
-    """No layer has ever been changed by more than a tiny part of its size in a step, and the loss stays where it is.
+    """No layer is changed by more than a tiny part of its size in a step, and the loss stays where it is.
 
-    Speaks of the largest measured ||change|| / ||weights|| of any layer in the whole run so far: the end of a decay
-    and one layer without gradient are no cause, and while it rises, as in a warm-up, judgement waits.
+    Speaks of the largest ||change|| / ||weights|| of any layer over the last six that were measured, of a run in which
+    it never was ten times as much: the end of a decay and one layer without gradient are no cause, and while it rises,
+    as in a warm-up, judgement waits.
 
     Args:
         share: ratio that no layer exceeds, > 0.
@@ -45,7 +48,8 @@ class SmallUpdates(Rule):
             raise ValueError(f"min_progress must not be negative, got {min_progress}")
         self.share, self.min_progress = share, min_progress
         self._trend = LossTrend()
-        self._largest = 0.0
+        self._recent: list[float] = []
+        self._ever = 0.0
         self._median = 0.0
         self._last: float | None = None
         self._rising = False
@@ -59,21 +63,24 @@ class SmallUpdates(Rule):
             self._median = max(self._median, statistics.median(ratios))
             self._rising = self._last is not None and now > 1.5 * self._last
             self._last = now
-            self._largest = max(self._largest, now)
+            self._recent = [*self._recent[-5:], now]
+            self._ever = max(self._ever, now)
         fell = self._trend.fell
-        if not 0 < self._largest < self.share or self._rising or (fell is not None and fell > self.min_progress):
+        largest = max(self._recent, default=0.0)
+        small = 0 < largest < self.share and self._ever < _ONCE * self.share
+        if not small or self._rising or (fell is not None and fell > self.min_progress):
             return None
-        factor = round_factor(_GOOD / (self._median or self._largest))
+        factor = round_factor(_GOOD / (self._median or largest))
         return Finding(
             rule=self.id,
             severity="warning",
             message=(
-                f"no step has changed any layer by more than {self._largest:.2g} of its norm; runs that train well "
+                f"no step has changed any layer by more than {largest:.2g} of its norm; runs that train well "
                 f"reach {_GOOD:g}. The learning rate is about {factor:g} times too low."
             ),
             step=record.step,
             layers=record.layers,
-            evidence={"update_ratio": self._largest, "raise_learning_rate_by": factor},
+            evidence={"update_ratio": largest, "raise_learning_rate_by": factor},
             causes=("the learning rate is too low", "a clipping threshold far below the usual norm"),
             remedies=(remedies.raise_rate(factor),),
         )

@@ -1,5 +1,6 @@
 /** Alerts first: a card for each thing worth knowing before looking at the picture. */
 
+import { inOrder } from "./diagnosis.js";
 import { el } from "./dom.js";
 import { formatFactor, formatNumber, formatShare, formatStep, plural } from "./format.js";
 import { slopeOf } from "./statistics.js";
@@ -52,9 +53,9 @@ function spikes(view) {
 }
 
 function findings(view) {
-  const list = view.events.findings;
+  const list = inOrder(view.events.findings).filter((finding) => finding.until === null || finding.until === undefined);
   const critical = list.find((finding) => finding.severity === "critical");
-  const first = critical ?? list[0];
+  const first = list[0];
   return {
     id: "findings", level: critical ? "bad" : first ? "warn" : "ok", value: formatStep(list.length),
     label: list.length === 1 ? "finding" : "findings", detail: first?.rule ?? "nothing to report", step: first?.first_step,

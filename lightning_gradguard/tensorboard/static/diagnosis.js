@@ -12,15 +12,25 @@ const SHOWN = 5;
  */
 export function makeDiagnosis(findings, pin) {
   const panel = el("section", { class: "panel", id: "diagnosis", "aria-label": "Diagnosis" }, el("h2", { text: "Diagnosis" }));
-  const order = { critical: 0, warning: 1, info: 2 };
-  const sorted = [...findings].sort((a, b) => order[a.severity] - order[b.severity]);
+  const sorted = inOrder(findings);
   if (!sorted.length) panel.append(el("p", { class: "quiet", text: "No rule has found anything to report in this run." }));
   for (const finding of sorted) panel.append(findingCard(finding, pin));
   return panel;
 }
 
+/** Causes before what they lead to, as the rules have it; mere facts behind them, and last what does not hold any more. */
+export function inOrder(findings) {
+  const rank = (finding) => (isOver(finding) ? 2000 : finding.severity === "info" ? 1000 : 0) + (finding.place ?? 0);
+  return [...findings].sort((a, b) => rank(a) - rank(b));
+}
+
+function isOver(finding) {
+  return finding.until !== null && finding.until !== undefined;
+}
+
 function findingCard(finding, pin) {
-  const since = `since step ${formatStep(finding.first_step)}` + (finding.count > 1 ? `, held for ${plural(finding.count, "record")}` : "");
+  const over = isOver(finding) ? ` until step ${formatStep(finding.until)}, and not any more` : "";
+  const since = `since step ${formatStep(finding.first_step)}${over}` + (finding.count > 1 ? `, held for ${plural(finding.count, "record")}` : "");
   const layers = finding.layers.slice(0, SHOWN).map((layer) =>
     el("button", { class: "chip", text: layer, title: "Show this row", onclick: () => pin(finding.step, layer) }),
   );

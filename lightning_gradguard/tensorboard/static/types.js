@@ -30,6 +30,8 @@
  * @typedef {Object} Finding One diagnosis, with its remedies.
  * @property {string} rule
  * @property {"info"|"warning"|"critical"} severity
+ * @property {number|null} until Step at which it was seen not to hold any more.
+ * @property {number} place Of its rule among the rules, causes first.
  * @property {string} message
  * @property {number} step
  * @property {number} first_step
