@@ -64,6 +64,7 @@ class _Standing:
     missed: int = 0  # records in a row that did not
     count: int = 0  # records that confirmed it, ever
     finding: Finding | None = None  # what it says: once raised, what held then
+    said: Finding | None = None  # what the rule said last, with the severity that it gave
     since: int = 0  # step at which it was raised
     active: bool = False
     reported: bool = False
@@ -71,7 +72,7 @@ class _Standing:
     @property
     def suspected(self) -> Finding | None:
         """What the rule said of the last record that it was asked about."""
-        return self.finding if self.held else None
+        return self.said if self.held else None
 
 
 @dataclass
@@ -150,6 +151,7 @@ class Diagnosis:
             if finding is None and (broken or not asked):
                 continue
             if finding is not None:
+                standing.said = finding
                 severity = _earned(rule, finding.severity, watch.progress, record)
                 finding = replace(finding, severity=severity, place=place)
             patience = 1 if breaks else rule.patience

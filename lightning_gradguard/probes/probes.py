@@ -79,6 +79,9 @@ class Instruments:
             index: of the batch in its epoch, where there is one, so that a bad batch can be named.
             epoch: its epoch.
         """
+        if step != self.step:
+            for watched in self._watched:
+                watched.steps.begin()
         self.step = step
         if index is not None:
             self._batches.append((step, epoch, index))

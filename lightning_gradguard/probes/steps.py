@@ -38,6 +38,10 @@ class Steps:
         if self._backwards == 1:
             self._versions = [parameter._version for parameter in self._layout.params]
 
+    def begin(self) -> None:
+        """Tells that another step begins: what backward passes of other optimizers left behind does not count."""
+        self._smallest = None
+
     def step(self) -> None:
         """Tells that the optimizer is about to step."""
         self._backwards, self._told, self.ever = 0, 0, True

@@ -17,7 +17,8 @@ class NoGradient(Rule):
 
     - nothing at all has a gradient: critical;
     - the first layers that run have none, up to some layer from which on all have: a cut, a warning;
-    - one of several heads of the same shape has none, although its output would pass it on: a warning;
+    - a whole part of several layers, or one of several heads of the same shape, has none, although its output would
+      pass it on: a warning;
     - layers that never ran, a copy of layers that train (a target network), or one here and there (a pooler whose
       output is not used): *info*, as long as they are fewer than half.
 
@@ -97,6 +98,9 @@ class NoGradient(Rule):
         if shapes and all(there.count(s) >= missing.count(s) for s in set(missing)):
             # A copy of what trains, under no_grad on purpose; or one of several heads, which its loss does not reach.
             return "info" if all(held_back) or len(missing) > 2 else "warning"
+        passed_on = [i for i in ran if record.layers[i] in unreached and record.flows is not None and record.flows[i]]
+        if len({record.layers[i].rpartition(".")[0] for i in passed_on}) == 1 < len(passed_on) == len(unreached):
+            return "warning"  # a whole part that is computed, and of which the loss knows nothing
         cut = flags[0] and True not in flags[flags.index(False) :] if False in flags else True
         return "warning" if cut or sum(flags) * 2 > len(flags) else "info"
 

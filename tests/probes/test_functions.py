@@ -1,0 +1,120 @@
+"""Activations, attention and losses that are applied as functions."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_gradguard.probes.activations import Probe
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.attend, self.head = (
+            nn.Linear(8, 16),
+            nn.MultiheadAttention(16, 2, batch_first=True),
+            nn.Linear(16, 5),
+        )
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        x = self.act(F.relu_(self.first(x)))
+        x = torch.tanh(x + self.attend(x, x, x)[0])
+        x = x.unsqueeze(1)  # one head
+        x = F.scaled_dot_product_attention(x, 50 * x, x).squeeze(1)
+        return self.head(x).mean(1)
+
+
+def watched(net, x, loss):
+    probe = Probe(net)
+    probe.start(0)
+    value = loss(net(x))
+    probe.stop()
+    return value, {stats.module: stats for stats in probe.take()}, probe.functions.take()
+
+
+def test_functions_are_seen_beside_modules_wherever_they_are_applied():
+    _, seen, _ = watched(Net(), torch.randn(4, 6, 8), lambda out: out.sum())
+    kinds = {name: stats.kind for name, stats in seen.items()}
+    assert kinds["relu()"] == "ReLU"
+    assert kinds["act"] == "ReLU", "in an activation module it is that module's"
+    assert kinds["tanh()"] == "Tanh"
+    assert kinds["attend.softmax()"] == "Softmax"
+    assert kinds["attention()"] == "Attention"
+    assert len(seen) == 8
+    assert seen["relu()"].dead == 0.0
+    assert seen["attend.softmax()"].entropy == pytest.approx(1.0, abs=0.05)
+    assert seen["attention()"].max_logit > 1.0
+
+
+def test_looking_changes_no_bit_of_outputs_gradients_and_random_numbers():
+    results = []
+    for look in (False, True):
+        torch.manual_seed(3)
+        net, x, y = Net(), torch.randn(4, 6, 8), torch.tensor([0, 1, 2, 3])
+        probe = Probe(net)
+        if look:
+            probe.start(0)
+        loss = F.cross_entropy(F.dropout(net(x), 0.5), y)
+        probe.stop()
+        loss.backward()
+        results.append((loss.detach(), [p.grad for p in net.parameters()], torch.rand(3)))
+    (loss, grads, drawn), (loss2, grads2, drawn2) = results
+    assert torch.equal(loss, loss2)
+    assert all(torch.equal(a, b) for a, b in zip(grads, grads2, strict=True))
+    assert torch.equal(drawn, drawn2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "twice"),
+    [
+        (lambda out: F.cross_entropy(out, torch.tensor([0, 1, 1, 3])), "cross-entropy", False),
+        (lambda out: F.cross_entropy(out.softmax(1), torch.tensor([0, 1, 1, 3])), "cross-entropy", True),
+        (lambda out: F.binary_cross_entropy_with_logits(out, torch.ones(4, 5)), "binary-cross-entropy", False),
+        (lambda out: F.binary_cross_entropy_with_logits(out.sigmoid(), torch.ones(4, 5)), "binary-cross-entropy", True),
+        (lambda out: F.mse_loss(out, torch.arange(20.0).reshape(4, 5)), "squared-error", False),
+    ],
+    ids=["logits", "softmax", "binary logits", "sigmoid", "squares"],
+)
+def test_a_loss_says_what_it_was_given(loss, kind, twice):
+    torch.manual_seed(0)
+    value, _, (stats,) = watched(Net(), torch.randn(4, 6, 8) * 5, loss)
+    assert stats.kind == kind
+    assert stats.probabilities is twice
+    assert stats.value == pytest.approx(float(value.detach()))
+
+
+def test_the_baseline_is_what_the_best_constant_costs():
+    target = torch.tensor([0, 1, 1, 1])
+    _, _, (classes,) = watched(Net(), torch.randn(4, 6, 8), lambda out: F.cross_entropy(out, target))
+    assert classes.baseline == pytest.approx(0.5623, abs=1e-3), "-(ln(1/4) + 3 ln(3/4)) / 4"
+    numbers = torch.randn(4, 5)
+    _, _, (squares,) = watched(Net(), torch.randn(4, 6, 8), lambda out: F.mse_loss(out, numbers))
+    assert squares.baseline == pytest.approx(float(numbers.var(0).mean()))
+
+
+def test_a_mode_that_is_not_on_top_is_left_on_the_stack_and_looks_no_more():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Other(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    probe = Probe(Net())
+    other = Other()
+    probe.start(0)
+    other.__enter__()
+    probe.stop()
+    assert not probe.functions.on
+    other.__exit__(None, None, None)
+    probe.functions.__exit__(None, None, None)
+
+
+def test_a_compiled_function_runs_as_before():
+    probe = Probe(Net())
+    compiled = torch.compile(lambda z: torch.relu(z) * 2, backend="eager")
+    probe.start(0)
+    out = compiled(torch.tensor([-1.0, 2.0]))
+    probe.stop()
+    assert out.tolist() == [0.0, 4.0]

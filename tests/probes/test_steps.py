@@ -1,0 +1,48 @@
+"""Whether steps come, and begin with no gradient of an earlier one."""
+
+import torch
+from torch import nn
+
+from lightning_gradguard.measurement.layout import Layout
+from lightning_gradguard.probes.steps import Steps
+
+
+def make():
+    net = nn.Linear(2, 1)
+    return net, Steps(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1)))
+
+
+def test_many_backward_passes_without_a_step_are_said_now_and_then():
+    _, steps = make()
+    said = []
+    for _ in range(64):
+        steps.add_backward()
+        said.append(steps.waiting())
+    assert [s for s in said if s is not None] == [32, 48, 64]
+
+
+def test_nothing_is_said_once_a_step_came_or_somebody_else_moved_the_weights():
+    net, steps = make()
+    steps.step()
+    for _ in range(64):
+        steps.add_backward()
+    assert steps.waiting() is None
+    net, steps = make()
+    for _ in range(40):
+        steps.add_backward()
+        with torch.no_grad():
+            net.weight.add_(1.0)
+    assert steps.waiting() is None
+
+
+def test_gradients_that_one_backward_pass_of_a_step_found_gone_are_not_old():
+    _, steps = make()
+    for gradient in (None, torch.ones(2)):  # accumulated over two batches
+        steps.look([gradient])
+    steps.step()
+    assert steps.take_old_gradients() is False
+    steps.look([torch.ones(2)])
+    assert steps.take_old_gradients() is True
+    steps.begin()
+    steps.step()
+    assert steps.take_old_gradients() is None
