@@ -1,12 +1,11 @@
 """The first remedy of a finding, carried out by itself: as a change of the recipe, whatever the recipe is.
 
-A remedy is known by words of its text, and numbers are read from the finding's evidence. What needs somebody who reads
-the code (a ``detach()`` to be found, a loss to be written anew) is not applied.
+A remedy is known by the words that it begins with, and numbers are read from the finding's evidence. What needs
+somebody who reads the code (a ``detach()`` to be found, a loss to be written anew) is not applied.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.record import Finding
 
 from . import mistakes as m
@@ -25,7 +25,7 @@ Cure = Callable[[Recipe, Finding], Recipe | None]
 def cured(recipe: Recipe, finding: Finding) -> Recipe | None:
     """The recipe after the first remedy; ``None`` where it cannot be applied by itself."""
     text = finding.remedies[0] if finding.remedies else ""
-    cure = next((cure for words, cure in CURES if re.search(words, text, re.IGNORECASE)), None)
+    cure = next((cure for words, cure in CURES.items() if text.startswith(words)), None)
     return cure(recipe, finding) if cure else None
 
 
@@ -40,8 +40,7 @@ def _raise(recipe: Recipe, finding: Finding) -> Recipe | None:
 
 
 def _rate(recipe: Recipe) -> float:
-    made = recipe.optimizer(recipe.model())
-    return ([made] if isinstance(made, Optimizer) else list(made))[0].param_groups[0]["lr"]
+    return m.listed(recipe.optimizer(recipe.model()))[0].param_groups[0]["lr"]
 
 
 def _unfreeze(recipe: Recipe, finding: Finding) -> Recipe:
@@ -52,14 +51,11 @@ def _unfreeze(recipe: Recipe, finding: Finding) -> Recipe:
 
 def _minimize(recipe: Recipe, finding: Finding) -> Recipe:
     """``maximize=True`` off where it is on; the sign of the loss turned where it is not."""
-    made = recipe.optimizer(recipe.model())
-    first = made if isinstance(made, Optimizer) else next(iter(made))
-    if not first.param_groups[0].get("maximize"):
+    if not m.listed(recipe.optimizer(recipe.model()))[0].param_groups[0].get("maximize"):
         return replace(recipe, loss=lambda net, batch: -recipe.loss(net, batch), metric=recipe.metric or recipe.loss)
 
     def build(net: nn.Module) -> list[Optimizer]:
-        built = recipe.optimizer(net)
-        optimizers = [built] if isinstance(built, Optimizer) else list(built)
+        optimizers = m.listed(recipe.optimizer(net))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["maximize"] = False
@@ -138,12 +134,14 @@ def _clip(recipe: Recipe, finding: Finding) -> Recipe | None:
 
 
 def _less_decay(recipe: Recipe, finding: Finding) -> Recipe:
+    """To the number at the end of the remedy."""
+    most = float(finding.remedies[0].split()[-1])
+
     def build(net: nn.Module) -> list[Optimizer]:
-        built = recipe.optimizer(net)
-        optimizers = [built] if isinstance(built, Optimizer) else list(built)
+        optimizers = m.listed(recipe.optimizer(net))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["weight_decay"] = min(group["weight_decay"], 0.01)
+                group["weight_decay"] = min(group["weight_decay"], most)
         return optimizers
 
     return replace(recipe, optimizer=build)
@@ -166,19 +164,67 @@ def _constant_rate(recipe: Recipe, finding: Finding) -> Recipe | None:
     return None if recipe.schedule is None else replace(recipe, schedule=None)
 
 
-CURES: list[tuple[str, Cure]] = [
-    (r"minimi[sz]e the loss|maximize=", _minimize),
-    (r"requires_grad", _unfreeze),
-    (r"zero mean and unit variance|standardi[sz]e the input", _standardize),
-    (r"(scale|standardi[sz]e|divide) the target", _scaled_targets),
-    (r"weight.decay", _less_decay),
-    (r"schedule", _constant_rate),
-    (r"(raise|increase) the (clipping )?(threshold|ceiling)", _raise_ceiling),
-    (r"lower the (learning )?rate", _lower),
-    (r"raise the (learning )?rate", _raise),
-    (r"orthogonal", _orthogonal),
-    (r"biases .*zero|zero .*biases before", _zero_bias),
-    (r"initiali[sz]e", _initialize),
-    (r"add (batch|layer).*normalization", _normalize),
-    (r"clip the total gradient norm", _clip),
-]
+def _all_parameters(recipe: Recipe, finding: Finding) -> Recipe:
+    """What no optimizer holds is added to the first one."""
+
+    def build(net: nn.Module) -> list[Optimizer]:
+        optimizers = m.listed(recipe.optimizer(net))
+        held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+        missing = [p for p in net.parameters() if p.requires_grad and id(p) not in held]
+        optimizers[0].add_param_group({"params": missing})
+        return optimizers
+
+    return replace(recipe, optimizer=build)
+
+
+def _usual_loop(recipe: Recipe, finding: Finding) -> Recipe | None:
+    """A loop of one's own with one optimizer gives way to the Trainer's."""
+    single = len(m.listed(recipe.optimizer(recipe.model()))) == 1
+    return replace(recipe, manual=None) if single and recipe.manual is not None else None
+
+
+def _open_output(recipe: Recipe, finding: Finding) -> Recipe | None:
+    """A plain stack loses the activation at its end."""
+    example = recipe.model()
+    if not isinstance(example, nn.Sequential) or list(example[-1].parameters()):
+        return None
+    return replace(recipe, model=lambda: recipe.model()[:-1])  # type: ignore[index]
+
+
+def _even_rates(recipe: Recipe, finding: Finding) -> Recipe:
+    """The faster of two optimizers is brought to a ratio of 5e-3, and so is the slower one."""
+    fast, slow = finding.evidence.get("fast", 5e-3), finding.evidence.get("slow", 5e-3)
+    first_is_fast = "optimizer 0 changes" in finding.message
+
+    def build(net: nn.Module) -> list[Optimizer]:
+        optimizers = m.listed(recipe.optimizer(net))
+        for optimizer, ratio in zip(optimizers, (fast, slow) if first_is_fast else (slow, fast), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] *= 5e-3 / max(ratio, 1e-9)
+        return optimizers
+
+    return replace(recipe, optimizer=build)
+
+
+CURES: dict[str, Cure] = {
+    remedies.FLIP_SIGN: _minimize,
+    remedies.UNFREEZE: _unfreeze,
+    remedies.OWN_PARAMETERS: _all_parameters,
+    remedies.ZERO_GRAD: _usual_loop,
+    remedies.CALL_STEP: _usual_loop,
+    remedies.PASS_LOGITS: _open_output,
+    remedies.OPEN_OUTPUT: _open_output,
+    remedies.NORMALIZE_TARGET: _scaled_targets,
+    remedies.NORMALIZE_INPUT: _standardize,
+    remedies.LOWER_DECAY: _less_decay,
+    remedies.SLOWER_DECAY: _constant_rate,
+    remedies.RAISE_CEILING: _raise_ceiling,
+    remedies.LOWER_RATE: _lower,
+    remedies.RAISE_RATE: _raise,
+    remedies.EVEN_RATES: _even_rates,
+    remedies.ORTHOGONAL: _orthogonal,
+    remedies.ZERO_BIAS: _zero_bias,
+    remedies.INIT_NORMAL: _initialize,
+    remedies.NORMALIZE: _normalize,
+    remedies.CLIP: _clip,
+}

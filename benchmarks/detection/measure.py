@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from multiprocessing import get_context
 from typing import Any
 
 import torch
 
 from .cures import cured
+from .plain import metric_of
 from .published.watch import Watch
 from .training import Outcome, train
 from .zoo import find
@@ -19,11 +20,17 @@ from .zoo import find
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made: a kind, a fault of it or none, a seed, and whether the first remedy is to be tried."""
+    """A run to be made: a kind, a fault of it or none, and a seed.
+
+    Attributes:
+        diagnosed: whether rules look at it, ours and others'; else it is run for its metric alone.
+        remedy: whether the first remedy is to be tried.
+    """
 
     kind: str
     fault: str | None
     seed: int
+    diagnosed: bool = True
     remedy: bool = False
 
 
@@ -39,6 +46,7 @@ class Result:
         others: for each published rule set the rule that fired first.
         remedy: the first remedy of that finding; ``None`` where it cannot be applied by itself.
         remedied: the metric after it.
+        diagnosed: whether rules looked at it; else only the metric counts.
     """
 
     kind: str
@@ -55,16 +63,23 @@ class Result:
     remedied: float | None = None
     ended_by: str | None = None
     seconds: float = 0.0
+    diagnosed: bool = True
 
     def plain(self) -> dict[str, Any]:
         """For JSON, without what is empty."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, [], {})}
+        return {key: value for key, value in asdict(self).items() if value != _DEFAULTS.get(key, ())}
+
+
+_DEFAULTS = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(Result)}
 
 
 def carry_out(job: Job) -> Result:
     """Makes one run, and with ``remedy`` the one after the first remedy."""
     kind, fault = find(job.kind, job.fault)
     recipe = fault.change(kind.recipe) if fault else kind.recipe
+    if not job.diagnosed:
+        before, after = metric_of(recipe, job.seed)
+        return Result(job.kind, job.fault, job.seed, before, after, diagnosed=False)
     watch = Watch()
     outcome = train(recipe, job.seed, [watch])
     result = _kept(job, outcome)
@@ -74,9 +89,7 @@ def carry_out(job: Job) -> Result:
         better = cured(recipe, finding)
         if better is not None:
             result.remedy = finding.remedies[0]
-            again = train(better, job.seed)
-            result.remedied = again.after
-            result.seconds += again.seconds
+            result.remedied = metric_of(better, job.seed)[1]
     return result
 
 

@@ -57,7 +57,7 @@ def rate(factor: float) -> Change:
 
     def change(recipe: Recipe) -> Recipe:
         def build(net: nn.Module) -> list[Optimizer]:
-            optimizers = _listed(recipe.optimizer(net))
+            optimizers = listed(recipe.optimizer(net))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] *= factor
@@ -68,7 +68,8 @@ def rate(factor: float) -> Change:
     return change
 
 
-def _listed(made: Any) -> list[Optimizer]:
+def listed(made: Any) -> list[Optimizer]:
+    """One optimizer, or several, as a list."""
     return [made] if isinstance(made, Optimizer) else list(made)
 
 
@@ -142,4 +143,14 @@ def without_step(script: Any, batch: Batch) -> Tensor:
     loss = script.recipe.loss(script.net, batch)
     optimizer.zero_grad()
     script.manual_backward(loss)
+    return loss
+
+
+def cleared_before_step(script: Any, batch: Batch) -> Tensor:
+    """A manual step whose ``zero_grad`` stands between backward and step."""
+    optimizer = script.optimizers()
+    loss = script.recipe.loss(script.net, batch)
+    script.manual_backward(loss)
+    optimizer.zero_grad()
+    optimizer.step()
     return loss

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machine import RESULTS, markdown_table
 
 from .measure import Result
-from .tables import TABLES, Case, cases, overall, rules
+from .tables import cases, sentence, tables
 
 RECORDED = RESULTS / "detection.json"
 PAGE = RESULTS / "detection.md"
-DOCS = RESULTS.parent.parent / "docs" / "diagnosis.md"
-Table = Callable[[Sequence[Case]], tuple[list[str], list[list[str]]]]
+ROOT = RESULTS.parent.parent
+IN_WORDS = (ROOT / "docs" / "diagnosis.md", ROOT / "README.md")  # pages with figures in marked places
 
 
-def write(heading: str, results: Sequence[Result]) -> None:
-    """Records results, and renews every page made of them."""
-    order = sorted(results, key=lambda r: (r.kind, r.fault or "", r.seed))
-    lines = ",\n".join(json.dumps(_strict(result.plain())) for result in order)
-    _whole(RECORDED, f'{{"heading": {json.dumps(heading)}, "results": [\n{lines}\n]}}\n')
-    PAGE.write_text(page(heading, results), encoding="utf-8")
-    DOCS.write_text(in_docs(DOCS.read_text(encoding="utf-8"), results), encoding="utf-8")
+@dataclass(frozen=True)
+class Record:
+    """A run of the whole benchmark: what it was, the ids of the rules that looked, and what came of each run."""
+
+    heading: str
+    rules: list[str]
+    results: list[Result]
+
+
+def write(record: Record) -> None:
+    """Records it, and renews every page made of it."""
+    order = sorted(record.results, key=lambda r: (r.kind, r.fault or "", r.seed))
+    body = ",\n".join(map(line, order))
+    about = f'"heading": {json.dumps(record.heading)},\n"rules": {json.dumps(record.rules)}'
+    _whole(RECORDED, f'{{{about},\n"results": [\n{body}\n]}}\n')
+    for path, text in pages(read()).items():
+        _whole(path, text)
 
 
 def _whole(path: Path, text: str) -> None:
@@ -41,10 +52,20 @@ def _strict(value: object) -> object:
     return [_strict(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def read() -> tuple[str, list[Result]]:
-    """The heading and the results that were recorded last."""
+def read() -> Record:
+    """What was recorded last."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
-    return recorded["heading"], [_result(entry) for entry in recorded["results"]]
+    return Record(recorded["heading"], recorded["rules"], [_result(entry) for entry in recorded["results"]])
+
+
+def line(result: Result) -> str:
+    """One run as one line of strict JSON."""
+    return json.dumps(_strict(result.plain()))
+
+
+def lines(path: Path) -> list[Result]:
+    """The runs of a file with one on each line."""
+    return [_result(json.loads(one)) for one in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _result(entry: dict[str, object]) -> Result:
@@ -53,22 +74,25 @@ def _result(entry: dict[str, object]) -> Result:
     return Result(**{"fault": None, **entry, **numbers, **said})  # type: ignore[arg-type]
 
 
-def page(heading: str, results: Sequence[Result]) -> str:
-    """Every table, as Markdown."""
-    found = cases(results)
-    parts = [f"# Detection\n\n`python -m benchmarks.detection`\n\n{heading}\n"]
-    for title, make in TABLES.items():
-        parts.append(f"## {title}\n\n{make.__doc__}\n\n{markdown_table(*make(found))}\n")
-    return "\n".join(parts)
+def pages(record: Record) -> dict[Path, str]:
+    """The text of every page that shows something of a record."""
+    found = cases(record.results)
+    made = tables(found, record.rules)
+    marked = {
+        "overall": markdown_table(*made["Flagged and named"][1]),
+        "rules": markdown_table(*made["Each rule"][1]),
+        "sentence": sentence(found),
+    }
+    parts = [f"# Detection\n\n`python -m benchmarks.detection`\n\n{record.heading}\n"]
+    parts += [f"## {title}\n\n{says}\n\n{markdown_table(*table)}\n" for title, (says, table) in made.items()]
+    return {PAGE: "\n".join(parts)} | {path: _renewed(path.read_text(encoding="utf-8"), marked) for path in IN_WORDS}
 
 
-def in_docs(text: str, results: Sequence[Result]) -> str:
-    """The page on the diagnosis, with the figures of its two tables renewed."""
-    found = cases(results)
-    for name, make in {"overall": overall, "rules": rules}.items():
-        begin, end = f"<!-- detection: {name} -->", "<!-- end -->"
-        before, _, rest = text.partition(begin)
-        if not rest:
-            raise ValueError(f"{DOCS} has no place for the table {name!r}: write {begin} and {end} where it belongs")
-        text = f"{before}{begin}\n{markdown_table(*make(found))}\n{end}{rest.partition(end)[2]}"
-    return text
+def _renewed(text: str, marked: dict[str, str]) -> str:
+    """A page whose marked places hold what they should."""
+    return re.sub(
+        r"<!-- detection: (\w+) -->.*?<!-- end -->",
+        lambda place: f"<!-- detection: {place[1]} -->\n{marked[place[1]]}\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )

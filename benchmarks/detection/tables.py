@@ -7,8 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lightning_gradguard.diagnose import default_rules
-
 from .causes import CAUSES
 from .judgement import WITHIN, Twin
 from .kind import Fault
@@ -16,19 +14,29 @@ from .measure import Result
 from .published import RULE_SETS
 from .zoo import HALVES, Half, find
 
+Table = tuple[list[str], list[list[str]]]  # header and rows
 OURS = "lightning-gradguard"
 NAMES = {title: {rule.name: rule.names for rule in rules} for title, rules in RULE_SETS.items()}
 
 
 @dataclass
 class Case:
-    """A kind, or a fault of it, over its seeds."""
+    """A kind, or a fault of it, over its seeds.
+
+    Attributes:
+        every: all runs, by which sick is told from healthy.
+        runs: those that rules looked at.
+    """
 
     half: Half
     kind: str
     fault: Fault | None
-    runs: list[Result]
+    every: list[Result]
     twin: Twin
+
+    @property
+    def runs(self) -> list[Result]:
+        return [run for run in self.every if run.diagnosed]
 
     @property
     def name(self) -> str:
@@ -36,14 +44,11 @@ class Case:
 
     @property
     def sick(self) -> bool:
-        return self.fault is not None and self.twin.is_sick([run.after for run in self.runs])
+        return self.fault is not None and self.twin.is_sick([run.after for run in self.every])
 
     @property
     def gap(self) -> float:
-        return self.twin.gap(statistics.median(run.after for run in self.runs))
-
-    def flagged(self, run: Result) -> bool:
-        return bool(run.said)
+        return self.twin.gap(statistics.median(run.after for run in self.every))
 
     def named(self, run: Result) -> bool:
         return self.fault is not None and run.first in CAUSES[self.fault.cause]
@@ -72,7 +77,7 @@ def share(part: int, whole: int) -> str:
     return f"{part}/{whole} = {part / whole:.0%}" if whole else "–"
 
 
-def overall(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def overall(found: Sequence[Case]) -> Table:
     """Each half: how many sick runs were flagged and named, how many healthy ones accused; and the same of others."""
     header = ["", "plain faults flagged", "cause first", "all faults flagged", "cause first", "healthy runs accused"]
     rows = []
@@ -105,7 +110,21 @@ def _names(title: str, case: Case, run: Result) -> bool:
     return case.fault is not None and case.fault.cause in NAMES[title].get(run.others.get(title, ""), ())
 
 
-def early(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def sentence(found: Sequence[Case]) -> str:
+    """What holds on kinds that no rule was made on, in words; nothing as long as some of them were not run."""
+    here = [case for case in found if case.half == "unseen"]
+    if len(here) < sum(1 + len(kind.faults) for kind in HALVES["unseen"]):
+        return ""
+    row = _overall_row(OURS, here)
+    flagged, named, _, _, accused = (cell.split(" = ") for cell in row[1:])
+    return (
+        f"Of faults that people reported, in kinds of runs that no rule was made on, {flagged[-1]} are flagged "
+        f"({flagged[0]}) and {named[-1]} named with the right cause first; {accused[0].replace('/', ' of ')} healthy "
+        f"runs are accused."
+    )
+
+
+def early(found: Sequence[Case]) -> Table:
     """The share of plain faults of which something was said by a step."""
     steps = (16, 64, 150, 1_000_000)
     header = ["plain faults of which something was said", *[f"by step {s}" if s < 1e5 else "at all" for s in steps]]
@@ -118,7 +137,7 @@ def early(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def faults(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def faults(found: Sequence[Case]) -> Table:
     """Each fault that hurts: what was said first and when, run by run."""
     header = ["fault", "cause", "seen", "gap", "named first", "right", "steps of the first word"]
     rows = []
@@ -144,7 +163,7 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if value < 100 else "broke" if value == float("inf") else f"{value:.1g}"
 
 
-def harmless(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def harmless(found: Sequence[Case]) -> Table:
     """Faults that did not hurt: nothing here may be called critical."""
     rows = [
         [
@@ -158,7 +177,7 @@ def harmless(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
     return ["fault that did not hurt", "gap", "what was said"], rows
 
 
-def healthy(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def healthy(found: Sequence[Case]) -> Table:
     """Every healthy kind, how it went, and every word that was said to it."""
     rows = []
     for case in found:
@@ -169,11 +188,11 @@ def healthy(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
     return ["healthy kind", "metric", "every word that was said"], rows
 
 
-def rules(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def rules(found: Sequence[Case], ids: Sequence[str]) -> Table:
     """Each rule: of the runs with its cause, how many it was raised in; where else it was raised."""
     header = ["rule", "its faults: hits", "misses", "raised in other sick runs", "in harmless ones", "false alarms"]
     rows = []
-    for rule in [rule.id for rule in default_rules()]:
+    for rule in ids:
         counts = Counter(_sort(rule, case, run) for case in found for run in case.runs)
         whole = counts["hit"] + counts["miss"]
         hits = share(counts["hit"], whole)
@@ -190,7 +209,7 @@ def _sort(rule: str, case: Case, run: Result) -> str:
     return "beside" if case.sick else "harmless" if case.fault else "false alarm"
 
 
-def remedies(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def remedies(found: Sequence[Case]) -> Table:
     """The first remedy, where it can be applied by itself: how many then train within a tenth of the twin."""
     groups: dict[tuple[Half, str], list[bool]] = defaultdict(list)
     for case in found:
@@ -207,12 +226,15 @@ def remedies(found: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
     return ["first remedy, applied by itself", f"then within {WITHIN:.0%} of the twin"], rows
 
 
-TABLES = {
-    "Flagged and named": overall,
-    "How early": early,
-    "Each rule": rules,
-    "First remedies": remedies,
-    "Faults that hurt": faults,
-    "Faults that do not": harmless,
-    "Healthy runs": healthy,
-}
+def tables(found: Sequence[Case], ids: Sequence[str]) -> dict[str, tuple[str, Table]]:
+    """Every table by its title, with what it shows; ``ids`` are those of the rules that looked."""
+    made = {
+        "Flagged and named": (overall, overall(found)),
+        "How early": (early, early(found)),
+        "Each rule": (rules, rules(found, ids)),
+        "First remedies": (remedies, remedies(found)),
+        "Faults that hurt": (faults, faults(found)),
+        "Faults that do not": (harmless, harmless(found)),
+        "Healthy runs": (healthy, healthy(found)),
+    }
+    return {title: (make.__doc__ or "", table) for title, (make, table) in made.items()}

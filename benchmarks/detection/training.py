@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from lightning_gradguard import GradGuard
 from lightning_gradguard.record import Finding, StepRecord
 
+from .mistakes import listed
 from .recipe import Batch, Recipe
 
 
@@ -82,8 +83,7 @@ class Script(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        made = self.recipe.optimizer(self.net)
-        optimizers = [made] if isinstance(made, torch.optim.Optimizer) else list(made)
+        optimizers = listed(self.recipe.optimizer(self.net))
         if self.recipe.schedule is None:
             return optimizers
         schedulers = [{"scheduler": LambdaLR(o, self.recipe.schedule), "interval": "step"} for o in optimizers]

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from . import made_on, unseen
 from .kind import Fault, Kind
-from .made_on import (
-    control,
-    convolutional,
-    dense,
-    generative,
-    language,
-    regression,
-    representation,
-    tasks_in_one,
-    tuning,
-)
 
 Half = Literal["made on", "unseen"]
 
-MADE_ON: list[Kind] = [
-    kind
-    for family in (
-        dense,
-        convolutional,
-        language,
-        generative,
-        regression,
-        representation,
-        control,
-        tuning,
-        tasks_in_one,
-    )
-    for kind in family.KINDS
-]
-UNSEEN: list[Kind] = []
+MADE_ON: list[Kind] = made_on.kinds()
+UNSEEN: list[Kind] = unseen.kinds()
 HALVES: dict[Half, list[Kind]] = {"made on": MADE_ON, "unseen": UNSEEN}
 
 

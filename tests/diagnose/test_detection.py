@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -14,9 +15,13 @@ from benchmarks.detection.causes import CAUSES
 from benchmarks.detection.cures import cured
 from benchmarks.detection.judgement import Twin
 from benchmarks.detection.measure import Job, Result, carry_out
+from benchmarks.detection.plain import metric_of
 from benchmarks.detection.published.watch import Watch
+from benchmarks.detection.recipe import sgd
+from benchmarks.detection.tables import cases
 from benchmarks.detection.training import train
 from benchmarks.detection.zoo import HALVES, MADE_ON, find
+from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.record import Finding
 
 KINDS = [kind for kinds in HALVES.values() for kind in kinds]
@@ -72,6 +77,15 @@ def test_the_same_seed_gives_the_same_run_whoever_watches():
     assert one.after != train(short("dense digits"), 4).after
 
 
+@pytest.mark.parametrize(
+    "name", ["dense digits", "adversarial networks", "accumulation of four batches", "warm restarts", "diffusion"]
+)
+def test_the_plain_loop_comes_to_the_metric_of_the_trainer(name):
+    recipe = short(name)
+    outcome = train(recipe, 1)
+    assert metric_of(recipe, 1) == (outcome.before, outcome.after)
+
+
 def test_published_rules_fire_where_they_must():
     watch = Watch()
     kind, fault = find("counts", "SGD at a rate of 0.5")
@@ -82,11 +96,11 @@ def test_published_rules_fire_where_they_must():
 
 def test_a_remedy_is_carried_out_by_itself_or_not_at_all():
     recipe = short("dense digits", 60)
-    slow = replace(recipe, optimizer=find("logistic regression", "learning rate of 1e-6")[1].change(recipe).optimizer)
-    finding = Finding("x", "warning", "", 0, evidence={"raise_learning_rate_by": 3e4}, remedies=("raise the rate",))
-    better = cured(slow, finding)
-    assert train(better, 0).after < train(slow, 0).after - 0.2
-    assert cured(slow, replace(finding, remedies=("look for detach()",))) is None
+    slow = replace(recipe, optimizer=sgd(1e-6))
+    text = remedies.raise_rate(3e4)
+    finding = Finding("x", "warning", "", 0, evidence={"raise_learning_rate_by": 3e4}, remedies=(text,))
+    assert metric_of(cured(slow, finding), 0)[1] < metric_of(slow, 0)[1] - 0.2
+    assert cured(slow, replace(finding, remedies=(remedies.CONNECT,))) is None
 
 
 def test_a_part_of_the_benchmark_is_shown_and_never_recorded(capsys, monkeypatch):
@@ -97,8 +111,26 @@ def test_a_part_of_the_benchmark_is_shown_and_never_recorded(capsys, monkeypatch
 
 
 def test_results_come_back_as_they_were_written():
-    result = Result("a", None, 1, 2.0, math.inf, said=[("x", "warning", 3)], others={"y": "z"})
+    result = Result("a", None, 1, 1.0, math.inf, said=[("x", "warning", 3)], others={"y": "z"})
     assert recorded._result(recorded._strict(result.plain())) == result
+
+
+def test_the_pages_are_those_of_the_recorded_results():
+    record = recorded.read()
+    for path, text in recorded.pages(record).items():
+        assert path.read_text() == text, path
+    assert cases(record.results)
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_was(tmp_path, capsys):
+    arguments = ["--quick", "--only", "logistic", "--processes", "1", "--save", str(tmp_path / "runs.jsonl")]
+    command.main(arguments)
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
+    (tmp_path / "runs.jsonl").write_text(lines[0] + "\n")
+    command.main(arguments)
+    assert [json.loads(x)["after"] for x in (tmp_path / "runs.jsonl").read_text().splitlines()] == [
+        json.loads(x)["after"] for x in lines
+    ]
 
 
 def test_the_halves_share_no_kind():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .. import mistakes as m
 from ..kind import Fault, Kind
 from ..recipe import Batch, Recipe, adam
-from .dense import mlp
+from ..tasks.models import mlp
 
 LENGTH = 8
 
@@ -116,7 +116,7 @@ KINDS = [
             Fault(
                 "sign of the policy loss",
                 "loss is maximized",
-                "https://github.com/pytorch/examples/issues/190",
+                "https://github.com/KanishJebaMathewM/Truxify/pull/11885",
                 m.setting(loss=reinforce(-1.0)),
                 "subtle",
             ),
@@ -128,7 +128,7 @@ KINDS = [
         (
             Fault(
                 "discount of 1.2",
-                "loss has no floor",
+                "values chase each other",
                 "https://github.com/muupan/dqn-in-the-caffe/issues/6",
                 m.setting(loss=q_learning(1.2)),
             ),

@@ -1,9 +1,6 @@
-"""Dense networks: digits and tables."""
+"""Dense networks on digits."""
 
 from __future__ import annotations
-
-import itertools
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +8,14 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..recipe import Batch, Recipe, adam, counts_errors, sgd
+from ..recipe import Recipe, adam, sgd
 from ..tasks.digits import cross_entropy, digits, error_rate
-from ..tasks.synthetic import labelled_table, squared, table
+from ..tasks.models import mlp
 
 KARPATHY = "https://twitter.com/karpathy/status/1013244313327681536"
+
+
 COPY = "https://github.com/pytorch/pytorch/issues/7844"
-
-
-def mlp(*sizes: int, last: nn.Module | None = None) -> nn.Sequential:
-    parts: list[nn.Module] = []
-    for n_in, n_out in itertools.pairwise(sizes):
-        parts += [nn.Linear(n_in, n_out), nn.ReLU()]
-    return nn.Sequential(*parts[:-1], *([last] if last else []))
 
 
 class Functional(nn.Module):
@@ -40,37 +32,14 @@ class Functional(nn.Module):
         return self.head(x)
 
 
-@counts_errors
-def binary_error(net: nn.Module, batch: Batch) -> Tensor:
-    x, y = batch
-    return ((net(x) > 0).float() != y).float().mean()
-
-
-@counts_errors
-def probability_error(net: nn.Module, batch: Batch) -> Tensor:
-    x, y = batch
-    return ((net(x) > 0.5).float() != y).float().mean()
-
-
-def binary(net: nn.Module, batch: Batch) -> Tensor:
-    return F.binary_cross_entropy_with_logits(net(batch[0]), batch[1])
-
-
-def relative_error(net: nn.Module, batch: Batch) -> Tensor:
-    """Squared error over the variance of the targets."""
-    x, y = batch
-    return (net(x) - y).square().mean() / y.var()
-
-
-def broadcast_error(net: nn.Module, batch: Batch) -> Tensor:
-    return (net(batch[0]) - batch[1].squeeze(1)).square().mean()
-
-
 PLAIN = Recipe(lambda: mlp(64, 64, 64, 10), digits(), cross_entropy, sgd(0.05), error_rate)
+
+
 FUNCTIONS = Recipe(Functional, digits(), cross_entropy, adam(2e-3), error_rate)
-TABLE = Recipe(lambda: mlp(8, 32, 32, 1), table(), squared, adam(5e-3), relative_error, steps=600)
-BINARY = Recipe(lambda: mlp(8, 32, 32, 1), labelled_table(), binary, adam(5e-3), binary_error, steps=600)
+
+
 LOGISTIC = Recipe(lambda: nn.Linear(64, 10), digits(), cross_entropy, sgd(0.1), error_rate)
+
 
 KINDS = [
     Kind(
@@ -131,56 +100,6 @@ KINDS = [
         ),
     ),
     Kind(
-        "regression of a table",
-        TABLE,
-        (
-            Fault(
-                "targets of 1e5",
-                "targets too large",
-                "http://theorangeduck.com/page/neural-network-not-working",
-                m.batches(lambda batch: (batch[0], batch[1] * 1e5)),
-            ),
-            Fault(
-                "features of very different scale",
-                "inputs differ in scale",
-                "https://stackoverflow.com/questions/4674623",
-                m.inputs(lambda x: x * torch.tensor([1e3, 1e-3, 1.0, 1e2, 1.0, 1e-2, 1e3, 1.0])),
-            ),
-            Fault(
-                "maximize=True",
-                "loss is maximized",
-                "https://github.com/pytorch/pytorch/issues/68052",
-                m.setting(optimizer=adam(5e-3, maximize=True)),
-            ),
-            Fault(
-                "target of shape (N,) against output (N, 1)",
-                "loss broadcasts",
-                "https://github.com/deepset-ai/FARM/issues/229",
-                lambda r: replace(r, loss=broadcast_error),
-                "hidden",
-            ),
-        ),
-    ),
-    Kind(
-        "binary classification",
-        BINARY,
-        (
-            Fault(
-                "sigmoid before BCEWithLogits",
-                "output activation and loss do not fit",
-                "https://discuss.pytorch.org/t/bceloss-vs-bcewithlogitsloss/33586",
-                m.setting(model=lambda: mlp(8, 32, 32, 1, last=nn.Sigmoid()), metric=probability_error),
-                "subtle",
-            ),
-            Fault(
-                "ReLU after the last layer",
-                "output activation and loss do not fit",
-                "https://stackoverflow.com/questions/55328966",
-                m.setting(model=lambda: mlp(8, 32, 32, 1, last=nn.ReLU())),
-            ),
-        ),
-    ),
-    Kind(
         "logistic regression",
         LOGISTIC,
         (
@@ -192,4 +111,4 @@ KINDS = [
             ),
         ),
     ),
-]  # fmt: skip
+]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from .. import mistakes as m
 from ..kind import Fault, Kind
 from ..recipe import Batch, Recipe, adam, sgd
+from ..tasks.models import mlp
 from ..tasks.synthetic import table
-from .dense import mlp
 
 LEVELS = torch.tensor([0.1, 0.5, 0.9])
 
@@ -97,7 +97,7 @@ KINDS = [
             Fault(
                 "two batches in a hundred hold NaN",
                 "batches are bad",
-                "https://github.com/Lightning-AI/pytorch-lightning/issues/4956",
+                "https://github.com/prs-eth/Marigold/issues/111",
                 m.some_batches(0.02, lambda b: (torch.where(torch.arange(8) == 3, math.nan, b[0]), b[1])),
             ),
         ),
@@ -121,7 +121,7 @@ KINDS = [
             Fault(
                 "divides by a spread that may be zero",
                 "a step is not finite",
-                "https://github.com/sagelywizard/pytorch-mdn/issues/4",
+                "https://github.com/keras-team/keras/issues/2586",
                 m.setting(loss=lambda net, b: (mixture(net, b) + (net(b[0])[:, 10:].relu() * 0).rsqrt().mean() * 0)),
             ),
         ),
@@ -133,7 +133,7 @@ KINDS = [
             Fault(
                 "initialization of a ReLU network",
                 "weights begin too large",
-                "https://github.com/vsitzmann/siren/issues/25",
+                "https://github.com/lucidrains/siren-pytorch/issues/1",
                 m.weights(lambda name, p: p.mul_(40) if p.dim() > 1 else None),
             ),
         ),

@@ -12,7 +12,7 @@ from .. import mistakes as m
 from ..kind import Fault, Kind
 from ..recipe import Batch, Recipe, adam
 from ..tasks.digits import digits
-from .dense import mlp
+from ..tasks.models import mlp
 
 
 class TwoHeads(nn.Module):
@@ -70,7 +70,7 @@ KINDS = [
             Fault(
                 "one loss passed through item()",
                 "graph is cut",
-                "https://discuss.pytorch.org/t/loss-item-in-backward/32930",
+                "https://github.com/guopengf/FL-MRCM/issues/10",
                 m.setting(loss=counted_out),
             ),
         ),

@@ -13,7 +13,8 @@ from .. import mistakes as m
 from ..kind import Fault, Kind
 from ..recipe import Batch, Recipe, adam, sgd
 from ..tasks.digits import cross_entropy, digits, error_rate
-from .dense import PLAIN, mlp
+from ..tasks.models import mlp
+from .dense import PLAIN
 
 
 @functools.cache

@@ -63,11 +63,13 @@ class Watch(Callback):
         self._handles: list[RemovableHandle] = []
         self._activations: list[tuple[str, Tensor, Tensor]] = []
         self._batch: Any = None
+        self._step, self._due = 0, False
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
         self._step = trainer.fit_loop.epoch_loop._batches_that_stepped
         self._batch, self._activations = batch, []
-        if self._step % EVERY == 0:
+        self._due = self._step % EVERY == 0
+        if self._due:
             for part in module.modules():
                 if isinstance(part, ACTIVATIONS):
                     self._handles.append(part.register_forward_hook(self._see))
@@ -83,8 +85,7 @@ class Watch(Callback):
     @torch.no_grad()
     def on_after_backward(self, trainer: pl.Trainer, module: Any) -> None:
         loss = float(module.losses[-1]) if module.losses else 0.0
-        due = bool(self._handles) or not math.isfinite(loss)
-        if not due or len(self.verdicts) == len(self.sets):
+        if not (self._due or not math.isfinite(loss)) or len(self.verdicts) == len(self.sets):
             return
         if self._looks and self._looks[-1].step == self._step:
             self._looks.pop()  # of the other optimizer, in the same step

@@ -1,4 +1,4 @@
-"""Sequences: transformers and recurrent networks."""
+"""Transformers, before and after the norm."""
 
 from __future__ import annotations
 
@@ -59,39 +59,15 @@ class Encoder(nn.Module):
         return self.head(self.encoder(self.embed(x) + self.place).mean(1))
 
 
-class Recurrent(nn.Module):
-    """A language model over an LSTM."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary(), 24)
-        self.rnn = nn.LSTM(24, 48, batch_first=True)
-        self.head = nn.Linear(48, vocabulary())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(self.embed(x))[0])
-
-
-class Rows(nn.Module):
-    """A digit read row by row, classified at its end."""
-
-    def __init__(self, cell: type[nn.RNNBase] = nn.GRU) -> None:
-        super().__init__()
-        self.rnn = cell(8, 48, batch_first=True)
-        self.head = nn.Linear(48, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(x)[0][:, -1])
-
-
 def warm_up(step: int) -> float:
     return min(1.0, (step + 1) / 100)
 
 
 DECODER = Recipe(Decoder, text(), next_token, adamw(3e-3), steps=300, schedule=warm_up, clip=1.0)
+
+
 ENCODER = Recipe(Encoder, digits(32, 8, 8), cross_entropy, adam(2e-3), error_rate, steps=300)
-LSTM = Recipe(Recurrent, text(), next_token, adam(1e-2), steps=300)
-GRU = Recipe(Rows, digits(32, 8, 8), cross_entropy, adam(5e-3), error_rate, steps=300)
+
 
 KINDS = [
     Kind(
@@ -131,48 +107,9 @@ KINDS = [
             Fault(
                 "learning rate of 0.1",
                 "rate too high",
-                "https://github.com/pytorch/fairseq/issues/1510",
+                "https://github.com/fastai/fastai/issues/1736",
                 m.setting(optimizer=adam(0.1)),
             ),
         ),
     ),
-    Kind(
-        "LSTM language model",
-        LSTM,
-        (
-            Fault(
-                "step() never called",
-                "step is never called",
-                "https://discuss.pytorch.org/t/loss-not-decreasing-in-pytorch/93672",
-                m.setting(manual=m.without_step),
-            ),
-            Fault(
-                "negative loss",
-                "loss is maximized",
-                "Humbatova et al. 2020, taxonomy: wrong loss function calculation",
-                lambda r: m.setting(loss=lambda net, b: -next_token(net, b), metric=next_token)(r),
-            ),
-        ),
-    ),
-    Kind(
-        "GRU over rows",
-        GRU,
-        (
-            Fault(
-                "all inputs zero",
-                "input is constant",
-                "https://github.com/zylo117/Yet-Another-EfficientDet-Pytorch/issues/277",
-                m.inputs(torch.zeros_like),
-            ),
-            Fault(
-                "recurrent weights too large",
-                "gradient explodes over time",
-                "https://arxiv.org/abs/1211.5063",
-                m.both(
-                    m.setting(model=lambda: Rows(nn.RNN)),
-                    m.weights(lambda name, p: p.mul_(40) if "weight_hh" in name else None),
-                ),
-            ),
-        ),
-    ),
-]  # fmt: skip
+]
