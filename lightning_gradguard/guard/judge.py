@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.guard.damage import Damage, inspect
+from lightning_gradguard.guard.dropped_step import DroppedStep
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
@@ -159,6 +160,7 @@ class Judge:
         self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
+        self._dropped: DroppedStep | None = None
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.on_device = self._make_dropper()
 
@@ -256,7 +258,7 @@ class Judge:
         self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
 
     def _drop(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> Dropped:
-        """Drops a step: leaves it to the scaler if that is its business, else takes its gradients away."""
+        """Drops a step: leaves it to the scaler if that is its business, else sees to it that nothing comes of it."""
         self.moved = False
         self._history.append((step, float(measurement.total), damage.cause))  # host sync: a bad step
         if scaler is not None and damage.nan and self.guard.leaves_to_scaler(scaler.get_scale()):  # host sync: rare
@@ -268,8 +270,10 @@ class Judge:
         for parameter in measurement.layout.params:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
         verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
-        error = NonFiniteGradientError(self._last_words(damage, step)) if must_end else None
-        return Dropped(measurement, damage, verdict, error)
+        if must_end:
+            return Dropped(measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step)))
+        self._dropped = DroppedStep(self._optimizers.layers)
+        return Dropped(measurement, damage, verdict)
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """The bad ones among the steps left to the device, as far as the host knows by now, oldest first.
@@ -300,6 +304,9 @@ class Judge:
         """Takes back, once the optimizer has stepped, what told it to leave the step out."""
         if self.on_device is not None:
             self.on_device.release()
+        if self._dropped is not None:
+            self._dropped.end()
+            self._dropped = None
 
     def take_spike(self, record: StepRecord) -> Finding | None:
         """The spike of the step at hand as the views show it, once."""
