@@ -302,8 +302,7 @@ class GradientPipeline:
 
         Compares weights with those before the step, on sampled steps of the instruments.
         """
-        if self.judge.on_device is not None:
-            self.judge.end_step()
+        self.judge.end_step()
         if self.instruments is not None:
             self._probing.run(self.instruments.after_step, self.layout)
             self._record_waiting()
@@ -438,6 +437,7 @@ class GradientPipeline:
         """Ends every view, and says which parameter groups never came that a policy was waiting for."""
         if waiting := self.waiting_groups:
             warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
+        self.judge.end_step()
         self.flush()
         self.views.close()
 

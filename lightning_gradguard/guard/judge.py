@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.guard.damage import Damage, inspect
+from lightning_gradguard.guard.dropped_step import DroppedStep
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
@@ -137,6 +138,7 @@ class Judge:
         # A loss is one process's own: they agree about it where they agree about buffers anyway, or are asked to.
         self._hears_loss = num_processes() == 1 or bool(guard.spikes and guard.spikes.watch_loss)
         self._together = together
+        self._dropped: DroppedStep | None = None
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.on_device = self._make_dropper()
 
@@ -236,7 +238,7 @@ class Judge:
         self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
 
     def _drop(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> Dropped:
-        """Drops a step: leaves it to the scaler if that is its business, else takes its gradients away."""
+        """Drops a step: leaves it to the scaler if that is its business, else sees to it that nothing comes of it."""
         self.moved = False
         self._history.append((step, float(measurement.total), damage.cause))  # host sync: a bad step
         if scaler is not None and damage.nan and self.guard.leaves_to_scaler(scaler.get_scale()):  # host sync: rare
@@ -249,9 +251,12 @@ class Judge:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
         verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
         nowhere = self.recovery.gets_nowhere
-        must_end = must_end or nowhere is not None
-        error = NonFiniteGradientError(self._last_words(damage, step, nowhere)) if must_end else None
-        return Dropped(measurement, damage, verdict, error)
+        if must_end or nowhere is not None:
+            return Dropped(
+                measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere))
+            )
+        self._dropped = DroppedStep(self._optimizers.layers)
+        return Dropped(measurement, damage, verdict)
 
     def drop_raised(self, step: int, layout: Layout, what: str) -> Dropped:
         """Drops a step that has ended in an exception before its gradients could be judged.
@@ -264,7 +269,9 @@ class Judge:
         self.recovery.begin_step()
         norms = torch.full((len(layout.params),), math.nan)
         nothing = Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))
-        return self._drop(step, nothing, Damage({}, {}, len(layout.params), raised=what), None)
+        dropped = self._drop(step, nothing, Damage({}, {}, len(layout.params), raised=what), None)
+        self.end_step()  # the exception has ended the optimizer's step already: there is none to come
+        return dropped
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """The bad ones among the steps left to the device, as far as the host knows by now, oldest first.
@@ -295,6 +302,9 @@ class Judge:
         """Takes back, once the optimizer has stepped, what told it to leave the step out."""
         if self.on_device is not None:
             self.on_device.release()
+        if self._dropped is not None:
+            self._dropped.end()
+            self._dropped = None
 
     def take_spike(self, record: StepRecord) -> Finding | None:
         """The spike of the step at hand as the views show it, once."""

@@ -11,13 +11,19 @@ from torch import Tensor, nn
 
 from lightning_gradguard.guard.buffers import _copy_all, _local
 
+SCHEDULED = frozenset(
+    {"lr", "initial_lr", "min_lr", "max_lr", "swa_lr", "weight_decay"}
+    | {"momentum", "base_momentum", "max_momentum", "betas"}
+)
+
 
 class Snapshot:
     """Parameters, buffers and optimizer state at one good step.
 
     Everything is copied in place, both ways: parameters stay the same objects, and each process keeps its own shards.
-    Learning rates and schedulers are left alone, since they are functions of time and time does not go back. The
-    random number generators are left alone as well: the same batch order with the same dropout would fail again.
+    Numbers that optimizers keep in ``param_groups`` (steps, running averages) belong to their state. What schedulers
+    write there (learning rates, momentum, weight decay) is left alone: functions of time, and time does not go back.
+    The random number generators are left alone as well: the same batch order with the same dropout would fail again.
 
     Memory: with Adam three times the parameters (12 bytes each in float32), beside the buffers.
 
@@ -49,7 +55,8 @@ class Snapshot:
         self._optimizers = list(optimizers)
         self._params: dict[Tensor, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
-        self._states: list[dict[Tensor, dict[str, Any]]] = [{} for _ in optimizers]
+        self._states: list[dict[Any, dict[str, Any]]] = [{} for _ in optimizers]
+        self._numbers: list[list[dict[str, Any]]] = []
 
     @torch.no_grad()
     def take(self, step: int) -> None:
@@ -61,9 +68,10 @@ class Snapshot:
         self._buffers = {name: _like(self._buffers.get(name), _local(buffer)) for name, buffer in buffers.items()}
         _copy_all(list(self._buffers.values()), [_local(buffer) for buffer in buffers.values()])
         self._states = [
-            {parameter: _copy_state(state, kept.get(parameter, {})) for parameter, state in optimizer.state.items()}
+            {key: _copy_state(_entries(state), kept.get(key, {})) for key, state in optimizer.state.items()}
             for optimizer, kept in zip(self._optimizers, self._states, strict=True)
         ]
+        self._numbers = [[_copy_state(_numbers(group), {}) for group in o.param_groups] for o in self._optimizers]
         self.step = step
 
     @torch.no_grad()
@@ -79,11 +87,20 @@ class Snapshot:
         buffers = {name: buffer for name, buffer in self._beside_parameters().items() if name in self._buffers}
         _copy_all([_local(buffer) for buffer in buffers.values()], [self._buffers[name] for name in buffers])
         for optimizer, kept in zip(self._optimizers, self._states, strict=True):
-            for parameter in list(optimizer.state):
-                if parameter in kept:
-                    _restore_state(optimizer.state[parameter], kept[parameter])
+            for key in list(optimizer.state):
+                if key not in kept:
+                    del optimizer.state[key]
+                elif isinstance(optimizer.state[key], dict):
+                    _restore_state(optimizer.state[key], kept[key])
                 else:
-                    del optimizer.state[parameter]
+                    optimizer.state[key] = copy.deepcopy(kept[key][_ITSELF])
+        for optimizer, numbers in zip(self._optimizers, self._numbers, strict=True):
+            for group, of_group in zip(optimizer.param_groups, numbers, strict=False):
+                present = _numbers(group)
+                _restore_state(present, of_group)
+                for later in _numbers(group).keys() - present.keys():
+                    del group[later]
+                group.update(present)
 
     def _beside_parameters(self) -> dict[str, Tensor]:
         """The buffers of the module, and all tensors of the averages."""
@@ -99,6 +116,22 @@ class Snapshot:
         states = [value for one in self._states for state in one.values() for value in state.values()]
         tensors = [*self._params.values(), *self._buffers.values(), *(v for v in states if isinstance(v, Tensor))]
         return sum(tensor.nbytes for tensor in tensors)
+
+
+_ITSELF = "itself"  # where a state is one value for the whole optimizer, and not a dict for one parameter
+
+
+def _entries(state: Any) -> dict[str, Any]:
+    return state if isinstance(state, dict) else {_ITSELF: state}
+
+
+def _numbers(group: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a parameter group that no scheduler writes."""
+    return {key: value for key, value in group.items() if key not in SCHEDULED and _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def _like(kept: Tensor | None, tensor: Tensor) -> Tensor:

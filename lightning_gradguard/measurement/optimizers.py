@@ -20,6 +20,7 @@ class Optimizers:
             with the real one in ``.optimizer``), or a sequence of them.
 
     Attributes:
+        layers: for each optimizer what wraps it, the outermost first, and last the one that holds the parameters.
         plain: the optimizers that hold the parameters.
 
     Raises:
@@ -36,8 +37,8 @@ class Optimizers:
         each = list(given) if isinstance(given, Sequence) else [given]
         if not each:
             raise ValueError("optimizer is an empty list: give the optimizers that are to be taken as one")
-        self._layers = [unwrap(one) for one in each]
-        self.plain: list[Optimizer] = [layers[-1] for layers in self._layers]
+        self.layers: list[list[Any]] = [unwrap(one) for one in each]
+        self.plain: list[Optimizer] = [layers[-1] for layers in self.layers]
         self._unscaled_here: list[list[Any]] = []
 
     @property
@@ -54,7 +55,7 @@ class Optimizers:
 
     def __contains__(self, optimizer: object) -> bool:
         """Whether it is one of them, or what wraps one."""
-        return any(optimizer is layer for layers in self._layers for layer in layers)
+        return any(optimizer is layer for layers in self.layers for layer in layers)
 
     def unscale_once_(self, scaler: GradScaler) -> bool:
         """Brings their gradients into real units, unless that is done already.
@@ -71,7 +72,7 @@ class Optimizers:
         """
         if not scaler.is_enabled():
             return False
-        self._unscaled_here = [layers for layers in self._layers if _unscale_once_(scaler, layers)]
+        self._unscaled_here = [layers for layers in self.layers if _unscale_once_(scaler, layers)]
         if len(self.plain) > 1:
             _share_overflow_(scaler, self.plain)
         return True

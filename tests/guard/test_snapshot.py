@@ -232,3 +232,19 @@ def test_buffers_can_be_put_back_while_another_graph_still_waits_for_its_backwar
     loss.backward()
     assert net[0].weight.grad is not None
     assert net[1].running_mean.eq(0).all()
+
+
+def test_numbers_in_parameter_groups_are_put_back_but_not_what_schedulers_write():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    optimizer.param_groups[0].update(k=3, average=torch.ones(()))
+    optimizer.state["steps"] = 3
+    snapshot = Snapshot(nn.Linear(1, 1), [optimizer])
+    snapshot.take(step=0)
+    optimizer.param_groups[0].update(k=5, later=1, lr=0.05, momentum=0.8)
+    optimizer.param_groups[0]["average"].fill_(float("nan"))
+    optimizer.state["steps"] = 5
+    snapshot.restore_()
+    group = optimizer.param_groups[0]
+    assert (group["k"], float(group["average"]), "later" in group) == (3, 1.0, False)
+    assert (group["lr"], group["momentum"], optimizer.state["steps"]) == (0.05, 0.8, 3)
