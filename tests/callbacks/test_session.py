@@ -1,13 +1,17 @@
 """Several of our callbacks on one Trainer: one pipeline, one measurement, one order of things."""
 
+import copy
 import itertools
 import math
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+from torch.utils.data import DataLoader
 
 import lightning_gradguard.pipeline
 from lightning_gradguard import (
@@ -232,3 +236,22 @@ def test_the_loss_of_a_record_is_without_the_loss_scale(make_trainer):
         make_trainer(callbacks=[guard], plugins=plugins).fit(Regression(), batches(2))
         losses.append(guard.records[0].loss)
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_an_optimizer_of_a_copy_of_the_model_is_warned_of_once_and_does_not_end_the_run(make_trainer):
+    class Strange(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 1)
+
+        def training_step(self, batch, index):
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(copy.deepcopy(self.net).parameters(), lr=0.1)
+
+    guard = GradGuard()
+    with pytest.warns(UserWarning, match="none of its 2 parameters") as told:
+        make_trainer(callbacks=[guard]).fit(Strange(), DataLoader(torch.randn(40, 3), batch_size=4))
+    assert sum("none of its 2 parameters" in str(warning.message) for warning in told) == 1
+    assert "no-gradient" in [finding.rule for finding in guard.findings]
