@@ -18,6 +18,8 @@ from harness import data, studies
 from harness.mlp import ACTIVATIONS, INITS, MLP
 from harness.report import Study
 
+from lightning_gradguard import GradientNormMonitor
+
 Variants = dict[str, dict[str, object]]
 
 
@@ -86,14 +88,20 @@ def main(argv: Sequence[str] | None = None) -> Study:
             for seed in bench.seeds:
                 L.seed_everything(seed, verbose=False)
                 settings = {"lr": args.lr, "momentum": args.momentum} | options
-                bench.fit(
-                    name,
-                    seed,
+                training = bench.begin(name, seed, reach=("test/accuracy", 0.9))
+                trainer = L.Trainer(
+                    callbacks=[
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     MLP(images.num_pixels, **settings),
                     data.batches(images.train_x, images.train_y, size=64, shuffle=True, drop_last=True),
                     data.batches(images.test_x, images.test_y, size=1000),
                     diverged=lambda metrics: metrics["test/accuracy"] < 0.2,
-                    reach=("test/accuracy", 0.9),
                     hparams=settings,
                 )
     return study.finish(args)

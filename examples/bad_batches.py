@@ -20,7 +20,15 @@ from harness.mlp import MLP
 from harness.report import Study
 from torch import Tensor
 
-from lightning_gradguard import AdaptiveGradientClipping, AutoClip, ClipPolicy, NormClip, ValueClip, ZClip
+from lightning_gradguard import (
+    AdaptiveGradientClipping,
+    AutoClip,
+    ClipPolicy,
+    GradientNormMonitor,
+    NormClip,
+    ValueClip,
+    ZClip,
+)
 
 
 class WithBadBatches:
@@ -86,13 +94,20 @@ def main(argv: Sequence[str] | None = None) -> Study:
             for seed in bench.seeds:
                 L.seed_everything(seed, verbose=False)
                 loader = data.batches(images.train_x, images.train_y, size=64, shuffle=True, drop_last=True)
-                bench.fit(
-                    name,
-                    seed,
+                training = bench.begin(name, seed)
+                trainer = L.Trainer(
+                    callbacks=[
+                        *([AdaptiveGradientClipping(policy)] if policy else []),
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     MLP(images.num_pixels, depth=5, init="he", lr=args.lr, momentum=0.9),
                     WithBadBatches(loader, every=args.every, factor=factor),
                     data.batches(images.test_x, images.test_y, size=1000),
-                    callbacks=[AdaptiveGradientClipping(policy)] if policy else [],
                     diverged=lambda metrics: metrics["test/accuracy"] < 0.2,
                     hparams={"lr": args.lr, "factor": factor},
                 )

@@ -20,7 +20,7 @@ from harness.report import Run, Study
 from lstm_language_model import LanguageModel, sequences
 from torch import Tensor
 
-from lightning_gradguard import AdaptiveGradientClipping, ClipPolicy, NormClip, ValueClip
+from lightning_gradguard import AdaptiveGradientClipping, ClipPolicy, GradientNormMonitor, NormClip, ValueClip
 
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
@@ -106,12 +106,20 @@ def main(argv: Sequence[str] | None = None) -> Study:
                     seen.update({kind: found for kind, found in compare.cosines.items() if kind not in seen})
                     run.metrics |= summary(seen.get(run.variant, []))
 
-                bench.fit(
-                    name,
-                    seed,
+                training = bench.begin(name, seed)
+                trainer = L.Trainer(
+                    callbacks=[
+                        *([] if seen else [compare]),
+                        AdaptiveGradientClipping(policy),
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     LanguageModel(len(text.symbols)),
                     *loaders,
-                    callbacks=[*([] if seen else [compare]), AdaptiveGradientClipping(policy)],
                     diverged=lambda metrics: metrics["val/bits_per_character"] > text.unigram_bits,
                     finish=finish,
                 )

@@ -21,7 +21,7 @@ from harness.report import Study
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_gradguard import AdaptiveGradientClipping, AutoClip, NormClip, ZClip
+from lightning_gradguard import AdaptiveGradientClipping, AutoClip, GradientNormMonitor, NormClip, ZClip
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
 
@@ -191,18 +191,26 @@ def main(argv: Sequence[str] | None = None) -> Study:
         command=args.command,
         depth_of="convolution",
     )  # fmt: skip
+    policy = CLIPS[args.clip]
     with studies.Bench(study, args, len(variants) * args.seeds) as bench:
         for name, options in variants.items():
             for seed in bench.seeds:
                 L.seed_everything(seed, verbose=False)
                 settings = {"depth": args.depth, "activation": args.activation, "lr": args.lr} | options
-                bench.fit(
-                    name,
-                    seed,
+                training = bench.begin(name, seed)
+                trainer = L.Trainer(
+                    callbacks=[
+                        *([AdaptiveGradientClipping(policy)] if policy else []),
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     CNN(images.channels, **settings),
                     data.batches(images.train_x, images.train_y, size=64, shuffle=True, drop_last=True),
                     data.batches(images.test_x, images.test_y, size=450),
-                    callbacks=[AdaptiveGradientClipping(CLIPS[args.clip])] if CLIPS[args.clip] else [],
                     depth=lambda layer: layer == "stem" or "conv" in layer,
                     diverged=lambda metrics: metrics["test/accuracy"] < 0.2,
                     hparams=settings,

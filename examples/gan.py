@@ -23,7 +23,15 @@ from harness.report import Study, number
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from lightning_gradguard import AdaptiveGradientClipping, AutoClip, ClipPolicy, NonFiniteGuard, NormClip, ZClip
+from lightning_gradguard import (
+    AdaptiveGradientClipping,
+    AutoClip,
+    ClipPolicy,
+    GradientNormMonitor,
+    NonFiniteGuard,
+    NormClip,
+    ZClip,
+)
 
 NOISE = 32
 
@@ -275,22 +283,26 @@ def main(argv: Sequence[str] | None = None) -> Study:
         for name, options in variants.items():
             for seed in bench.seeds:
                 L.seed_everything(seed, verbose=False)
-                callbacks: list[L.Callback] = [NonFiniteGuard(patience=20)] if options.get("guard") else []
                 policy = CLIPS[str(options.get("clip", "none"))](options.get("max_norm"))
-                if policy:
-                    callbacks.append(AdaptiveGradientClipping(policy))
-                bench.fit(
-                    name,
-                    seed,
+                training = bench.begin(name, seed, stop_at_nan=not options.get("guard"))
+                trainer = L.Trainer(
+                    callbacks=[
+                        *([NonFiniteGuard(patience=20)] if options.get("guard") else []),
+                        *([AdaptiveGradientClipping(policy)] if policy else []),
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    check_val_every_n_epoch=args.max_epochs,
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     GAN(images, quality, net=net, init=options["init"], optimizer=args.optimizer, lr=lr),
                     data.batches(images.train_x, size=64, shuffle=True, drop_last=True),
                     data.batches(images.test_x, size=len(images.test_x)),
-                    callbacks=callbacks,
                     depth=lambda layer: layer.startswith("generator"),
                     optimizer=1,
-                    stop_at_nan=not options.get("guard"),
                     hparams={"lr": lr, "net": net} | options,
-                    check_val_every_n_epoch=args.max_epochs,
                 )
     return study.finish(args)
 

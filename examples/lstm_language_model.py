@@ -29,6 +29,7 @@ from lightning_gradguard import (
     AdaptiveGradientClipping,
     AutoClip,
     ClipPolicy,
+    GradientNormMonitor,
     MaxClip,
     NormClip,
     QuantileClip,
@@ -188,12 +189,19 @@ def main(argv: Sequence[str] | None = None) -> Study:
             for seed in bench.seeds:
                 L.seed_everything(seed, verbose=False)
                 model = LanguageModel(len(text.symbols), cell=args.cell, lr=args.lr)
-                bench.fit(
-                    name,
-                    seed,
+                training = bench.begin(name, seed)
+                trainer = L.Trainer(
+                    callbacks=[
+                        *([AdaptiveGradientClipping(policy)] if policy else []),
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     model,
                     *loaders,
-                    callbacks=[AdaptiveGradientClipping(policy)] if policy else [],
                     diverged=lambda metrics: metrics["val/bits_per_character"] > text.unigram_bits,
                     hparams={"lr": args.lr, "cell": args.cell},
                 )

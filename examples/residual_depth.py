@@ -17,6 +17,8 @@ from harness import data, studies
 from harness.mlp import INITS, MLP
 from harness.report import Study
 
+from lightning_gradguard import GradientNormMonitor
+
 Variants = dict[str, dict[str, object]]
 
 
@@ -63,15 +65,21 @@ def main(argv: Sequence[str] | None = None) -> Study:
         for name, options in variants.items():
             for seed in bench.seeds:
                 L.seed_everything(seed, verbose=False)
-                bench.fit(
-                    name,
-                    seed,
+                training = bench.begin(name, seed, reach=("test/accuracy", 0.9))
+                trainer = L.Trainer(
+                    callbacks=[
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     MLP(images.num_pixels, lr=args.lr, init=args.init, **options),
                     data.batches(images.train_x, images.train_y, size=64, shuffle=True, drop_last=True),
                     data.batches(images.test_x, images.test_y, size=1000),
                     depth=lambda layer: layer.endswith("linear"),
                     diverged=lambda metrics: metrics["test/accuracy"] < 0.2,
-                    reach=("test/accuracy", 0.9),
                     hparams=options | {"lr": args.lr, "init": args.init},
                 )
     return study.finish(args)

@@ -25,7 +25,7 @@ from harness.report import Run, Study
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_gradguard import AdaptiveGradientClipping, NormClip
+from lightning_gradguard import AdaptiveGradientClipping, GradientNormMonitor, NormClip
 from lightning_gradguard.probes.recurrence import TemporalProbe
 
 CELLS = ["sigmoid", "tanh", "lstm", "gru", "lstm, open gates"]
@@ -169,13 +169,20 @@ def train(args: studies.Options, cells: list[str]) -> Study:
                     run.metrics |= {"solved": float(run.metrics["test/mse"] < 0.01)}
                     run.metrics |= {"before": per_step(run.depth), "after": per_step(run.depth_after)}
 
-                bench.fit(
-                    cell,
-                    seed,
+                training = bench.begin(cell, seed)
+                trainer = L.Trainer(
+                    callbacks=[
+                        AdaptiveGradientClipping(NormClip(1.0)),
+                        GradientNormMonitor(rules=training.rules, sinks=[training.memory]),
+                        *training.callbacks,
+                    ],
+                    **training.quiet,
+                )
+                training.fit(
+                    trainer,
                     module,
                     DataLoader(AddingProblem(args.length, 100), batch_size=None),
                     data.batches(*test, size=1024),
-                    callbacks=[AdaptiveGradientClipping(NormClip(1.0))],
                     hparams={"cell": cell, "length": args.length, "lr": args.lr},
                     finish=finish,
                 )

@@ -1,4 +1,4 @@
-"""What every study shares: the options, and one watched training run.
+"""What every study shares: the options, and what is known of a training run.
 
 The scripts hold models and settings; here is what would otherwise be copied between them. The table, the plot and the
 recorded results are made in ``report.py``, from the runs alone.
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from harness.data import UsageError
 from harness.report import Run, Study, thin
-from lightning_gradguard import GradientNormMonitor, MemorySink, NonFiniteGradientError
+from lightning_gradguard import MemorySink, NonFiniteGradientError, Rule
 
 torch.set_num_threads(1)  # at these sizes a second thread only costs
 torch.set_flush_denormal(True)  # a saturated LSTM is full of subnormal numbers: ten times slower on a CPU
@@ -114,6 +114,8 @@ def parse(
     known = AcceleratorRegistry.available_accelerators()
     if args.accelerator not in {"auto", "gpu", *known}:
         raise UsageError(f"unknown --accelerator {args.accelerator!r}: choose auto, gpu, {', '.join(sorted(known))}")
+    if args.accelerator != "cpu":
+        _check_accelerator(args.accelerator)
     return args
 
 
@@ -124,6 +126,13 @@ def _check_folder(option: str, folder: Path) -> None:
         raise UsageError(f"{option} {folder}: {there} is a file, not a folder")
     if not os.access(there, os.W_OK):
         raise UsageError(f"{option} {folder}: no permission to write in {there}")
+
+
+def _check_accelerator(accelerator: str) -> None:
+    try:
+        L.Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
+    except (RuntimeError, ImportError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise UsageError(f"--accelerator {accelerator}: {str(error).splitlines()[0]}") from error
 
 
 def _command(script: str, argv: Sequence[str]) -> str:
@@ -146,7 +155,7 @@ def run(main: Callable[[], object]) -> None:
 
 
 class Bench:
-    """Trains the runs of one study, one after the other, each watched, under one progress bar.
+    """The runs of one study, one after the other, each watched, under one progress bar.
 
     Args:
         study: where the runs are collected.
@@ -175,94 +184,26 @@ class Bench:
     def seeds(self) -> range:
         return range(self.args.seed, self.args.seed + self.args.seeds)
 
-    def fit(
-        self,
-        variant: str,
-        seed: int,
-        module: L.LightningModule,
-        train: DataLoader,
-        val: DataLoader,
-        *,
-        callbacks: Sequence[L.Callback] = (),
-        depth: Callable[[str], bool] = lambda layer: True,
-        optimizer: int = 0,
-        diverged: Callable[[Mapping[str, float]], bool] = lambda metrics: False,
-        stop_at_nan: bool = True,
-        reach: tuple[str, float] | None = None,
-        hparams: Mapping[str, Any] | None = None,
-        finish: Callable[[Run], None] = lambda run: None,
-        **trainer_options: Any,
-    ) -> L.Trainer:
-        """Trains one variant with one seed and adds the :class:`Run` to the study.
+    def begin(
+        self, variant: str, seed: int, *, reach: tuple[str, float] | None = None, stop_at_nan: bool = True
+    ) -> Training:
+        """What the ``Trainer`` of one run needs besides the callbacks that the study is about.
 
         Args:
             variant: name of the variant: a row of the table, a run in TensorBoard.
             seed: for the name; the script seeds before it builds its module.
-            module: what is trained. Its ``self.log`` values named in ``study.metrics`` are the results.
-            train: training batches.
-            val: held-out batches, looked at after every epoch; nothing is chosen by them.
-            callbacks: the mitigation, empty for none. Watching is always on.
-            depth: which layers the profile over depth takes.
-            optimizer: whose layers these are.
-            diverged: whether the final metrics mean failure; a first one that is missing or not finite always does.
-            stop_at_nan: end the run at a loss that is not finite; off where a guard is to survive it.
             reach: a metric and the level at which it is good; the metric ``"epochs"`` is when it first got there.
-            hparams: for TensorBoard's HParams tab, beside variant and seed.
-            finish: adds to the run what the study measures by itself.
-            trainer_options: for the ``Trainer``.
+            stop_at_nan: end the run at a loss that is not finite; off where a guard is to survive it.
         """
-        args, memory = self.args, MemorySink(max_records=100_000)
-        stop = _StopWhenNotFinite()
-        watch = GradientNormMonitor(rules=None if args.diagnose else [], sinks=[memory])
-        reached = _Reached(*(reach or ("", math.inf)))
-        bar = _Bar(self._progress, self._task)
-        logger = None if args.fast_dev_run else self._logger(variant, seed)
-        trainer = make_trainer(
-            args,
-            logger=logger,
-            callbacks=[*callbacks, watch, reached, bar, *([stop] if stop_at_nan else [])],
-            **trainer_options,
-        )
         self._progress.update(self._task, description=f"{self.study.name}: {variant}, seed {seed}")
-        start = time.perf_counter()
-        with warnings.catch_warnings():
-            for message in QUIET:
-                warnings.filterwarnings("ignore", message)
-            try:
-                trainer.fit(module, train, val)
-                stopped = stop.at
-            except NonFiniteGradientError:
-                stopped = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        seconds = time.perf_counter() - start
-
-        found = {key: float(value) for key, value in trainer.callback_metrics.items()} | {"epochs": reached.epoch}
-        metrics = {key: math.nan if stopped is not None else found.get(key, math.nan) for key in self.study.metrics}
-        run = Run(variant, seed, metrics, stopped_at=stopped, seconds=seconds)
-        first = next((value for key, value in metrics.items() if key in trainer.callback_metrics), math.nan)
-        run.diverged = stopped is not None or not math.isfinite(first) or diverged(metrics)
-        run.weights_finite = all(bool(weight.isfinite().all()) for weight in module.parameters())
-        self._read(run, memory, depth, optimizer)
-        finish(run)
-        self.add(run)
-        if logger is not None:
-            logger.log_hyperparams({"variant": variant, "seed": seed, **(hparams or {})}, run.metrics)
-            logger.finalize("success")
-        return trainer
-
-    def _read(self, run: Run, memory: MemorySink, depth: Callable[[str], bool], optimizer: int) -> None:
-        last = {record.optimizer: record for record in memory.records}
-        mine = [record for record in memory.records if record.optimizer == optimizer]
-        if mine:
-            first = zip(mine[0].layers, mine[0].layer_norms, strict=True)
-            run.depth = {layer: norm for layer, norm in first if norm is not None and depth(layer)}
-            run.over_time = thin([(record.step, record.max_total_norm) for record in mine])
-            norms = [n for record in memory.records for n in (record.max_total_norm, record.total_norm)]
-            run.largest_norm = max(filter(math.isfinite, norms), default=None)
-            rates = [record.clip_rate for record in last.values() if record.clip_rate is not None]
-            run.clip_rate = sum(rates) / len(rates) if rates else None
+        logger = None if self.args.fast_dev_run else self._logger(variant, seed)
+        return Training(
+            self, variant, seed, logger, _Reached(*(reach or ("", math.inf))), _Bar(self._progress, self._task),
+            _StopWhenNotFinite() if stop_at_nan else None,
+        )  # fmt: skip
 
     def add(self, run: Run) -> None:
-        """Adds a run that was not trained by :meth:`fit`."""
+        """Adds a run that was not trained by a ``Trainer``."""
         self.study.runs.append(run)
         self._progress.update(
             self._task, completed=len(self.study.runs), total=max(self._num_runs, len(self.study.runs))
@@ -276,24 +217,112 @@ class Bench:
         return TensorBoardLogger(self.folder.parent, name=self.folder.name, version=version, default_hp_metric=False)
 
 
-def make_trainer(args: argparse.Namespace, **options: Any) -> L.Trainer:
-    """A quiet ``Trainer`` with the study's options; those given win."""
-    defaults = {
-        "max_epochs": args.max_epochs,
-        "accelerator": args.accelerator,
-        "devices": 1,
-        "fast_dev_run": args.fast_dev_run,
-        "log_every_n_steps": 1,
-        "num_sanity_val_steps": 0,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "logger": False,
-    }
-    try:
-        return L.Trainer(**(defaults | options))
-    except (RuntimeError, ImportError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
-        raise UsageError(f"--accelerator {args.accelerator}: {str(error).splitlines()[0]}") from error
+class Training:
+    """One run of a study; the script makes its ``Trainer``, with the callbacks in sight, and hands it to :meth:`fit`.
+
+    Attributes:
+        memory: a sink for the records from which the table is made.
+        rules: of the diagnosis, for ``GradientNormMonitor``: the shipped ones with ``--diagnose``, none without.
+        callbacks: what the study itself wants to know; they come last.
+        quiet: the other arguments of the ``Trainer``, from the options, with all that prints turned off.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        variant: str,
+        seed: int,
+        logger: TensorBoardLogger | None,
+        reached: _Reached,
+        bar: _Bar,
+        stop: _StopWhenNotFinite | None,
+    ) -> None:
+        args = bench.args
+        self._bench, self._variant, self._seed = bench, variant, seed
+        self._logger, self._reached, self._stop = logger, reached, stop
+        self.memory = MemorySink(max_records=100_000)
+        self.rules: list[Rule] | None = None if args.diagnose else []
+        self.callbacks: list[L.Callback] = [reached, bar, *([stop] if stop else [])]
+        self.quiet: dict[str, Any] = {
+            "max_epochs": args.max_epochs,
+            "accelerator": args.accelerator,
+            "devices": 1,
+            "fast_dev_run": args.fast_dev_run,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": 0,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+            "logger": logger,
+        }
+
+    def fit(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        train: DataLoader,
+        val: DataLoader,
+        *,
+        depth: Callable[[str], bool] = lambda layer: True,
+        optimizer: int = 0,
+        diverged: Callable[[Mapping[str, float]], bool] = lambda metrics: False,
+        hparams: Mapping[str, Any] | None = None,
+        finish: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        """Trains, and adds the :class:`Run` to the study.
+
+        Args:
+            trainer: made with ``callbacks`` and ``quiet``.
+            module: what is trained. Its ``self.log`` values named in ``study.metrics`` are the results.
+            train: training batches.
+            val: held-out batches, looked at after every epoch; nothing is chosen by them.
+            depth: which layers the profile over depth takes.
+            optimizer: whose layers these are.
+            diverged: whether the final metrics mean failure; a first one that is missing or not finite always does.
+            hparams: for TensorBoard's HParams tab, beside variant and seed.
+            finish: adds to the run what the study measures by itself.
+        """
+        start = time.perf_counter()
+        stopped = self._train(trainer, module, train, val)
+        seconds = time.perf_counter() - start
+
+        found = {key: float(value) for key, value in trainer.callback_metrics.items()} | {"epochs": self._reached.epoch}
+        wanted = self._bench.study.metrics
+        metrics = {key: math.nan if stopped is not None else found.get(key, math.nan) for key in wanted}
+        run = Run(self._variant, self._seed, metrics, stopped_at=stopped, seconds=seconds)
+        first = next((value for key, value in metrics.items() if key in trainer.callback_metrics), math.nan)
+        run.diverged = stopped is not None or not math.isfinite(first) or diverged(metrics)
+        run.weights_finite = all(bool(weight.isfinite().all()) for weight in module.parameters())
+        self._read(run, depth, optimizer)
+        finish(run)
+        self._bench.add(run)
+        if self._logger is not None:
+            about = {"variant": self._variant, "seed": self._seed, **(hparams or {})}
+            self._logger.log_hyperparams(about, run.metrics)
+            self._logger.finalize("success")
+
+    def _train(self, trainer: L.Trainer, module: L.LightningModule, train: DataLoader, val: DataLoader) -> int | None:
+        """The step at which loss or gradient was not finite, if that ended it."""
+        with warnings.catch_warnings():
+            for message in QUIET:
+                warnings.filterwarnings("ignore", message)
+            try:
+                trainer.fit(module, train, val)
+            except NonFiniteGradientError:
+                return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        return self._stop.at if self._stop else None
+
+    def _read(self, run: Run, depth: Callable[[str], bool], optimizer: int) -> None:
+        last = {record.optimizer: record for record in self.memory.records}
+        mine = [record for record in self.memory.records if record.optimizer == optimizer]
+        if mine:
+            first = zip(mine[0].layers, mine[0].layer_norms, strict=True)
+            run.depth = {layer: norm for layer, norm in first if norm is not None and depth(layer)}
+            run.over_time = thin([(record.step, record.max_total_norm) for record in mine])
+            norms = [n for record in self.memory.records for n in (record.max_total_norm, record.total_norm)]
+            run.largest_norm = max(filter(math.isfinite, norms), default=None)
+            rates = [record.clip_rate for record in last.values() if record.clip_rate is not None]
+            run.clip_rate = sum(rates) / len(rates) if rates else None
 
 
 class _StopWhenNotFinite(L.Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_every_script_understands_the_common_options(script, capsys):
     training = ["--max_epochs", "--fast_dev_run", "--accelerator", "--diagnose"]
     assert [option for option in common + training * (script in TRAINING) if option not in shown] == []
     assert f"python examples/{name(script)}.py" in shown
+
+
+@pytest.mark.parametrize("script", TRAINING, ids=name)
+def test_every_study_that_trains_shows_its_trainer_with_our_callbacks(script):
+    calls = [node for node in ast.walk(ast.parse(Path(script.__file__).read_text())) if isinstance(node, ast.Call)]
+    (trainer,) = [call for call in calls if ast.unparse(call.func) == "L.Trainer"]
+    (callbacks,) = [keyword.value for keyword in trainer.keywords if keyword.arg == "callbacks"]
+    assert "GradientNormMonitor(" in ast.unparse(callbacks)
 
 
 @pytest.mark.parametrize("script", TRAINING, ids=name)
