@@ -76,7 +76,7 @@ class LoggerSink(Sink):
         return log_metrics(**row) if self._joining.gone else logged
 
     def _with_ours(self, **row: Any) -> dict[str, Any] | None:
-        """The row that Lightning logs of the step, which has its epoch in it, and ours; ``None`` for any other row."""
+        """Returns the row that Lightning logs of the step, with its epoch, and ours; ``None`` for any other row."""
         if set(row) != {"metrics", "step"} or row["step"] != self._step or "epoch" not in row["metrics"]:
             return None
         assert self._stand_in is not None
@@ -86,7 +86,7 @@ class LoggerSink(Sink):
 
 
 def sink_for(logger: Any, epoch: Callable[[], int]) -> Sink:
-    """The sink that suits a logger: all that TensorBoard can show where it is TensorBoard's, scalars elsewhere.
+    """Returns the sink that suits a logger: all that TensorBoard can show where it is TensorBoard's, scalars elsewhere.
 
     Args:
         logger: of the Trainer.

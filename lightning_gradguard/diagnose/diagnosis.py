@@ -33,7 +33,7 @@ class Rule(ABC):
 
     @abstractmethod
     def observe(self, record: StepRecord) -> Finding | None:
-        """The finding that holds at this record, or ``None``."""
+        """Returns the finding that holds at this record, or ``None``."""
 
 
 # Steps that did not go through because of their gradients; "overflow" is the loss scaler's routine.
@@ -54,7 +54,7 @@ class _Standing:
 
     @property
     def suspected(self) -> Finding | None:
-        """What the rule said of the last record that it was asked about."""
+        """Returns what the rule said of the last record that it was asked about."""
         return self.finding if self.held else None
 
 
@@ -115,7 +115,7 @@ class Diagnosis:
         return tuple(finding for finding in raised if finding is not None)
 
     def _ask(self, rule: Rule, standing: _Standing, record: StepRecord) -> Finding | None:
-        """What one rule newly raises at this record."""
+        """Returns what one rule newly raises at this record."""
         broken = record.verdict in _BROKEN
         asked = all(getattr(record, name) is not None for name in rule.needs)
         finding = rule.observe(record) if asked else None
@@ -128,12 +128,12 @@ class Diagnosis:
 
     @property
     def findings(self) -> list[Finding]:
-        """What holds now, causes before what they lead to."""
+        """Returns what holds now, causes before what they lead to."""
         return [f for active, f in self._reported() if active]
 
     @property
     def cleared(self) -> list[Finding]:
-        """What was raised and does not hold any more."""
+        """Returns what was raised and does not hold any more."""
         return [f for active, f in self._reported() if not active]
 
     def _reported(self) -> list[tuple[bool, Finding]]:

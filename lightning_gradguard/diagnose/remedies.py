@@ -28,5 +28,5 @@ LESS_TRAINING = "train the stronger side less often, or give it less capacity"
 
 
 def for_scale(*, deep_and_bare: bool) -> tuple[str, ...]:
-    """What to try when the scale of weights is wrong: a deep net without any normalization needs that first."""
+    """Returns what to try when the scale of weights is wrong: a deep net without any normalization needs that first."""
     return (NORMALIZE, INIT_NORMAL) if deep_and_bare else (INIT_NORMAL, NORMALIZE)

@@ -34,7 +34,7 @@ class Damage:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The affected parameters, in depth order."""
+        """Returns the affected parameters, in depth order."""
         return tuple(self.nan)
 
     @property
@@ -45,7 +45,7 @@ class Damage:
         return "inf" if self.inf else "buffer" if self.buffers else "spike"
 
     def describe(self) -> str:
-        """The damage in words: how many parameters, and the first of them with their counts."""
+        """Returns the damage in words: how many parameters, and the first of them with their counts."""
         if self.spike is not None:
             return self.spike
         if self.buffers:

@@ -124,7 +124,7 @@ class Recovery:
 
     @torch.no_grad()
     def has_nonfinite_weights(self) -> bool:
-        """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
+        """Tells whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
         # One read for all parameters, and one vote of all processes: all go back, or none does.
         flags = [parameter.isfinite().all() for parameter in map(local, self._params())]
         bad = not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()) if flags else False

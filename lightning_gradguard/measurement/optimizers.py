@@ -42,7 +42,7 @@ class Optimizers:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups, one optimizer after the other."""
+        """Returns the parameter groups, one optimizer after the other."""
         if len(self.plain) == 1:
             return self.plain[0].param_groups
         return [group for optimizer in self.plain for group in optimizer.param_groups]
@@ -53,7 +53,7 @@ class Optimizers:
         return [parameter for group in self.groups for parameter in group["params"]]
 
     def __contains__(self, optimizer: object) -> bool:
-        """Whether it is one of them, or what wraps one."""
+        """Tells whether an optimizer is one of these, or wraps one."""
         return any(optimizer is layer for layers in self._layers for layer in layers)
 
     def unscale_once_(self, scaler: GradScaler) -> bool:
@@ -119,7 +119,7 @@ def _unscale_once_(scaler: GradScaler, layers: Sequence[Optimizer]) -> bool:
 
 
 def _share_overflow_(scaler: GradScaler, optimizers: Sequence[Optimizer]) -> None:
-    """An overflow of one is an overflow of all: what steps as one is dropped as one. No host sync."""
+    """Makes an overflow of one that of all: what steps as one is dropped as one. No host sync."""
     found = [scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"] for optimizer in optimizers]
     flags = [flag for of_one in found for flag in of_one.values()]
     if flags:
@@ -130,7 +130,7 @@ def _share_overflow_(scaler: GradScaler, optimizers: Sequence[Optimizer]) -> Non
 
 
 def unwrap(optimizer: Any) -> list[Any]:
-    """What wraps an optimizer, the outermost first, and last the one that holds the parameters.
+    """Returns what wraps an optimizer, the outermost first, and last the one that holds the parameters.
 
     Raises:
         TypeError: if there is no optimizer in it.

@@ -80,7 +80,7 @@ class Instruments:
             self._eagerly.start()
 
     def after_forward(self, loss: Tensor | None = None) -> None:
-        """Removes them, and adds the loss that is about to be back-propagated; no host sync."""
+        """Takes the hooks off, and adds the loss that is about to be back-propagated; no host sync."""
         if self._num_unseen:
             tell(
                 f"{self._num_unseen} modules run inside of compiled code, which stays compiled: their activations and "

@@ -37,7 +37,7 @@ class Structure:
         self._depth: tuple[int | None, ...] | None = None
 
     def facts(self, order: Mapping[str, int]) -> dict[str, Any]:
-        """The fields of the record.
+        """Returns the fields of the record.
 
         Args:
             order: place of each module in the forward pass, of those that were seen to run; it only ever grows.

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def print_summary(pictures: Sequence[Picture], console: Console) -> None:
-    """A line for each run, the depth profile of those with findings, and the findings with their remedies.
+    """Prints a line for each run, the depth profile of those with findings, and the findings with their remedies.
 
     Per run: last step, layers, median and largest total norm, share of clipped steps, bad steps, spikes, findings.
     """

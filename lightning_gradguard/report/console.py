@@ -22,7 +22,7 @@ _COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def summary(records: Sequence[StepRecord], findings: Sequence[Finding], *, max_layers: int = 40) -> RenderableType:
-    """The table at the end of training: layers in depth order, their median norm as a profile, and what was found.
+    """Returns the table at the end of training: layers in depth order, their median norms, and what was found.
 
     Args:
         records: of the run, oldest first, of one or several optimizers; some hundred are as good as all.
@@ -97,7 +97,7 @@ def _bar(norm: float | None, strongest: float) -> Text:
 
 
 def _chosen(layers: list[str], said: dict[str, list[Finding]], max_layers: int) -> list[str]:
-    """The layers to show, in their order: those with findings first, then evenly spread ones."""
+    """Returns the layers to show, in their order: those with findings first, then evenly spread ones."""
     if len(layers) <= max_layers:
         return layers
     marked = [layer for layer in layers if said[layer]][:max_layers]
@@ -109,7 +109,7 @@ def _chosen(layers: list[str], said: dict[str, list[Finding]], max_layers: int) 
 
 
 def _paragraph(finding: Finding) -> Text:
-    """One finding in words: what, where it comes from, what to do."""
+    """Returns one finding in words: what, where it comes from, what to do."""
     text = Text()
     text.append(f"{finding.severity}: {finding.rule}", _COLOURS[finding.severity])
     text.append(f" (since step {finding.step}, held for {finding.count} records)\n  {finding.message}\n")

@@ -70,7 +70,7 @@ def read_pictures(path: Path, left_out: list[str] | None = None) -> list[Picture
 
 
 def thin(flow: Flow, limit: int = MAX_COLUMNS) -> Flow:
-    """The same picture in at most ``limit`` columns; neighbours are folded, so that the worst of each shows."""
+    """Returns the same picture in at most ``limit`` columns; neighbours are folded, so that the worst of each shows."""
     if len(flow.steps) <= limit:
         return flow
     groups = np.array_split(np.arange(len(flow.steps)), limit)

@@ -49,12 +49,12 @@ class EventLog:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough is new for a write."""
+        """Tells whether enough is new for a write."""
         return self._unwritten > (len(self._first) + len(self._last)) // 20
 
     @property
     def has_unwritten(self) -> bool:
-        """Whether anything is new, however little."""
+        """Tells whether anything is new, however little."""
         return self._unwritten > 0
 
     def content(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class EventLog:
         return json.dumps(self.content(), allow_nan=False).encode()
 
     def _add_finding(self, step: int, finding: Event) -> None:
-        """What is new of a finding: that it holds, and how gravely; or that it has cleared (``until``)."""
+        """Returns what is new of a finding: that it holds, and how gravely; or that it has cleared (``until``)."""
         known = self._findings.get(finding["rule"], {})
         self._findings[finding["rule"]] = finding | {"first_step": known.get("first_step", finding["step"])}
         state = [(each.get("severity"), each.get("until") is None) for each in (known, finding)]
@@ -140,7 +140,7 @@ def _event(step: int, kind: str, text: str, layers: tuple[str, ...]) -> Event:
 
 
 def _finite(value: Any) -> Any:
-    """The same with NaN and infinities as strings: strict JSON has no numbers for them."""
+    """Returns a value with NaN and infinities as strings: strict JSON has no numbers for them."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict):
