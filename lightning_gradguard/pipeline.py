@@ -165,27 +165,27 @@ class GradientPipeline:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer; of several that are taken as one the first."""
+        """Returns the optimizer; of several that are taken as one the first."""
         return self.optimizers.plain[0]
 
     @property
     def optimizer_index(self) -> int:
-        """Which optimizer this is."""
+        """Returns the index of the optimizer among those of the run."""
         return self.view.optimizer
 
     @property
     def should_stop(self) -> bool:
-        """Whether ``on_nonfinite="stop"`` met a bad step: end the loop."""
+        """Tells whether ``on_nonfinite="stop"`` met a bad step: end the loop."""
         return self.judge.should_stop
 
     @property
     def moved(self) -> bool:
-        """Whether the last step was let through: not dropped, nor left to a scaler that drops it."""
+        """Tells whether the last step was let through: not dropped, nor left to a scaler that drops it."""
         return self.judge.moved
 
     @property
     def last_incident(self) -> str | None:
-        """What was saved of the last bad step, in words; ``None`` if nothing was."""
+        """Returns what was saved of the last bad step, in words; ``None`` if nothing was."""
         return self.judge.last_incident
 
     def totals(self) -> Totals:
@@ -321,8 +321,8 @@ class GradientPipeline:
     def _record_late_steps(self, *, wait: bool) -> StepRecord | None:
         """Records of bad steps that the device has left out, as far as the host knows of them; returns the last."""
         record = None
-        for late in self.judge.learn_late_steps(wait=wait) if self.judge.on_device is not None else ():
-            record = self._record_dropped(late.step, late.dropped)
+        for left_out in self.judge.learn_late_steps(wait=wait) if self.judge.on_device is not None else ():
+            record = self._record_dropped(left_out.step, left_out.dropped)
         return record
 
     def _record(
@@ -442,11 +442,11 @@ class GradientPipeline:
         self.views.close()
 
     def __enter__(self) -> GradientPipeline:
-        """Itself."""
+        """Returns the pipeline itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Closes it, whatever happened."""
+        """Closes the pipeline, whatever happened."""
         self.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -251,12 +251,12 @@ class StepRecord:
     flows: tuple[bool | None, ...] | None = None
 
     def to_json(self) -> str:
-        """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
+        """Returns one line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
         return json.dumps({"version": VERSION, **_encode(asdict(self))}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> StepRecord:
-        """The record that :meth:`to_json` wrote, by this version of the library or another.
+        """Returns the record that :meth:`to_json` wrote, by this version of the library or another.
 
         What this version does not know is left out, and what the other did not write has its default: a number that
         no record of an older version has reads as *not known*.
@@ -311,7 +311,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The fields that the class has, with tuples for lists and numbers for the names of NaN and infinity."""
+    """Returns the fields that the class has, with tuples for lists and numbers for the names of NaN and infinity."""
     numeric = {f.name: "float" in str(f.type) for f in fields(cls)}  # a layer may well be called "inf"
     return {key: _decode(value, numeric[key]) for key, value in values.items() if key in numeric}
 
@@ -328,7 +328,7 @@ def _decode(value: Any, numeric: bool) -> Any:
 
 @functools.lru_cache(maxsize=32)  # records of a run hold the same depths
 def forward_order(depth: tuple[int | None, ...]) -> tuple[int, ...]:
-    """Indices of layers as the forward pass meets them, from the ``depth`` of a record.
+    """Returns indices of layers as the forward pass meets them, from the ``depth`` of a record.
 
     A layer that was not seen to run stays behind the one that it is registered after.
 
@@ -355,7 +355,7 @@ class LastWeights:
         self._known: dict[int, tuple[tuple[str, ...], tuple[float | None, ...]]] = {}
 
     def fill(self, record: StepRecord) -> StepRecord:
-        """The record with the last known norms, where it has none of its own and its layers are still the same."""
+        """Returns the record with the last known norms, where it has none of its own and its layers are the same."""
         if record.weight_norms is not None:
             self._known[record.optimizer] = record.layers, record.weight_norms
             return record

@@ -136,7 +136,7 @@ class SpikeWatch:
         return Spike(value, math.exp(middle), math.exp(min(limit, 700.0))) if log > limit else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The window, as lists of numbers."""
+        """Returns the window, as lists of numbers."""
         return {"usual": list(self._usual), "flagged": list(self._flagged)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

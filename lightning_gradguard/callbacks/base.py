@@ -43,7 +43,7 @@ class GradientCallback(Callback):
 
     @property
     def records(self) -> list[StepRecord]:
-        """The latest records of this fit, of all optimizers, oldest first; the last 1,000 are kept.
+        """Returns the latest records of this fit, of all optimizers, oldest first; the last 1,000 are kept.
 
         Of a callback that was in no fit itself they are those of the copy of it that was in one last: some libraries
         train with copies of the callbacks they are given.
@@ -52,7 +52,7 @@ class GradientCallback(Callback):
 
     @property
     def findings(self) -> list[Finding]:
-        """What the diagnosis found in this fit."""
+        """Returns what the diagnosis found in this fit."""
         return self._shown.findings
 
     @property
@@ -166,7 +166,7 @@ class GradientCallback(Callback):
 
     @property
     def _driven(self) -> Session | None:
-        """The session, if it is this callback that forwards the Trainer's hooks to it."""
+        """Returns the session, if it is this callback that forwards the Trainer's hooks to it."""
         return self._session if self._session is not None and self._session.driver is self else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class GradientCallback(Callback):
             session.survival.checkpoints.check(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, for each optimizer, by its index."""
+        """Returns what the next steps depend on, for each optimizer, by its index."""
         return self._session.state_dict() if self._session else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

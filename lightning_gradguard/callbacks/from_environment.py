@@ -46,12 +46,12 @@ class GradGuardFromEnvironment(GradientCallback):
 
     @property
     def acts(self) -> bool:
-        """Whether more was asked for than watching."""
+        """Tells whether more was asked for than watching."""
         return bool(self._asked().acting)
 
     @property
     def state_key(self) -> str:
-        """A key for each object: of two Trainers with one list of callbacks, the second has two of these."""
+        """Returns a key for each object: of two Trainers with one list of callbacks, the second has two of these."""
         return f"{type(self).__name__}-{id(self)}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -96,7 +96,7 @@ class GradGuardFromEnvironment(GradientCallback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Goes on from it."""
+        """Goes on from the state in a checkpoint."""
         if self._driven is not None and _IN_CHECKPOINT in checkpoint:
             self.load_state_dict(checkpoint[_IN_CHECKPOINT])
 
@@ -118,7 +118,7 @@ def _warn_once(message: str) -> None:
 
 
 def is_listed(callback: object) -> bool:
-    """Whether a callback of ours was listed by the user."""
+    """Tells whether a callback of ours was listed by the user."""
     return isinstance(callback, GradientCallback) and not callback.steps_aside
 
 
@@ -144,7 +144,7 @@ def make_callback(value: str, variable: str) -> GradGuardFromEnvironment:
 
 
 def read_options(value: str, variable: str) -> dict[str, Any]:
-    """The arguments of :class:`GradGuard` that a value stands for: a switch, JSON, or the path of a file.
+    """Returns the arguments of :class:`GradGuard` that a value stands for: a switch, JSON, or the path of a file.
 
     Raises:
         ValueError: for anything else; says what was got.

@@ -30,7 +30,7 @@ class Seen:
 
     @property
     def findings(self) -> list[Finding]:
-        """What the rules found, optimizer by optimizer."""
+        """Returns what the rules found, optimizer by optimizer."""
         return [*self._found_before, *(finding for each in self._diagnoses for finding in each.findings)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Seen:

@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def acting(self) -> tuple[str, ...]:
-        """The roles taken that change a gradient; what only watches is none of them."""
+        """Returns the roles taken that change a gradient; what only watches is none of them."""
         return tuple(role for role in ("tame", "survive") if role in self.roles)
 
     def without(self, roles: Sequence[str]) -> Plan:
@@ -146,7 +146,7 @@ class Session:
         self._ending = Part("the look back at the end", "the run's summary is not shown")
 
     def is_in_use_beside(self, trainer: pl.Trainer) -> bool:
-        """Whether its fit is still running, and is not one of this Trainer's."""
+        """Tells whether its fit is still running, and is not one of this Trainer's."""
         own = self._trainer()
         return own is not None and own is not trainer and own.state.status == TrainerStatus.RUNNING
 
@@ -190,7 +190,7 @@ class Session:
             self.unseen.start()
 
     def _asked(self) -> str:
-        """What was asked for, in words."""
+        """Returns what was asked for, in words."""
         words = {"see": "seen", "tame": "clipped", "survive": "guarded"}
         asked = [word for role, word in words.items() if role in self.plan.roles]
         return " or ".join([", ".join(asked[:-1]), asked[-1]] if len(asked) > 1 else asked)
@@ -257,7 +257,7 @@ class Session:
         return self.pipelines[-1]
 
     def _begins(self, pipeline: GradientPipeline, optimizer: Optimizer) -> bool:
-        """Whether this step begins a step of all, where several optimizers are taken as one."""
+        """Tells whether this step begins a step of all, where several optimizers are taken as one."""
         if len(pipeline.optimizers.plain) == 1:
             return True
         begins = not self._stepped or id(optimizer) in self._stepped
@@ -387,7 +387,7 @@ class Session:
         return None
 
     def _is_due(self, trainer: pl.Trainer, pipeline: GradientPipeline, step: int) -> bool:
-        """Whether this step makes a record.
+        """Tells whether this step makes a record.
 
         Its first step does, and the last one of the run; then those beside the user's metrics, where the optimizer
         steps at such a batch, and else the first that lies as far from the last record as records are asked for.
@@ -471,7 +471,7 @@ class Session:
             self.instruments.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each pipeline, by optimizer index."""
+        """Returns the state of each pipeline, by optimizer index."""
         return self.run(self._states) or {}
 
     def _states(self) -> dict[str, Any]:
@@ -493,7 +493,7 @@ class Session:
 
 
 def is_last_step(trainer: pl.Trainer) -> bool:
-    """Whether training ends after this step, as far as it is known beforehand."""
+    """Tells whether training ends after this step, as far as it is known beforehand."""
     last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
     return (last_epoch and trainer.is_last_batch) or trainer.global_step + 1 == trainer.max_steps
 

@@ -77,7 +77,7 @@ class LoggerSink(Sink):
         return log_metrics(**row) if self._joining.gone else logged
 
     def _with_ours(self, **row: Any) -> dict[str, Any] | None:
-        """The row that Lightning logs of the step, which has its epoch in it, and ours; ``None`` for any other row."""
+        """Returns the row that Lightning logs of the step, with its epoch, and ours; ``None`` for any other row."""
         if set(row) != {"metrics", "step"} or row["step"] != self._step or "epoch" not in row["metrics"]:
             return None
         assert self._stand_in is not None

@@ -35,7 +35,7 @@ class StandIn:
         owner.__dict__[name] = self  # past __setattr__, which modules have their own of
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Does it instead; or, after :meth:`leave`, what was there before."""
+        """Does the new thing in the place of the old; or, after :meth:`leave`, what was there before."""
         if self._instead is None:
             return self._method(*args, **kwargs)
         return self._instead(self._method, *args, **kwargs)

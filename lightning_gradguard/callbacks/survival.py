@@ -50,7 +50,7 @@ class GuardOptions:
     on_device: bool | None = None
 
     def make_guard(self) -> Guard:
-        """A fresh guard for one optimizer."""
+        """Returns a fresh guard for one optimizer."""
         if self.on_device and self.hold_lr_on_skip:
             raise ValueError("hold_lr_on_skip needs to know of a bad step at once: pass on_device=None")
         return Guard(
@@ -140,12 +140,12 @@ class Survival:
         self.after_step()
 
     def after_step(self) -> None:
-        """The next batch belongs to another step."""
+        """Starts a new step with the next batch."""
         if self.incidents is not None:
             self.incidents.part.run(self.incidents.after_step)
 
     def fail(self, trainer: pl.Trainer) -> None:
-        """An exception ends the fit: what is saved from now on is saved because of it, and is looked at all the same.
+        """Takes note that an exception ends the fit: what is saved from now on is saved because of it.
 
         Whatever saves after an exception is called after this; then this leaves.
         """
@@ -193,7 +193,7 @@ class _LastToGo(Callback):
 
 
 def make_blackbox(options: GuardOptions, trainer: pl.Trainer, module: pl.LightningModule) -> BlackBox:
-    """The incident recorder of one fit."""
+    """Returns the incident recorder of one fit."""
     assert options.incident_dir is not None
     folder = IncidentFolder(options.incident_dir, max_incidents=options.max_incidents, max_bytes=options.max_bytes)
     reason = why_not_in_process(trainer, module)
@@ -210,7 +210,7 @@ def make_blackbox(options: GuardOptions, trainer: pl.Trainer, module: pl.Lightni
 
 
 def why_not_in_process(trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
-    """Why the step cannot be run again inside the run; ``None`` where it can."""
+    """Tells why the step cannot be run again inside the run; ``None`` where it can."""
     if not module.automatic_optimization:
         return "under manual optimization a training step runs its own backward passes and optimizer steps"
     is_fsdp = any("FSDP" in cls.__name__ for cls in type(trainer.strategy).__mro__)
@@ -220,7 +220,7 @@ def why_not_in_process(trainer: pl.Trainer, module: pl.LightningModule) -> str |
 
 
 def make_run(trainer: pl.Trainer) -> RunStep:
-    """The training step of one batch as the Trainer runs it, but for the hooks."""
+    """Returns the training step of one batch as the Trainer runs it, but for the hooks."""
 
     def run(module: Any, batch: Any, index: int) -> Tensor | None:
         with trainer.precision_plugin.train_step_context():
@@ -231,7 +231,7 @@ def make_run(trainer: pl.Trainer) -> RunStep:
 
 
 def describe_run(trainer: pl.Trainer, module: pl.LightningModule) -> Mapping[str, Any]:
-    """What a replay needs to know of the run."""
+    """Returns what a replay needs to know of the run."""
     precision = str(trainer.precision)
     autocast = None
     if precision.endswith("-mixed"):

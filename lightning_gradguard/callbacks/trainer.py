@@ -31,7 +31,7 @@ def outer_module(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module:
 
 
 def is_deepspeed(trainer: pl.Trainer) -> bool:
-    """Whether DeepSpeed's engine, and not the optimizer, holds the gradients."""
+    """Tells whether DeepSpeed's engine, and not the optimizer, holds the gradients."""
     # By name, since lightning.pytorch and pytorch_lightning have a class each.
     return any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__)
 
@@ -43,13 +43,13 @@ def log_interval(trainer: pl.Trainer) -> int:
 
 
 def steps_parameters_of(module: nn.Module, optimizer: Optimizer) -> bool:
-    """Whether an optimizer steps a parameter of a module."""
+    """Tells whether an optimizer steps a parameter of a module."""
     own = {id(parameter) for parameter in module.parameters()}
     return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
 
 
 def steps_now(trainer: pl.Trainer) -> bool:
-    """Whether the hook before the optimizer step is followed by a step.
+    """Tells whether the hook before the optimizer step is followed by a step.
 
     Strategies that accumulate gradients themselves (DeepSpeed's flag) have Lightning call it for every batch.
     """

@@ -12,7 +12,7 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 def units_of(layout: Layout) -> list[Units]:
-    """For each parameter of a layout its units.
+    """Returns the units of each parameter of a layout.
 
     A row for every parameter of two or more dimensions (linear, convolution, embedding, attention, recurrent weights:
     the first dimension counts outputs, or entries of the table); the second dimension of transposed convolutions,

@@ -31,7 +31,7 @@ def apply_(measurement: Measurement, clip: Clip) -> None:
 
 @torch.no_grad()
 def after(measurement: Measurement, clip: Clip) -> Measurement:
-    """What the gradients measure once ``clip`` is applied, without applying it.
+    """Returns what the gradients measure once ``clip`` is applied, without applying it.
 
     Exact and free for coefficients. For element bounds and units it clips and measures a copy of the gradients:
     their memory once more and three passes, so only for logged steps and for chains that ask for it.
@@ -75,7 +75,7 @@ def cosine(raw: Measurement, clipped: Measurement) -> Tensor:
 
 @torch.no_grad()
 def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
-    """Whether a clip changes anything, a boolean of shape ``[]`` on the device."""
+    """Tells whether a clip changes anything, a boolean of shape ``[]`` on the device."""
     if clip.changes is not None:
         changes = clip.changes
     elif clip.coefficient is not None:
@@ -126,7 +126,7 @@ def _scale_units_(grads: Sequence[Tensor | None], units: Sequence[Tensor | None]
 
 
 def _factors_beyond(grads: Sequence[Tensor | None], bound: Tensor, ratio: Tensor) -> list[Tensor | None]:
-    """For each gradient the factors of its elements: 1 up to the bound, the tensor's ratio beyond it."""
+    """Returns for each gradient the factors of its elements: 1 up to the bound, the tensor's ratio beyond it."""
     factors: list[Tensor | None] = [None] * len(grads)
     present = [(index, dense_values(grad)) for index, grad in enumerate(grads) if grad is not None]
     sizes = torch._foreach_abs([grad for _, grad in present]) if present else []

@@ -71,7 +71,7 @@ class AutoClip(ClipPolicy):
         self.original = original
 
     def init_state(self, layout: Layout, device: torch.device) -> State:
-        """An empty history: the places not yet taken hold the largest float, which sorts last."""
+        """Returns an empty history: the places not yet taken hold the largest float, which sorts last."""
         return {
             "history": torch.full((self.window,), LARGEST, dtype=torch.float32, device=device),
             "count": torch.zeros((), dtype=torch.int64, device=device),
@@ -97,7 +97,7 @@ class AutoClip(ClipPolicy):
         return limited(measurement, self.by, target, target)
 
     def _percentile(self, history: Tensor, last: Tensor) -> Tensor:
-        """The percentile of the entries up to the one that ranks ``last``."""
+        """Returns the percentile of the entries up to the one that ranks ``last``."""
         ranked = history.sort().values
         position = last.to(ranked.dtype) * (self.percentile / 100.0)
         ranks = torch.arange(self.window, dtype=ranked.dtype, device=ranked.device)

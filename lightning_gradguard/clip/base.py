@@ -53,7 +53,7 @@ class Clip:
         object.__setattr__(self, "_versions", self._count_writes())
 
     def overwritten(self) -> list[str]:
-        """The names of those of its tensors that somebody wrote to since it was made."""
+        """Returns the names of those of its tensors that somebody wrote to since it was made."""
         now = self._count_writes()
         return [name for name, version in self._versions.items() if now[name] != version]
 
@@ -195,7 +195,7 @@ def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) 
 
 
 def observed(measurement: Measurement, by: By) -> Tensor:
-    """The number an adaptive policy follows, shape ``[]``: the total norm, or the largest absolute element."""
+    """Returns the number an adaptive policy follows, shape ``[]``: the total norm, or the largest absolute element."""
     if by == "norm":
         return measurement.total
     largest = measurement.max_abs
@@ -203,7 +203,7 @@ def observed(measurement: Measurement, by: By) -> Tensor:
 
 
 def limited(measurement: Measurement, by: By, threshold: Tensor, target: Tensor, eps: float = 0.0) -> Clip:
-    """The clip that brings what :func:`observed` gave down to ``target``: by scaling, or by clamping elements.
+    """Returns the clip that brings what :func:`observed` gave down to ``target``: by scaling, or by clamping elements.
 
     Args:
         measurement: of this step.

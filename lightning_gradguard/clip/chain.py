@@ -58,7 +58,7 @@ class Chain(ClipPolicy):
         self.per_parameter = tuple(f"{i}.{key}" for i, policy in enumerate(policies) for key in policy.per_parameter)
 
     def init_state(self, layout: Layout, device: torch.device) -> State:
-        """The states of all, each key with its policy's number in front."""
+        """Returns the states of all, each key with its policy's number in front."""
         states = [policy.init_state(layout, device) for policy in self.policies]
         return {f"{i}.{key}": value for i, state in enumerate(states) for key, value in state.items()}
 

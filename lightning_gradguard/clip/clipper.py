@@ -62,7 +62,7 @@ class _Part:
         return cls(group, policy, layout, indices, fresh_state(policy, layout, device), needs)
 
     def decide(self, measurement: Measurement) -> tuple[Measurement, Clip]:
-        """What the policy sees of a measurement of all parameters, and its answer."""
+        """Returns what the policy sees of a measurement of all parameters, and its answer."""
         # A policy of one group sees its own parameters alone: its norm is that of the group.
         indices = self.indices
         seen = measurement if indices is None else measurement.part(self.layout, indices, self.needs)
@@ -85,12 +85,12 @@ class Clips:
 
     @property
     def threshold(self) -> Tensor | None:
-        """What the policy compared with; ``None`` where that is not one number for all parameters."""
+        """Returns what the policy compared with; ``None`` where that is not one number for all parameters."""
         return self.answers[0][1].threshold if self.indices == (None,) else None
 
     @property
     def single_coefficient(self) -> Tensor | None:
-        """The one coefficient that scales the whole gradient, shape ``[]``; ``None`` where there is no such."""
+        """Returns the one coefficient that scales the whole gradient, shape ``[]``; ``None`` where there is no such."""
         # Several policies, or one for some of the parameters, leave no single number.
         if self.indices != (None,):
             return None
@@ -100,7 +100,7 @@ class Clips:
         )
 
     def any_clipped(self) -> Tensor | bool:
-        """Whether an answer changes anything, a boolean of shape ``[]`` on the device."""
+        """Tells whether an answer changes anything, a boolean of shape ``[]`` on the device."""
         # Flags stay on the device: the host reads the step's signals once, and they are among them.
         flags = [is_clipped(seen, clip) for seen, clip in self.answers]
         if len(flags) <= 1:
@@ -109,11 +109,11 @@ class Clips:
 
     @property
     def scaled(self) -> bool:
-        """Whether the answers simply scale gradients."""
+        """Tells whether the answers simply scale gradients."""
         return bool(self.answers) and all(c.coefficient is not None and c.then is None for _, c in self.answers)
 
     def smallest_coefficient(self, total: Tensor) -> Tensor:
-        """The smallest coefficient of the step, of shape ``[]``, on the device and in the dtype of ``total``.
+        """Returns the smallest coefficient of the step, of shape ``[]``, on the device and in the dtype of ``total``.
 
         Where gradients are not simply scaled it is 0 if the step is clipped and 1 if not.
         """
@@ -127,7 +127,7 @@ class Clips:
         return smallest[0] if len(smallest) == 1 else torch.stack(smallest).min()
 
     def layer_coefficients(self, layout: Layout) -> Tensor | None:
-        """The smallest coefficient of each layer, ``[num_layers]``, for policies that scale tensor by tensor.
+        """Returns the smallest coefficient of each layer, ``[num_layers]``, for policies that scale tensor by tensor.
 
         ``None`` where one coefficient scales everything, and where gradients are not simply scaled.
         """
@@ -146,7 +146,7 @@ class Clips:
         return smallest
 
     def after(self, measurement: Measurement) -> Measurement:
-        """What the whole gradient measures once the answers are applied; nothing is written."""
+        """Returns what the whole gradient measures once the answers are applied; nothing is written."""
         grads, norms = measurement.grads, measurement.norms
         for (seen, clip), indices in zip(self.answers, self.indices, strict=True):
             clipped = after(seen, clip)
@@ -211,7 +211,7 @@ class Clipper:
         return Clips(answers, tuple([part.indices for part in self.parts]), self._ratio)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the policies remember, per-parameter values with the names they belong to."""
+        """Returns what the policies remember, per-parameter values with the names they belong to."""
         return {
             part.group: {"names": list(part.layout.names), "state": {k: v.clone() for k, v in part.state.items()}}
             for part in self.parts
@@ -284,7 +284,7 @@ def check_policies(value: object, name: str) -> None:
 
 
 def _ratio_of(policy: ClipPolicy) -> float | None:
-    """The gradient-to-weight ratio from which a policy clips: AGC's, also within a chain; AdaGC's ratio is another."""
+    """Returns the gradient-to-weight ratio from which a policy clips: AGC's, also in a chain; AdaGC's is another."""
     if isinstance(policy, AGC):
         return policy.ratio
     each = policy.policies if isinstance(policy, Chain) else ()

@@ -30,7 +30,7 @@ class Profile:
 
     @functools.cached_property
     def line(self) -> Line | None:
-        """The line through them, see :func:`fit_line`."""
+        """Returns the line through them, see :func:`fit_line`."""
         return fit_line(self.values)
 
 
@@ -50,12 +50,12 @@ class Line:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the slope is at least three standard errors away from level."""
+        """Tells whether the slope is at least three standard errors away from level."""
         return abs(self.slope) > 3 * self.error
 
 
 def execution_order(record: StepRecord) -> Sequence[int]:
-    """Indices of the layers as the forward pass meets them.
+    """Returns indices of the layers as the forward pass meets them.
 
     Without a recorded forward pass that is the order of registration. A layer that was not seen to run stays behind
     the one that it is registered after.
@@ -64,7 +64,7 @@ def execution_order(record: StepRecord) -> Sequence[int]:
 
 
 def weight_layers(record: StepRecord) -> Sequence[int]:
-    """Indices of the layers that hold weight matrices, in the order of the forward pass."""
+    """Returns indices of the layers that hold weight matrices, in the order of the forward pass."""
     if record.layer_kinds is None:
         return execution_order(record)
     return _of_weights(record.layer_kinds, record.depth)
@@ -78,7 +78,7 @@ def _of_weights(kinds: tuple[str, ...], depth: tuple[int | None, ...] | None) ->
 
 
 def has_norms(record: StepRecord) -> bool:
-    """Whether any layer normalizes."""
+    """Tells whether any layer normalizes."""
     return any("Norm" in kind for kind in record.layer_kinds or ())
 
 

@@ -53,7 +53,7 @@ class Rule(ABC):
 
     @abstractmethod
     def observe(self, record: StepRecord) -> Finding | None:
-        """The finding that holds at this record, or ``None``."""
+        """Returns the finding that holds at this record, or ``None``."""
 
 
 # Steps that did not go through because of their gradients; "overflow" is the loss scaler's routine.

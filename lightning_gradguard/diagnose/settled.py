@@ -34,7 +34,7 @@ class SettledRatios:
 
 
 def round_factor(factor: float) -> float:
-    """The nearest of 1, 3, 10, 30 …: an estimate should not look more exact than it is."""
+    """Returns the nearest of 1, 3, 10, 30 …: an estimate should not look more exact than it is."""
     if not math.isfinite(factor):
         return factor
     half_decades = round(2 * math.log10(factor))

@@ -49,7 +49,7 @@ class LossTrend:
 
     @property
     def is_falling(self) -> bool:
-        """Whether it fell by a hundredth from the earlier half of what is remembered to the later half."""
+        """Tells whether the value fell by a hundredth from the earlier half of what is remembered to the later half."""
         known = list(self._last)
         half = len(known) // 2
         if half == 0:

@@ -104,7 +104,7 @@ class Buffers:
             _copy_all([now[i] for i in right], list(right.values()))
 
     def named(self) -> dict[str, Tensor]:
-        """The last good values by name."""
+        """Returns the last good values by name."""
         kept = self._kept()
         return {name: kept[index].clone() for index, name in enumerate(self.names)}
 
@@ -179,7 +179,7 @@ def _flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """The memory of this process behind a distributed tensor; the tensor itself otherwise."""
+    """Returns the memory of this process behind a distributed tensor; the tensor itself otherwise."""
     to_local = getattr(tensor, "to_local", None)
     return (to_local() if to_local is not None else tensor).detach()
 

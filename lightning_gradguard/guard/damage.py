@@ -38,7 +38,7 @@ class Damage:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The affected parameters, in depth order."""
+        """Returns the affected parameters, in depth order."""
         return tuple(self.nan)
 
     @property
@@ -56,7 +56,7 @@ class Damage:
         return bool(self.nan) or self.loss is not None or self.raised is not None
 
     def describe(self) -> str:
-        """The damage in words: how many parameters, and the first of them with their counts."""
+        """Returns the damage in words: how many parameters, and the first of them with their counts."""
         if self.spike is not None:
             return self.spike
         if self.raised is not None:

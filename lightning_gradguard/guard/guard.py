@@ -19,7 +19,7 @@ class NonFiniteGradientError(RuntimeError):
 
 
 def why_not_droppable(optimizer: torch.optim.Optimizer) -> str | None:
-    """Why a step of this optimizer cannot be dropped half way; ``None`` where it can.
+    """Tells why a step of this optimizer cannot be dropped half way; ``None`` where it can.
 
     LBFGS, and those that step twice in one step (SAM and its kin), ask for gradients again after they have moved the
     weights: dropping the later gradients would leave the weights where they were only meant to look.
@@ -106,7 +106,7 @@ class Guard:
         self._watches = {name: SpikeWatch(spikes) for name in ("gradient norm", "loss")} if spikes is not None else {}
 
     def find_spike(self, norm: float, loss: float | None) -> str | None:
-        """A spike of one of them, in words; ``None`` for an ordinary step, or without a rule."""
+        """Returns a spike of one of them, in words; ``None`` for an ordinary step, or without a rule."""
         if self.spikes is None:
             return None
         if self.spikes.watch_loss and loss is not None and math.isinf(loss):
@@ -119,7 +119,7 @@ class Guard:
         return "; ".join(f"{name} {spike}" for name, spike in found.items()) or None
 
     def leaves_to_scaler(self, loss_scale: float) -> bool:
-        """Whether an overflow at this loss scale is the scaler's business."""
+        """Tells whether an overflow at this loss scale is the scaler's business."""
         return loss_scale > self.loss_scale_floor
 
     def good_step(self) -> None:
@@ -132,7 +132,7 @@ class Guard:
         return self.action == "raise" or self.streak >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """The streak, and what is usual."""
+        """Returns the streak, and what is usual."""
         return {"streak": self.streak, "usual": {name: watch.state_dict() for name, watch in self._watches.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

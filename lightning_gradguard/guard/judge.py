@@ -50,7 +50,7 @@ class Unguarded:
     on_device: DeviceDropper | None = None
 
     def follow(self, optimizers: Optimizers) -> None:
-        """Nothing to go on with."""
+        """Does nothing: there is nothing to go on with."""
 
     def judge(self, step: int, measurement: Measurement, decide: Decide, **ignored: Any) -> Judgement:
         """Lets the step through.
@@ -76,18 +76,18 @@ class Unguarded:
         )
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
-        """None, ever."""
+        """Returns none: every step is judged at once."""
         return []
 
     def take_spike(self, record: StepRecord) -> Finding | None:
-        """None, ever."""
+        """Returns ``None``: nobody looks for spikes."""
         return None
 
     def end_step(self) -> None:
-        """Nothing to be taken back."""
+        """Does nothing: there is nothing to be taken back."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing to be kept."""
+        """Returns an empty state: there is nothing to be kept."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -274,14 +274,14 @@ class Judge:
         return dropped
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
-        """The bad ones among the steps left to the device, as far as the host knows by now, oldest first.
+        """Returns the bad ones among the steps left to the device, as far as the host knows by now, oldest first.
 
         Counts them. The list ends with the one that must end the run, if one must.
 
         Args:
             wait: for all of them; a host sync.
         """
-        late: list[LateStep] = []
+        learned: list[LateStep] = []
         for waiting in self.on_device.learned(wait=wait) if self.on_device else ():
             damage = damage_of(waiting)
             self.moved = damage is None
@@ -293,10 +293,10 @@ class Judge:
             if self.guard.bad_step():
                 self.recovery.buffers.restore_()  # the forward pass of the present step has been through them
                 error = NonFiniteGradientError(self._last_words(damage, waiting.step))
-            late.append(LateStep(waiting.step, Dropped(waiting.measurement, damage, "skipped", error)))
+            learned.append(LateStep(waiting.step, Dropped(waiting.measurement, damage, "skipped", error)))
             if error is not None:
                 break
-        return late
+        return learned
 
     def end_step(self) -> None:
         """Takes back, once the optimizer has stepped, what told it to leave the step out."""
@@ -307,7 +307,7 @@ class Judge:
             self._dropped = None
 
     def take_spike(self, record: StepRecord) -> Finding | None:
-        """The spike of the step at hand as the views show it, once."""
+        """Returns the spike of the step at hand as the views show it, once."""
         spike, self.spike = self.spike, None
         if spike is None:
             return None
@@ -321,7 +321,7 @@ class Judge:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The guard's memory of bad steps."""
+        """Returns the guard's memory of bad steps."""
         return self.guard.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -83,7 +83,7 @@ class DeviceDropper:
             optimizer.__dict__.pop("found_inf", None)
 
     def learned(self, *, wait: bool = False) -> Iterator[WaitingStep]:
-        """The steps that the host can know of by now, oldest first, each once.
+        """Returns the steps that the host can know of by now, oldest first, each once.
 
         Args:
             wait: for all of them; a host sync.
@@ -98,7 +98,7 @@ class DeviceDropper:
 
 
 def damage_of(waiting: WaitingStep) -> Damage | None:
-    """What was wrong with a step, as far as norms tell; ``None`` for a good one. Host syncs for a bad one."""
+    """Returns what was wrong with a step, as far as norms tell; ``None`` for a good one. Host syncs for a bad one."""
     if bool(waiting.signals[0].isfinite()):
         return None
     measurement, names = waiting.measurement, waiting.measurement.layout.names
@@ -125,7 +125,7 @@ def _copy_to_host(signals: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
 
 
 def why_not_on_device(optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]) -> str | None:
-    """Why bad steps of these optimizers cannot be dropped on the device; ``None`` where they can."""
+    """Tells why bad steps of these optimizers cannot be dropped on the device; ``None`` where they can."""
     for optimizer in optimizers:
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
             return f"{type(optimizer).__name__} does not read found_inf: make it with fused=True"

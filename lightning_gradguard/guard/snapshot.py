@@ -139,7 +139,7 @@ def _like(kept: Tensor | None, tensor: Tensor) -> Tensor:
 
 
 def _copy_state(state: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    """A copy of one parameter's optimizer state, in the memory of the last copy where that fits."""
+    """Returns a copy of one parameter's optimizer state, in the memory of the last copy where that fits."""
     copied: dict[str, Any] = {}
     for key, value in state.items():
         if isinstance(value, Tensor):

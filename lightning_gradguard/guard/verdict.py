@@ -77,7 +77,7 @@ Judgement = Passed | Dropped
 
 
 def verdict_of(judgement: Judgement, *, nonfinite: bool, clipped: bool, scaled: bool) -> Verdict:
-    """The word for a step in its record, decided here and nowhere else.
+    """Returns the word for a step in its record, decided here and nowhere else.
 
     Args:
         judgement: what the judge said.

@@ -55,11 +55,11 @@ class Part:
         self._handles: list[RemovableHandle] = []
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """What the function returns; ``None`` if it fails, and always from then on. No graph is recorded meanwhile."""
+        """Returns what the function does; ``None`` if it fails, and from then on. No graph is recorded meanwhile."""
         return self._run("", function, args, kwargs)
 
     def hook(self, function: Callable[..., None], where: str) -> Hook:
-        """The function as a hook of a module or a tensor.
+        """Returns the function as a hook of a module or a tensor.
 
         Args:
             function: takes what the hook is given.
@@ -84,7 +84,7 @@ class Part:
 
     @property
     def is_attached(self) -> bool:
-        """Whether a forward hook of it hangs on a module."""
+        """Tells whether a forward hook of it hangs on a module."""
         return bool(self._handles)
 
     def _run(self, where: str, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T | None:
@@ -143,7 +143,7 @@ class Hook:
 
 
 def is_ours(thing: object) -> bool:
-    """Whether an object is of a class of this package: those draw no random number."""
+    """Tells whether an object is of a class of this package: those draw no random number."""
     return type(thing).__module__.startswith("lightning_gradguard.")
 
 

@@ -34,7 +34,7 @@ _SLOW: dict[str, Callable[[], tuple[Any, ...]]] = {"random": random.getstate, "n
 
 
 def capture_rng() -> RngState:
-    """The generators of torch (CPU and each accelerator in use), Python and, where it is imported, NumPy."""
+    """Returns the generators of torch (CPU and each accelerator in use), Python and, where it is imported, NumPy."""
     return _torch_state() | {name: read() for name, read in _SLOW.items() if name in sys.modules}
 
 
@@ -51,7 +51,7 @@ class RngWatch:
         self._count = 0
 
     def capture(self) -> RngState:
-        """As :func:`capture_rng`."""
+        """Returns the present state of every generator, as :func:`capture_rng` does."""
         self._count += 1
         is_due = self._count & (self._count - 1) == 0 or self._count % 128 == 0
         for name, read in _SLOW.items():

@@ -164,7 +164,7 @@ def advice(localisation: dict[str, Any] | None) -> Advice | None:
 
 
 def name_of(operator: str) -> str:
-    """The operator's name without namespace, overload and the underscore of its in-place form.
+    """Returns the operator's name without namespace, overload and the underscore of its in-place form.
 
     Example:
         >>> name_of("aten.log_.default")
@@ -192,6 +192,6 @@ def _of_operator(name: str, inputs: Sequence[dict[str, Any]]) -> Advice | None:
 
 
 def _squares_overflow(given: dict[str, Any]) -> bool:
-    """Whether the sum of the squares of the input's numbers passes the largest float32."""
+    """Tells whether the sum of the squares of the input's numbers passes the largest float32."""
     largest = max(abs(float(given["low"])), abs(float(given["high"])))
     return largest**2 * 10 > torch.finfo(torch.float32).max

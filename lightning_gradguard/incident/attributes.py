@@ -20,7 +20,7 @@ Attributes = dict[str, tuple[dict[str, Any], list[str]]]
 
 
 def is_plain(value: Any, depth: int = 3) -> bool:
-    """Whether it is a number, a tensor of moderate size, or a short container of them.
+    """Tells whether a value is a number, a tensor of moderate size, or a short container of them.
 
     No string: a word may be a path that the module writes to, and bundles are not trusted with those.
     """
@@ -81,7 +81,7 @@ def _marks(part: nn.Module) -> dict[str, Any]:
 
 
 def _mark(value: Any) -> Any:
-    """What tells a value from another one later, without keeping the value."""
+    """Returns what tells a value from another one later, without keeping the value."""
     if isinstance(value, Tensor):
         return id(value), value._version
     if isinstance(value, list | tuple | deque):

@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 
 def parts_of(value: Any) -> list[Part] | None:
-    """What is in a container or an object; ``None`` for what is whole: tensors, arrays, numbers, strings, modules.
+    """Returns what is in a container or an object; ``None`` for tensors, arrays, numbers, strings, modules.
 
     Lists, tuples, dicts, and the attributes of any other object, those in slots as well. Nothing of the object's own
     code is run.
@@ -66,7 +66,7 @@ def parts_of(value: Any) -> list[Part] | None:
 
 
 def rebuild(batch: Any, change: Callable[[str, Any], Any], path: str = "batch") -> Any:
-    """A copy of a batch in which ``change(path, part)`` has replaced parts; it gives back what shall stay as it is.
+    """Returns a copy of a batch in which ``change(path, part)`` has replaced parts; it gives back what shall stay.
 
     Containers and objects keep their class, of which no code runs. What occurs twice is copied once, so that parts
     that were one object stay one, and objects may refer to each other.
@@ -75,12 +75,12 @@ def rebuild(batch: Any, change: Callable[[str, Any], Any], path: str = "batch") 
 
 
 def map_tensors(batch: Any, change: Callable[[str, Tensor], Tensor], path: str = "batch") -> Any:
-    """A copy of a batch with every tensor replaced by ``change(path, tensor)``."""
+    """Returns a copy of a batch with every tensor replaced by ``change(path, tensor)``."""
     return rebuild(batch, lambda place, item: change(place, item) if isinstance(item, Tensor) else item, path)
 
 
 def blank(value: Any) -> Any:
-    """A container or object of the same class with nothing in it, made without running any code of that class.
+    """Returns a container or object of the same class with nothing in it, made without running any code of that class.
 
     Raises:
         TypeError: for classes that only C code can make.
@@ -94,7 +94,7 @@ def blank(value: Any) -> Any:
 
 
 def blank_of(cls: type) -> Any:
-    """Likewise, of a class."""
+    """Returns an object of a class with nothing in it, made without running any code of that class."""
     base: Any = next((base for base in (*_DICTS, list, deque, types.SimpleNamespace) if issubclass(cls, base)), object)
     return base.__new__(cls)
 
@@ -124,7 +124,7 @@ def slots_of(cls: type) -> list[str]:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is a NumPy array or scalar."""
+    """Tells whether an object is a NumPy array or scalar."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray | numpy.generic)
 
@@ -182,7 +182,7 @@ def named_numbers(batch: object, path: str = "batch") -> Iterator[tuple[str, lis
 
 
 def opaque_parts(batch: object, path: str = "batch") -> list[str]:
-    """The parts that cannot be looked into, such as iterators and objects made in C, each with its class."""
+    """Returns the parts that cannot be looked into, such as iterators and objects made in C, each with its class."""
     return [
         f"{place} ({type(item).__name__})"
         for place, item in walk(batch, path)
@@ -219,7 +219,7 @@ def _rebuild(value: Any, change: Callable[[str, Any], Any], path: str, done: dic
 
 
 def _attributes(value: Any) -> list[Part]:
-    """The attributes of an object: those in its ``__dict__``, then those in slots."""
+    """Returns the attributes of an object: those in its ``__dict__``, then those in slots."""
     try:
         found = [Part(f".{name}", name, item) for name, item in object.__getattribute__(value, "__dict__").items()]
     except AttributeError:
@@ -233,7 +233,7 @@ def _attributes(value: Any) -> list[Part]:
 
 
 def _names_of_entries(mapping: Any, path: str) -> dict[int, str]:
-    """The names by which the entries of a mapping-like object are reached, by the entries' ids."""
+    """Returns the names by which the entries of a mapping-like object are reached, by the entries' ids."""
     try:
         return {id(mapping[key]): f"{path}[{key!r}]" for key in mapping.keys()}  # noqa: SIM118
     except Exception:  # an object with keys of its own kind: its attributes are walked all the same

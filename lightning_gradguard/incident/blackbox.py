@@ -196,14 +196,14 @@ class BlackBox:
         return None if place is None else _announcement(place, incident.localisation)
 
     def _is_mine(self, found: Localisation | None, params: Sequence[Tensor]) -> bool:
-        """Whether this process writes a bundle: it met the fault in its own batch, or is the first and nobody did."""
+        """Tells whether this process writes a bundle: it met the fault in its batch, or is the first and nobody did."""
         # Every process asks, whatever it saw: the vote waits for all of them.
         here = found is not None and (found.found or found.error is not None)
         anywhere = any_process(here, params)
         return self.world_size == 1 or here or (not anywhere and self.rank == 0)
 
     def _saw_it(self) -> bool:
-        """Whether a batch or a loss of this process is not finite."""
+        """Tells whether a batch or a loss of this process is not finite."""
         # Under sharding no process may run the step alone, so batches and losses have to tell.
         tensors = [tensor for micro in self._batches for _, tensor in named_tensors(micro.batch)]
         return not all(map(is_finite, [*tensors, *self._losses]))
@@ -220,7 +220,7 @@ class BlackBox:
         }
 
     def _localise(self, buffers: Mapping[str, Tensor], loss_scale: float | None) -> Localisation | None:
-        """The first batch of the step that goes bad, run again under watch; ``None`` where that must not be."""
+        """Returns the first batch of the step that goes bad, run again under watch; ``None`` where that must not be."""
         if self.run is None:
             return None
         try:
@@ -262,7 +262,7 @@ class BlackBox:
 
 
 def _place(layout: Layout | None, gradients: Sequence[Tensor | None], bad_names: Sequence[str]) -> str:
-    """What the list of bad layers says about the place."""
+    """Returns what the list of bad layers says about the place."""
     if layout is None:
         return "no gradient yet: the step ended before its backward pass did"
     layer_of = dict(zip(layout.names, layout.layer_of, strict=True))

@@ -142,7 +142,7 @@ class IncidentFolder:
 
     @property
     def is_full(self) -> bool:
-        """Whether it holds as many bundles as it may."""
+        """Tells whether it holds as many bundles as it may."""
         return sum(1 for _ in self.path.glob("step-*/report.json")) >= self.max_incidents
 
     def save(
@@ -225,12 +225,12 @@ class IncidentFolder:
 
     @property
     def room(self) -> int:
-        """How many bytes more it may hold."""
+        """Tells how many bytes more it may hold."""
         return self.max_bytes - _size_of(self.path)
 
 
 def describe(incident: Incident, module: nn.Module) -> dict[str, Any]:
-    """The content of ``report.json``, but for the files."""
+    """Returns the content of ``report.json``, but for the files."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -281,7 +281,7 @@ def digest_gradient(grad: Tensor) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What decides whether a replay can be exact to the bit: versions, machine, and settings of torch."""
+    """Returns what decides whether a replay can be exact to the bit: versions, machine, and settings of torch."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
     for name in ("lightning", "pytorch_lightning", "numpy", "lightning_gradguard"):
         version = getattr(sys.modules.get(name), "__version__", None)
@@ -308,7 +308,7 @@ def _state(
     parameters: Mapping[str, Tensor] | None,
     unsaved: list[str],
 ) -> dict[str, Any]:
-    """What ``state.pt`` holds: the model as it was before the step."""
+    """Returns what ``state.pt`` holds: the model as it was before the step."""
     if parameters is None:
         parameters = {clean_name(name): parameter.detach() for name, parameter in module.named_parameters()}
     current = {clean_name(name): local(buffer) for name, buffer in module.named_buffers()}
@@ -361,7 +361,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    """The path, or with a number behind it if a run before this one left a bundle of the same step."""
+    """Returns the path, or with a number behind it if a run before this one left a bundle of the same step."""
     number = 1
     free = path
     while free.exists():

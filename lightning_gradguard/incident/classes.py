@@ -14,7 +14,7 @@ _OF_PYTHON = (OrderedDict, defaultdict, Counter, deque, UserDict, UserList, Simp
 
 
 def type_name(cls: type) -> str:
-    """The name under which :func:`imported` finds a class.
+    """Returns the name under which :func:`imported` finds a class.
 
     Example:
         >>> type_name(OrderedDict)
@@ -24,7 +24,7 @@ def type_name(cls: type) -> str:
 
 
 def imported(name: str) -> Any:
-    """A class by name, from modules that are imported already; ``None`` if there is none."""
+    """Returns a class by name, from modules that are imported already; ``None`` if there is none."""
     module, _, qualname = str(name).partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -33,7 +33,7 @@ def imported(name: str) -> Any:
 
 
 def can_be_made(cls: type) -> bool:
-    """Whether an object of a class may be made with any content: no code of the class runs when it comes or goes.
+    """Tells whether an object of a class may be made with any content: no code of the class runs when it comes or goes.
 
     Classes of Python's own library are left out, but for plain containers: some of them act on the machine when they
     are used or forgotten (temporary files, processes), whatever they hold.
@@ -49,7 +49,7 @@ def can_be_made(cls: type) -> bool:
 
 
 def made_when_running(bases: Sequence[Any]) -> Any:
-    """The class that a library makes of these classes when it first needs it; ``None`` where that is not known.
+    """Returns the class that a library makes of these classes when it first needs it; ``None`` where that is not known.
 
     PyTorch Geometric makes the class of its batches so; it has no name by which it could be found.
     """

@@ -22,7 +22,7 @@ _TENSOR_STATE = frozenset({"_backward_hooks", "_post_accumulate_grad_hooks", "re
 
 
 def encode(value: Any, path: str = "batch", unsaved: list[str] | None = None) -> Any:
-    """A copy made of tensors, numbers, strings, lists and dicts alone.
+    """Returns a copy made of tensors, numbers, strings, lists and dicts alone.
 
     Other containers, dates, paths, enums, arrays and objects with attributes become a dict that says what they were;
     objects that refer to each other still do. A tensor that is a view of a larger memory is copied, so that a slice
@@ -159,13 +159,13 @@ class _Encoder:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy where it is a view of a larger memory."""
+    """Returns the tensor, or a copy where it is a view of a larger memory."""
     is_dense = tensor.layout == torch.strided and not tensor.is_nested
     return tensor.clone() if is_dense and tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _view_of(value: Any) -> list[Part]:
-    """What an object answers to as a mapping, for a replay that does not know its class."""
+    """Returns what an object answers to as a mapping, for a replay that does not know its class."""
     if isinstance(value, dict) or not callable(getattr(type(value), "keys", None)):
         return []
     try:

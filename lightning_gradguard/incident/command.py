@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> ReplayReport:
 
 @contextlib.contextmanager
 def _blamed_on(argument: str) -> Iterator[None]:
-    """What goes wrong within is the fault of what the user passed."""
+    """Blames what the user passed for what goes wrong within."""
     try:
         yield
     except (Exception, SystemExit) as problem:
@@ -95,7 +95,7 @@ def _blamed_on(argument: str) -> Iterator[None]:
 
 
 def _load(name: str) -> Any:
-    """The object that ``package.module:name`` names; the working folder is searched too."""
+    """Returns the object that ``package.module:name`` names; the working folder is searched too."""
     module, separator, attribute = name.partition(":")
     if not separator or not attribute:
         raise ValueError(f"expected my.module:factory, got {name!r}")
@@ -114,5 +114,5 @@ def _print_anything(stream: TextIO) -> None:
 
 
 def _harmless(text: str) -> str:
-    """The text without control characters: what comes from a bundle must not steer the terminal."""
+    """Returns the text without control characters: what comes from a bundle must not steer the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

@@ -20,7 +20,7 @@ _FACTORIES = {kind.__name__: kind for kind in (list, dict, set, tuple, int, floa
 
 
 def decode(value: Any) -> Any:
-    """What :func:`~lightning_gradguard.incident.codec.encode` was given.
+    """Returns what :func:`~lightning_gradguard.incident.codec.encode` was given.
 
     Objects come back as their own class where that is imported already and none of its code runs by itself.
     Otherwise as a plain tuple, list or dict, or as a :class:`~lightning_gradguard.incident.unsaved.Standin` with the
@@ -147,4 +147,4 @@ class _Decoder:
 
 
 def _nothing() -> None:
-    """What a weak reference to something that is gone gives."""
+    """Returns ``None``, as a weak reference to something that is gone does."""

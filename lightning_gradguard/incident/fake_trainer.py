@@ -73,7 +73,7 @@ class _Optimizer:
 
 class _Scheduler:
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """The learning rate has no part in the gradients of one step."""
+        """Does nothing: the learning rate has no part in the gradients of one step."""
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def call_training_step(module: Any, batch: Any, index: int) -> Any:
 
 
 def loss_of(output: Any) -> Tensor | None:
-    """The loss in what a training step returned; ``None`` for a step that sat this batch out by returning none.
+    """Returns the loss in what a training step returned; ``None`` for a step that sat this batch out by returning none.
 
     Raises:
         TypeError: if there is something else.
@@ -136,7 +136,7 @@ def loss_of(output: Any) -> Tensor | None:
 
 
 def is_manual(module: nn.Module) -> bool:
-    """Whether the module runs its own backward passes."""
+    """Tells whether the module runs its own backward passes."""
     return getattr(module, "automatic_optimization", True) is False
 
 
@@ -145,7 +145,7 @@ def _silent(*args: Any, **kwargs: Any) -> None:
 
 
 def _flat_optimizers(configured: Any) -> list[torch.optim.Optimizer]:
-    """The optimizers in any of the forms ``configure_optimizers`` may return, in the Trainer's order."""
+    """Returns the optimizers in any of the forms ``configure_optimizers`` may return, in the Trainer's order."""
     if isinstance(configured, torch.optim.Optimizer):
         return [configured]
     if isinstance(configured, Mapping):

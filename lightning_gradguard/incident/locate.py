@@ -46,7 +46,7 @@ class Localisation:
 
     @property
     def found(self) -> bool:
-        """Whether the step gave a non-finite value again, and its origin is known."""
+        """Tells whether the step gave a non-finite value again, and its origin is known."""
         return self.origin is not None
 
     @property
@@ -135,8 +135,8 @@ def _watch(
     targets = [] if loss is None else [loss]
     answer = recorder.origin_of(targets) or recorder.origin_of(bad_gradients.values())
     if answer is None and error is None and (spoiled := _spoiled_by_unscaling(gradients, loss_scale)):
-        held = TensorRange((), "float32", float(loss_scale or 0.0), float(loss_scale or 0.0), 0, 0)
-        answer, bad_gradients = (Origin("loss scale", "", None, held, False), None), dict.fromkeys(spoiled)
+        scale_range = TensorRange((), "float32", float(loss_scale or 0.0), float(loss_scale or 0.0), 0, 0)
+        answer, bad_gradients = (Origin("loss scale", "", None, scale_range, False), None), dict.fromkeys(spoiled)
     # Neither loss nor gradients are bad: the first bad value of all is the best that can be said.
     if answer is None and (error is not None or bad_buffers):
         answer = recorder.earliest()
@@ -168,7 +168,7 @@ def conclude(
 
 
 def place_from_gradients(layers: Sequence[str], bad_layers: Sequence[str]) -> str:
-    """What the mere list of layers with non-finite gradients says about the place; costs nothing.
+    """Returns what the mere list of layers with non-finite gradients says about the place; costs nothing.
 
     The backward pass runs from the last layer to the first and carries a non-finite value along. All layers bad
     means that it was there before: in the loss or the forward pass. The layers up to *k* bad and those after it

@@ -13,7 +13,7 @@ _WORTH_SAYING = 1e-3  # a fraction of the dtype's largest number below this is o
 
 
 def to_markdown(report: dict[str, Any], path: Path) -> str:
-    """The text of ``report.md``.
+    """Returns the text of ``report.md``.
 
     Args:
         report: the content of ``report.json``.

@@ -57,7 +57,7 @@ _KINDS: dict[str, _Kind] = {
 
 
 def encode_plain(value: Any) -> tuple[str, Any] | None:
-    """The name of its kind, and numbers and strings that say it all; ``None`` for other values.
+    """Returns the name of its kind, and numbers and strings that say it all; ``None`` for other values.
 
     Example:
         >>> encode_plain(pathlib.PurePosixPath("a.png"))
@@ -74,7 +74,7 @@ def encode_plain(value: Any) -> tuple[str, Any] | None:
 
 
 def decode_plain(kind: str, items: Any) -> Any:
-    """What :func:`encode_plain` was given.
+    """Returns what :func:`encode_plain` was given.
 
     Raises:
         KeyError: for an unknown kind.
@@ -83,7 +83,7 @@ def decode_plain(kind: str, items: Any) -> Any:
 
 
 def _encode_array(value: Any) -> dict[str, Any] | None:
-    """A NumPy array or scalar by its bytes; none with objects or named fields in it."""
+    """Returns a NumPy array or scalar by its bytes; none with objects or named fields in it."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.ndarray | numpy.generic):
         return None

@@ -163,7 +163,7 @@ def _first_that_goes_bad(runner: StepRunner) -> tuple[Sequence[MicroBatch], Outc
 
 
 def _compare(runner: StepRunner, outcome: Outcome) -> dict[str, Any]:
-    """Whether it is the same step again: which names are bad, whether that is what was expected, bit for bit or not."""
+    """Tells whether it is the same step again: which names are bad, whether those were expected, bit for bit or not."""
     recorded = runner.bundle.report["gradients"]
     bad_buffers = runner.bundle.report["bad_buffers"]
     expected = [name for name, entry in recorded.items() if entry["nan"] or entry["inf"]] + bad_buffers

@@ -79,7 +79,7 @@ def _copy_attributes(part: nn.Module) -> dict[str, tuple[Any, Any]]:
 
 
 def _keep(item: Any) -> tuple[Tensor, int] | None:
-    """A copy of a tensor and its version counter; ``None`` for what is no tensor or cannot be written to."""
+    """Returns a copy of a tensor and its version counter; ``None`` for what is no tensor or cannot be written to."""
     return (item.detach().clone(), item._version) if isinstance(item, Tensor) and not item.is_inference() else None
 
 

@@ -121,7 +121,7 @@ class _OneProcess:
         return 1
 
     def get_local_rank(self, mesh_dim: Any = None) -> int:
-        """The first, and only one."""
+        """Returns the first, and only one."""
         return 0
 
     get_rank = get_local_rank

@@ -42,7 +42,7 @@ class Rows:
         return self.take([index if index in keep else filler for index in range(self.size)])
 
     def take(self, rows: Sequence[int]) -> Any:
-        """The batch made of these rows."""
+        """Returns the batch made of these rows."""
         mine = {id(part) for _, part, size in _sized_parts(self.batch, "batch") if size == self.size}
         offsets: dict[int, Tensor] = {}
         return rebuild(self.batch, lambda _, item: _take(item, rows, offsets) if id(item) in mine else item)
@@ -55,7 +55,7 @@ class Rows:
 
 
 def _sized_parts(item: Any, path: str) -> Iterator[tuple[str, Any, int]]:
-    """The parts of a batch that may have a row for each sample, and how many rows; nothing inside of them."""
+    """Returns the parts of a batch that may have a row for each sample, and how many rows; nothing inside of them."""
     size = _num_rows(item)
     if size is not None:
         yield path, item, size
@@ -77,12 +77,12 @@ def _num_rows(item: Any) -> int | None:
 
 
 def _is_batch_of_graphs(item: Any) -> bool:
-    """Whether it knows itself how to be taken apart, as the batches of PyTorch Geometric do."""
+    """Tells whether it knows itself how to be taken apart, as the batches of PyTorch Geometric do."""
     return all(callable(getattr(type(item), name, None)) for name in ("to_data_list", "from_data_list"))
 
 
 def _are_samples(items: Sequence[Any]) -> bool:
-    """Whether a list has an item for each sample; it may as well be inputs and targets, or several views of all.
+    """Tells whether a list has an item for each sample; it may as well be inputs and targets, or several views of all.
 
     Items of different kinds are no samples. Tensors of different leading size are; of equal size, the larger of both
     numbers is that of the samples, as three channels in each of eight images are not.

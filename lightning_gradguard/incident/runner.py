@@ -105,7 +105,7 @@ class StepRunner:
         return Outcome(tuple(self._losses), gradients, tuple(bad_buffers))
 
     def localise(self, batches: Sequence[MicroBatch]) -> Localisation | None:
-        """The first of the batches that goes bad, or near it, under watch; ``None`` if none does."""
+        """Returns the first of the batches that goes bad, or near it, under watch; ``None`` if none does."""
         load_state(self.bundle, self.module)
         near: Localisation | None = None
         for micro in batches:
@@ -116,7 +116,7 @@ class StepRunner:
         return near
 
     def anomaly(self, batches: Sequence[MicroBatch]) -> str:
-        """What autograd's own anomaly detection says of the step."""
+        """Returns what autograd's own anomaly detection says of the step."""
         with warnings.catch_warnings(record=True) as caught, ExitStack() as stack:
             warnings.simplefilter("always")
             stack.enter_context(torch.autograd.detect_anomaly(check_nan=True))
@@ -149,7 +149,7 @@ class StepRunner:
         return grad if factor == 1.0 else grad * factor
 
     def _loss(self, batch: Any, index: int, backward: Callable[[Tensor], None]) -> Tensor | None:
-        """The loss of one batch; ``None`` where a manual step has run its backward passes, or there is none."""
+        """Returns the loss of one batch; ``None`` where a manual step has run its backward passes, or there is none."""
         with self._precision():
             if self.step is not None:
                 loss = self.step(self.module, batch)
@@ -202,7 +202,7 @@ def _copy(path: str, tensor: Tensor) -> Tensor:
 
 
 def _told(problem: Exception) -> str:
-    """What an error of the user's code was, and its line, in one line."""
+    """Returns what an error of the user's code was, and its line, in one line."""
     frames = [f for f in traceback.extract_tb(problem.__traceback__) if not f.filename.startswith(_OURS)]
     own = [frame for frame in frames if f"{os.sep}site-packages{os.sep}" not in frame.filename] or frames
     where = f" at {own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""

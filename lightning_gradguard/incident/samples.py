@@ -81,7 +81,7 @@ class SampleReport:
 
 
 def find_samples(runner: StepRunner, batches: Sequence[MicroBatch]) -> SampleReport:
-    """The smallest set of samples that makes a step non-finite; for a finite step those with the largest gradients.
+    """Finds the smallest set of samples that makes a step non-finite; of a finite step those of largest gradients.
 
     The batch keeps its size: samples that are left out are replaced by a harmless one, so that each stays in its row,
     meets the same random numbers, and has company where the model needs it. By halving, one bad sample among n takes
@@ -148,7 +148,7 @@ class _Search:
         return self._report(alone, notes=notes)
 
     def _each_alone(self, rows: list[int], *, known_bad: bool = False) -> list[int]:
-        """Those that make the step non-finite by themselves."""
+        """Returns those that make the step non-finite by themselves."""
         if self._num_runs >= _MOST_RUNS or not (known_bad or self._goes_bad(rows)):
             return []
         if len(rows) == 1:
@@ -157,7 +157,7 @@ class _Search:
         return self._each_alone(left) + self._each_alone(right)
 
     def _fewest_together(self, rows: list[int]) -> list[int]:
-        """A set from which none can be left out, by leaving out ever smaller parts (delta debugging)."""
+        """Returns a set from which none can be left out, by leaving out ever smaller parts (delta debugging)."""
         parts = 2
         while len(rows) > 1 and self._num_runs < _MOST_RUNS:
             size = math.ceil(len(rows) / parts)
@@ -172,7 +172,7 @@ class _Search:
         return rows
 
     def _largest_shares(self, whole: dict[str, Tensor]) -> SampleReport:
-        """Those to which most of the gradient goes back, by halving the set with the largest share again and again.
+        """Finds the samples that most of the gradient goes back to, by halving the set with the largest share.
 
         c(S) = g(S) - (1 - |S| / n) g(none): what S contributes to the gradient g, others being replaced by a filler;
         the share is <c, g> / <g, g>. Shares add up to 1 for a loss that is a mean or a sum over samples.

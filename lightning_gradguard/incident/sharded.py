@@ -24,7 +24,7 @@ _MOST_PROCESSES = 8
 
 
 def holds_parts(outer: nn.Module) -> bool:
-    """Whether this process holds parts of the parameters only."""
+    """Tells whether this process holds parts of the parameters only."""
     return _is_flat(outer) or any(is_distributed(parameter) for parameter in outer.parameters())
 
 
@@ -147,7 +147,7 @@ def _whole_bytes(outer: nn.Module) -> int:
 
 
 def _from_first(value: Any) -> Any:
-    """What the first process has, on every process."""
+    """Returns what the first process has, on every process."""
     together = [value]
     dist.broadcast_object_list(together, src=0)
     return together[0]

@@ -114,7 +114,7 @@ class Origin:
 
 
 def is_near_limit(largest: float, dtype: torch.dtype) -> bool:
-    """Whether a magnitude is near the end of its dtype: its square overflows, or in float16 three doublings do.
+    """Tells whether a magnitude is near the end of its dtype: its square overflows, or in float16 three doublings do.
 
     Exactly the largest number is a mask, and not near it.
     """
@@ -123,7 +123,7 @@ def is_near_limit(largest: float, dtype: torch.dtype) -> bool:
 
 
 def shape_of(tensor: Tensor) -> tuple[int | str, ...]:
-    """The shape, with ``"*"`` for the dimensions in which the parts of a nested tensor differ."""
+    """Returns the shape, with ``"*"`` for the dimensions in which the parts of a nested tensor differ."""
     if tensor.is_nested and tensor.layout == torch.strided:
         return (tensor.size(0), *["*"] * (tensor.dim() - 1))
     return tuple(size if type(size) is int else "*" for size in tensor.shape)
@@ -158,7 +158,7 @@ def reals(tensor: Tensor) -> Tensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every number of a tensor, of whatever layout, is finite; a host sync."""
+    """Tells whether every number of a tensor, of whatever layout, is finite; a host sync."""
     return bool(reals(tensor).isfinite().all())
 
 
@@ -174,5 +174,5 @@ def largest_magnitude(tensor: Tensor) -> float | None:
 
 
 def _is_hollow(tensor: Tensor) -> bool:
-    """Whether it has a shape and no memory, as the tensors that stand for others do."""
+    """Tells whether it has a shape and no memory, as the tensors that stand for others do."""
     return tensor.numel() > 0 and type(tensor) is not Tensor and hasattr(tensor, "__tensor_flatten__")

@@ -90,7 +90,7 @@ class Recorder(TorchDispatchMode):
                 tensor.copy_(before)
 
     def origin_of(self, tensors: Iterable[Tensor]) -> tuple[Origin, OperatorCall | None] | None:
-        """The earliest origin of the non-finite values in these tensors, and the operator that made it a NaN.
+        """Returns the earliest origin of the non-finite values in these tensors, and the operator that made it a NaN.
 
         An infinity that was meant counts only where there is nothing else.
         """
@@ -98,7 +98,7 @@ class Recorder(TorchDispatchMode):
         return self._answer(found)
 
     def earliest(self) -> tuple[Origin, OperatorCall | None] | None:
-        """The first value that went bad unintended, whether or not it reached a result."""
+        """Returns the first value that went bad unintended, whether or not it reached a result."""
         return self._answer([taint for taint in self._taints.values() if not taint.origin.meant])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -145,12 +145,12 @@ class Recorder(TorchDispatchMode):
                 self._taints.pop(memory, None)
             return
         taint = self._trace(output, call)
-        held = self._taints.get(memory)
-        if held is None or memory not in call.memories or taint.order < held.order:
+        before = self._taints.get(memory)
+        if before is None or memory not in call.memories or taint.order < before.order:
             self._taints[memory] = taint
 
     def _trace(self, output: Tensor, call: _Call) -> _Taint:
-        """The origin of a non-finite result: one of the inputs', or the operator itself."""
+        """Returns the origin of a non-finite result: one of the inputs', or the operator itself."""
         inherited = call.bad_inputs()
         event = None
 
@@ -189,8 +189,8 @@ class Recorder(TorchDispatchMode):
         for path, tensor in named_tensors(batch):
             self._hold(tensor, "batch", path, -2)
         for path, numbers in named_numbers(batch):
-            held = TensorRange.of(torch.tensor(numbers))
-            self._spoiled += [(path, held)] if held.nan or held.inf else []
+            values = TensorRange.of(torch.tensor(numbers))
+            self._spoiled += [(path, values)] if values.nan or values.inf else []
         for name, buffer in module.named_buffers():
             self._hold(buffer, "buffer", clean_name(name), -1)
 
@@ -204,11 +204,11 @@ class Recorder(TorchDispatchMode):
                 owner = name.rpartition(".")[0] if place != "batch" else ""
                 self.near_limit.append(Extreme(0, "forward", owner, f"{place} {name}", dtype, largest, fraction))
             return
-        held = TensorRange.of(tensor)
+        values = TensorRange.of(tensor)
         if place == "batch":
-            self._spoiled.append((name, held))
-        is_mask = place == "buffer" and not held.nan and not bool((reals(tensor) == float("inf")).any())
-        origin = Origin(place, name, None, held, is_mask)
+            self._spoiled.append((name, values))
+        is_mask = place == "buffer" and not values.nan and not bool((reals(tensor) == float("inf")).any())
+        origin = Origin(place, name, None, values, is_mask)
         self._taints.setdefault(_memory(tensor), _Taint(origin, order, None))
 
     def taint_stranger(self, tensor: Tensor) -> _Taint:
@@ -217,15 +217,15 @@ class Recorder(TorchDispatchMode):
         What was made of an entry of the batch behind torch's back (of an array, or of a list of numbers) is known by
         its numbers. Only what can have come from nowhere else is said to be from before the step.
         """
-        held = TensorRange.of(tensor)
+        values = TensorRange.of(tensor)
         for path, entry in self._spoiled:
-            if (entry.nan, entry.inf) == (held.nan, held.inf):
+            if (entry.nan, entry.inf) == (values.nan, values.inf):
                 return _Taint(Origin("batch", path, None, entry, False), -2, None)
         shape = ", ".join(map(str, shape_of(tensor)))
         name = f"a tensor of shape [{shape}] made before the step"
         if self._opaque:
             name += f", or in {', '.join(self._opaque[:3])}, which could not be looked into,"
-        return _Taint(Origin("tensor", name, None, held, not held.nan), 0, None)
+        return _Taint(Origin("tensor", name, None, values, not values.nan), 0, None)
 
     def _taint_of(self, tensor: Tensor) -> _Taint | None:
         largest = largest_magnitude(tensor)
@@ -265,7 +265,7 @@ class _Call:
             self.source = _user_line()
 
     def bad_inputs(self) -> list[_Taint]:
-        """Where the non-finite inputs got it from; a tensor never seen before is its own origin."""
+        """Returns where the non-finite inputs got it from; a tensor never seen before is its own origin."""
         found = []
         for tensor in self.tensors:
             if id(tensor) in self.before:
@@ -282,7 +282,7 @@ class _Call:
         return found
 
     def describe(self, output: Tensor) -> OperatorCall:
-        """The call as it is reported."""
+        """Returns the call as it is reported."""
         ranges = [self.before.get(id(t)) or TensorRange.of(t) for t in self.tensors if largest_magnitude(t) is not None]
         return OperatorCall(
             index=self.recorder._num_calls,
@@ -297,12 +297,12 @@ class _Call:
 
 
 def _had_nan(origin: Origin) -> bool:
-    held = origin.held or (origin.call.output if origin.call is not None else None)
-    return held is not None and held.nan > 0
+    values = origin.held or (origin.call.output if origin.call is not None else None)
+    return values is not None and values.nan > 0
 
 
 def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors an in-place or ``out=`` operator writes to, by its schema."""
+    """Returns the tensors an in-place or ``out=`` operator writes to, by its schema."""
     values = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
     written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     name = func.__name__
@@ -312,7 +312,7 @@ def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where the numbers of a tensor lie; the same for every view of them, and for the array that they came from."""
+    """Returns where the numbers of a tensor lie: one place for all views, and for the array that they came from."""
     for piece in pieces(tensor):
         storage = piece.untyped_storage()
         return storage.data_ptr() or storage._cdata

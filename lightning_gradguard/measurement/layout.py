@@ -99,7 +99,7 @@ class Layout:
         )
 
     def fits(self, groups: Sequence[dict[str, Any]]) -> bool:
-        """Whether these are still the same parameters in the same groups.
+        """Tells whether these are still the same parameters in the same groups.
 
         Each parameter is compared by identity: one that was replaced by another of the same shape (an embedding that
         was resized and back, a new head) is another.
@@ -139,19 +139,19 @@ class Layout:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shape of each parameter; under sharding of the whole one."""
+        """Returns the shape of each parameter; under sharding of the whole one."""
         return self.sharding.shapes(self.params)
 
     @functools.cached_property
     def layer_shapes(self) -> tuple[str, ...]:
-        """The shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``."""
+        """Returns the shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``."""
         words: list[list[str]] = [[] for _ in self.layers]
         for shape, layer in zip(self.shapes, self.layer_of, strict=True):
             words[layer].append("×".join(map(str, shape)) or "scalar")
         return tuple(" + ".join(each) for each in words)
 
     def subset(self, indices: Sequence[int]) -> Layout:
-        """The layout of some of the parameters, by index, in the order given."""
+        """Returns the layout of some of the parameters, by index, in the order given."""
         layers = tuple(dict.fromkeys(self.layers[self.layer_of[i]] for i in indices))
         position = {layer: index for index, layer in enumerate(layers)}
         return replace(
@@ -166,15 +166,15 @@ class Layout:
         )
 
     def gradients(self) -> list[Tensor | None]:
-        """The gradient of each parameter now, or this process's piece of it; ``None`` where there is none."""
+        """Returns the gradient of each parameter now, or this process's piece of it; ``None`` where there is none."""
         return self.sharding.gradients(self.params)
 
     def has_gradients(self) -> bool:
-        """Whether there is a gradient anywhere; the same on every process."""
+        """Tells whether there is a gradient anywhere; the same on every process."""
         return self.sharding.has_gradients(self.params)
 
     def values(self) -> Sequence[Tensor]:
-        """The value of each parameter now, or this process's piece of it, to be read without autograd."""
+        """Returns the value of each parameter now, or this process's piece of it, to be read without autograd."""
         return self.sharding.values(self.params)
 
 

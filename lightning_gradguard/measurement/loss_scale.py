@@ -10,7 +10,7 @@ from lightning_gradguard.measurement.sharding import local
 
 
 def true_loss(loss: Tensor, scaler: GradScaler | None) -> Tensor:
-    """The loss in real units, detached; Lightning's hook before the backward pass hands it out with the scale on it."""
+    """Returns the loss in real units, detached; Lightning's hook before the backward pass gives it with the scale."""
     scale = scaler._scale if scaler is not None and scaler.is_enabled() else None
     return loss.detach() if scale is None else loss.detach() / scale
 

@@ -91,13 +91,13 @@ class Measurement:
             return whole_norms(self.layout, self.layout.values(), self.layout.norms_of_values)
 
     def without_gradients(self) -> Measurement:
-        """The same numbers, without the gradients, whose memory is let go."""
+        """Returns the same numbers, without the gradients, whose memory is let go."""
         kept = replace(self, grads=(None,) * len(self.grads), found={})
         kept.__dict__["present"] = self.present
         return kept
 
     def scaled(self, coefficient: Tensor) -> Measurement:
-        """The measurement after multiplying by ``coefficient`` (``[]`` or ``[num_params]``, >= 0); no new pass."""
+        """Multiplies what was measured by ``coefficient`` (``[]`` or ``[num_params]``, >= 0), without a new pass."""
         norms = self.norms * coefficient
         total = self.total * coefficient if coefficient.dim() == 0 else torch.linalg.vector_norm(norms)
         scale = coefficient if self.scale is None else self.scale * coefficient
@@ -145,7 +145,7 @@ def whole_norms(layout: Layout, tensors: Sequence[Tensor | None], norms_of: Norm
 
 @torch.no_grad()
 def measure_exactly(measurement: Measurement) -> Measurement:
-    """A second look with each gradient scaled by its own largest element: right where float32 over- or underflows.
+    """Measures again, each gradient scaled by its largest element: right where float32 over- or underflows.
 
     The squares of elements near 1e30 overflow float32, and those of 1e-25 vanish, though every element is finite
     and not zero. Costs several passes, a scaled copy and one host read: for the rare step that needs it.
@@ -167,7 +167,7 @@ def measure_exactly(measurement: Measurement) -> Measurement:
 
 @torch.no_grad()
 def p_norms(measurement: Measurement, p: float) -> Tensor:
-    """The lp norm of each gradient, ``[num_params]``, p > 0 or infinite; another pass, for logged steps."""
+    """Returns the lp norm of each gradient, ``[num_params]``, p > 0 or infinite; another pass, for logged steps."""
     if p == 2.0:
         return measurement.norms
     norms = torch.zeros_like(measurement.norms)
@@ -178,7 +178,7 @@ def p_norms(measurement: Measurement, p: float) -> Tensor:
 
 
 def count_nonfinite(grad: Tensor) -> tuple[int, int]:
-    """How many elements are NaN and how many infinite: one exact pass and two host reads, for a bad step only."""
+    """Tells how many elements are NaN and how many infinite: one exact pass and two host reads, for a bad step only."""
     values = dense_values(grad)
     return int(values.isnan().sum()), int(values.isinf().sum())  # host syncs: a bad step is no quiet step
 

@@ -13,7 +13,7 @@ _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def clean_name(name: str) -> str:
-    """The name the user gave a parameter, without what ``torch.compile``, FSDP or Fabric put in front.
+    """Returns the name the user gave a parameter, without what ``torch.compile``, FSDP or Fabric put in front.
 
     Where a module is at hand, :func:`module_names` knows more: the ``module.`` of DDP can be told from a user's own.
 

@@ -76,7 +76,7 @@ class Needs:
 
     @functools.cached_property
     def leaves(self) -> tuple[Needs, ...]:
-        """What single policies need of units, equal needs once: each gets an answer of its own."""
+        """Returns what single policies need of units, equal needs once: each gets an answer of its own."""
         own = (self,) if self.units is not None and any(self.units) else ()
         return tuple(dict.fromkeys([*own, *(leaf for _, part in self.parts for leaf in part.leaves)]))
 

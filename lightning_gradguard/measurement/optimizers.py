@@ -43,7 +43,7 @@ class Optimizers:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups, one optimizer after the other."""
+        """Returns the parameter groups, one optimizer after the other."""
         if len(self.plain) == 1:
             return self.plain[0].param_groups
         return [group for optimizer in self.plain for group in optimizer.param_groups]
@@ -120,7 +120,7 @@ def _unscale_once_(scaler: GradScaler, layers: Sequence[Optimizer]) -> bool:
 
 
 def _share_overflow_(scaler: GradScaler, optimizers: Sequence[Optimizer]) -> None:
-    """An overflow of one is an overflow of all: what steps as one is dropped as one. No host sync."""
+    """Makes an overflow of one that of all: what steps as one is dropped as one. No host sync."""
     found = [scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"] for optimizer in optimizers]
     flags = [flag for of_one in found for flag in of_one.values()]
     if flags:
@@ -131,7 +131,7 @@ def _share_overflow_(scaler: GradScaler, optimizers: Sequence[Optimizer]) -> Non
 
 
 def unwrap(optimizer: Any) -> list[Any]:
-    """What wraps an optimizer, the outermost first, and last the one that holds the parameters.
+    """Returns what wraps an optimizer, the outermost first, and last the one that holds the parameters.
 
     Raises:
         TypeError: if there is no optimizer in it.

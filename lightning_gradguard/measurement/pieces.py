@@ -65,7 +65,7 @@ def _piece(parameter: Any) -> Piece:
 
 
 def _flat_pieces(module: nn.Module) -> dict[nn.Parameter, Piece]:
-    """What this process holds of the parameters under FSDP1; empty where there is none."""
+    """Returns what this process holds of the parameters under FSDP1; empty where there is none."""
     found: dict[nn.Parameter, Piece] = {}
     for wrapper in module.modules():
         handle = getattr(wrapper, "_handle", None)
@@ -90,7 +90,7 @@ def _flat_pieces(module: nn.Module) -> dict[nn.Parameter, Piece]:
 
 
 def _may_disagree(module: nn.Module) -> bool:
-    """Whether DDP may leave processes with different gradients: through a hook, or parameters that it ignores."""
+    """Tells whether DDP may leave processes with different gradients: through a hook, or parameters that it ignores."""
     if not isinstance(module, nn.parallel.DistributedDataParallel):
         return False
     return bool(module._comm_hooks or module.parameters_to_ignore)

@@ -70,7 +70,7 @@ class _Group:
         return {index: position for position, index in enumerate(self.indices)}
 
     def measure_stack(self, tensors: Sequence[Tensor | None], only_units: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """The norms of tensors of one shape, and of their units, from one copy of them all."""
+        """Returns the norms of tensors of one shape, and of their units, from one copy of them all."""
         # One copy serves both: a read of the stack for the units, and none for the tensors where units make them up.
         stack = torch.stack(self.of(tensors))
         rows, units = None, []
@@ -84,7 +84,7 @@ class _Group:
         return [torch.linalg.vector_norm(rows, dim=1, dtype=self.dtype)], units
 
     def measure_list(self, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
-        """The norms of tensors by one ``torch._foreach_norm``, and of their units one by one."""
+        """Returns the norms of tensors by one ``torch._foreach_norm``, and of their units one by one."""
         # Long tensors are replaced by the norms of their pieces: the norm of these is the tensor's.
         found, units = self.of(tensors), []
         for position in self.large:
@@ -205,7 +205,7 @@ def make_plan(
 
 
 def _kinds_of(there: Mapping[int, Tensor], wanted: Sequence[Wanted]) -> dict[int, _Kinds]:
-    """For each tensor the kinds of its units that somebody wants, each kind once."""
+    """Returns for each tensor the kinds of its units that somebody wants, each kind once."""
     kinds: dict[int, dict[Units, None]] = {index: {} for index in there}
     for each in wanted:
         for _, index, units in each.places():
@@ -285,7 +285,7 @@ def _in_order(
 def _starts_of_units(
     there: Mapping[int, Tensor], groups: Sequence[_Group], start: int
 ) -> tuple[dict[tuple[int, Units], int], int]:
-    """Where the units of each kind of each tensor begin among the results, and where the last ones end."""
+    """Returns where the units of each kind of each tensor begin among the results, and where the last ones end."""
     starts = {}
     for measurer in (measurer for group in groups for measurer in group.units):
         for index in measurer.indices:
@@ -295,7 +295,7 @@ def _starts_of_units(
 
 
 def _order_of(there: Mapping[int, Tensor], wanted: Wanted) -> UnitOrder:
-    """The order in which somebody gets units: those of tensors of one shape together, which is how they are spread."""
+    """Returns the order in which somebody gets units: those of tensors of one shape together, as they are spread."""
     alike: dict[tuple[torch.device, torch.Size, Units], list[int]] = defaultdict(list)
     for number, index, units in wanted.places():
         if is_plain(there.get(index)):
@@ -314,7 +314,7 @@ def _is_large(tensor: Tensor) -> bool:
 
 
 def _rows_lie_apart(tensor: Tensor) -> bool:
-    """Whether each row is in one place in memory: sums over such are exact enough to make a norm of."""
+    """Tells whether each row is in one place in memory: sums over such are exact enough to make a norm of."""
     return tensor.stride(0) * tensor.shape[0] >= tensor.numel()
 
 

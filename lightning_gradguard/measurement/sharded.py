@@ -69,7 +69,7 @@ class Sharded(Sharding):
 
     @property
     def whole(self) -> bool:
-        """No."""
+        """Tells that parameters are in pieces."""
         return False
 
     def subset(self, indices: Sequence[int]) -> Sharded:
@@ -132,13 +132,13 @@ class Sharded(Sharding):
         return (self.sum(wide**p) ** (1.0 / p)).to(here.dtype)
 
     def largest(self, local: Tensor) -> Tensor:
-        """The largest over the pieces, elementwise, any shape."""
+        """Returns the largest over the pieces, elementwise, any shape."""
         values = local.clone()
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def any(self, local: Tensor) -> Tensor:
-        """Whether a boolean is true on any process, any shape."""
+        """Tells whether a boolean is true on any process, any shape."""
         return self.largest(local.to(torch.uint8)).bool()
 
     def measure(self, grads: Tensors, norms: Norms, needs: Needs) -> tuple[Tensor, Found]:
@@ -168,7 +168,7 @@ class Sharded(Sharding):
 
 
 def _local_gradient(parameter: nn.Parameter) -> Tensor | None:
-    """The local piece of a parameter's gradient, to be written through.
+    """Returns the local piece of a parameter's gradient, to be written through.
 
     A gradient laid out differently from its parameter (partial sums, as sequence parallelism leaves them) is brought
     into the parameter's layout first, which the optimizer would do otherwise.

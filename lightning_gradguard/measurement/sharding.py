@@ -31,7 +31,7 @@ class Sharding(ABC):
     @property
     @abstractmethod
     def whole(self) -> bool:
-        """Whether every process has all parameters whole."""
+        """Tells whether every process has all parameters whole."""
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> Sharding:
@@ -101,7 +101,7 @@ class Whole(Sharding):
 
     @property
     def whole(self) -> bool:
-        """Yes."""
+        """Tells that they are whole."""
         return True
 
     def subset(self, indices: Sequence[int]) -> Whole:
@@ -156,7 +156,7 @@ class Whole(Sharding):
 
 
 def num_processes() -> int:
-    """How many processes train together; 1 where nothing is distributed.
+    """Tells how many processes train together; 1 where nothing is distributed.
 
     Example:
         >>> num_processes()
@@ -179,13 +179,13 @@ def trains_together(module: nn.Module) -> bool:
 
 
 def any_process(flag: bool, params: Sequence[Tensor]) -> bool:
-    """Whether a flag is set on any process; every process must ask.
+    """Tells whether a flag is set on any process; every process must ask.
 
     Args:
         flag: of this process.
         params: where they live, flags are compared.
     """
-    if num_processes() == 1:
+    if num_processes() == 1:  # nobody else to ask, and perhaps no process group
         return flag
     # Votes lie where the parameters do: NCCL knows no tensors of the CPU.
     votes = torch.tensor(float(flag), dtype=torch.float32, device=local(params[0]).device if params else None)
@@ -194,12 +194,12 @@ def any_process(flag: bool, params: Sequence[Tensor]) -> bool:
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    """Whether it is a ``DTensor``; asked of the object, since importing the class takes a second."""
+    """Tells whether a tensor is a ``DTensor``, by what it has: importing the class takes a second."""
     return hasattr(tensor, "device_mesh")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, detached: the piece of a ``DTensor``, any other tensor as it is."""
+    """Returns what this process holds of a tensor, detached: the piece of a ``DTensor``, any other tensor as it is."""
     # Detached first: taking the piece of a tensor with a graph would be recorded in it.
     detached: Any = tensor.detach()
     piece: Tensor = detached.to_local() if is_distributed(detached) else detached

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def dense_values(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor as a dense real or complex one."""
+    """Returns the numbers of a tensor as a dense real or complex one."""
     return tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The real dtype in which numbers of ``dtype`` are summed: at least float32.
+    """Returns the real dtype in which numbers of ``dtype`` are summed: at least float32.
 
     Example:
         >>> accumulator(torch.bfloat16), accumulator(torch.complex128)
@@ -22,5 +22,5 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def is_plain(tensor: Tensor | None) -> bool:
-    """Whether it is measured with others: there, dense, real and not empty."""
+    """Tells whether a tensor is measured with others: there, dense, real and not empty."""
     return tensor is not None and tensor.layout == torch.strided and not tensor.is_complex() and bool(tensor.numel())

@@ -31,16 +31,16 @@ class Units:
 
     @property
     def whole(self) -> bool:
-        """Whether the parameter is a single unit."""
+        """Tells whether the parameter is a single unit."""
         return not self.dims
 
     @property
     def rows(self) -> bool:
-        """Whether each index of the first dimension is a unit."""
+        """Tells whether each index of the first dimension is a unit."""
         return self.view is None and bool(self.dims) and 0 not in self.dims
 
     def count(self, shape: Sequence[int]) -> int:
-        """How many units a parameter of this shape has."""
+        """Tells how many units a parameter of this shape has."""
         return 1 if self.whole else math.prod(self._outer(shape))
 
     def norms(self, tensor: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Units:
     def measurer(
         self, shape: Sequence[int], dtype: torch.dtype | None, *, stacked: bool = False
     ) -> Callable[[Tensor], Tensor]:
-        """What measures the units of one parameter, again and again, as one vector; of a stack of them, one row each.
+        """Returns what measures the units of one parameter as one vector; of a stack of parameters, one row each.
 
         Args:
             shape: of one parameter.
@@ -74,7 +74,7 @@ class Units:
         return norm if self.rows else lambda tensor: norm(tensor).flatten(first)
 
     def spread(self, factors: Tensor, shape: torch.Size, num: int) -> Sequence[Tensor]:
-        """One factor for each unit of ``num`` parameters of this shape, in vectors that broadcast over each of them."""
+        """Shapes one factor for each unit of ``num`` parameters of this shape to broadcast over each of these."""
         if self.whole:
             return factors.unbind()
         each = factors.view(num, *self._outer(shape))
@@ -103,7 +103,7 @@ class Wanted:
     indices: tuple[int, ...] | None = None
 
     def places(self) -> Iterator[tuple[int, int, Units]]:
-        """For each tensor with units: its number among those asked about, its place in the list, its units."""
+        """Yields for each tensor with units its number among those asked about, its place in the list, its units."""
         for number, units in enumerate(self.units):
             if units is not None:
                 yield number, number if self.indices is None else self.indices[number], units
@@ -148,11 +148,11 @@ class UnitOrder:
 
     @functools.cached_property
     def indices(self) -> frozenset[int]:
-        """The tensors that have units here."""
+        """Returns the tensors that have units here."""
         return frozenset(index for block in self.blocks for index in block.indices)
 
     def pick(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
-        """Those of the tensors that have units here, ``None`` in place of the others."""
+        """Returns those of the tensors that have units here, ``None`` in place of the others."""
         return [tensor if index in self.indices else None for index, tensor in enumerate(tensors)]
 
     def one_each(self, values: Tensor) -> Tensor:
@@ -202,5 +202,5 @@ def norms_of_pieces(tensor: Tensor, num: int, dtype: torch.dtype | None) -> Tens
 
 @functools.cache
 def _width(length: int) -> int:
-    """A length of pieces that divides the row; 0 if there is none near."""
+    """Returns a length of pieces that divides the row; 0 if there is none near."""
     return next((width for width in range(_PIECE, _PIECE // 4, -1) if length % width == 0), 0)

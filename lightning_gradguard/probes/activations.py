@@ -139,7 +139,7 @@ class Probe(SampledProbe):
 
     @torch.no_grad()
     def take(self) -> tuple[ActivationStats, ...] | None:
-        """What the last sample saw, in the order of the forward pass; ``None`` without a new sample.
+        """Returns what the last sample saw, in the order of the forward pass; ``None`` without a new sample.
 
         The first call tells of the first sample instead, however many there were by then: what initialization does
         shows nowhere else.
@@ -279,7 +279,7 @@ class Probe(SampledProbe):
         return ((high <= 0) & (low > _DEAD_ABOVE)).float().mean(), self._batches[key]
 
     def _unit_dim(self, output: Tensor) -> int:
-        """Which dimension counts units: channels after a convolution, the last one otherwise."""
+        """Tells which dimension counts units: channels after a convolution, the last one otherwise."""
         if output.dim() >= 4:
             return 1
         conv = isinstance(self._previous, nn.Conv1d | nn.ConvTranspose1d | nn.BatchNorm1d)
@@ -287,7 +287,7 @@ class Probe(SampledProbe):
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether a probe looks at what a module gives: it owns parameters, or is an activation."""
+    """Tells whether a probe looks at what a module gives: it owns parameters, or is an activation."""
     if any(True for _ in module.parameters(recurse=False)):
         return True
     return isinstance(module, _ACTIVATION_MODULES)

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def modules_in_compiled_code(module: nn.Module) -> set[nn.Module]:
-    """The modules that ``torch.compile`` compiles, with all that they hold.
+    """Returns the modules that ``torch.compile`` compiles, with all that they hold.
 
     A hook among them would be compiled along, and the weights might differ in their last bits from those of a run
     without us. A function that the user compiled and that calls modules is not known here; hooks stay out of it by

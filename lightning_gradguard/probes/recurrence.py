@@ -77,7 +77,7 @@ class TemporalProbe(SampledProbe):
         self.part.detach()
 
     def take(self) -> dict[str, tuple[float, ...]] | None:
-        """The norms over time of the first sample not yet told, by module name; ``None`` without a new one."""
+        """Returns the norms over time of the first sample not yet told, by module name; ``None`` without a new one."""
         if not self._seen:
             return None
         seen, self._seen = self._seen, {}

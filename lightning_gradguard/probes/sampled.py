@@ -29,7 +29,7 @@ class SampledProbe(ABC):
 
     @abstractmethod
     def take(self) -> Any:
-        """What was seen since the last call, for the record; ``None`` without a new sample."""
+        """Returns what was seen since the last call, for the record; ``None`` without a new sample."""
 
 
 def is_sampled(step: int, every_n_steps: int) -> bool:

@@ -106,7 +106,7 @@ class UpdateMeter:
             self._largest = state
 
     def _values(self) -> list[Tensor]:
-        """What is compared of each parameter, as views of it."""
+        """Returns what is compared of each parameter, as views of it."""
         if not self.layout.sharding.whole:
             return list(self.layout.values())
         return [part_of(parameter) for parameter in self.layout.params]
@@ -127,7 +127,7 @@ class UpdateMeter:
 
 
 def part_of(tensor: Tensor) -> Tensor:
-    """A fixed sixteenth of a large tensor, as a view ``[stretches, elements]``; any other tensor as it is.
+    """Returns a fixed sixteenth of a large tensor, as a view ``[stretches, elements]``; any other tensor as it is.
 
     Stretches of a sixteenth of a row, and at least 8 elements, begin at distances of a little less than a row: so each
     row has one, and they wander through the columns.

@@ -67,7 +67,7 @@ class Totals:
 
     @classmethod
     def of(cls, measurement: Measurement, clips: Clips | None, after: Measurement | None, view: View) -> Totals:
-        """The totals on the device; those of clipping for a step that got so far."""
+        """Returns the totals on the device; those of clipping for a step that got so far."""
         if clips is None or after is None:
             return cls(measurement.total)
         return cls(
@@ -80,7 +80,7 @@ class Totals:
         )
 
     def fields(self, exact_total: float, damage: Damage | None, view: View) -> dict[str, Any]:
-        """The record's fields, from the host's values."""
+        """Returns the record's fields, from the host's values."""
         coefficient = self.coefficient
         if view.clips and self.post_clip_norm is not None and coefficient is None:
             # Clipped tensor by tensor or element by element: the whole has shrunk by so much.
@@ -107,7 +107,7 @@ class Layers:
     def of(
         cls, measurement: Measurement, clips: Clips | None, after: Measurement | None, view: View, *, weights: bool
     ) -> Layers:
-        """The layers on the device."""
+        """Returns the layers on the device."""
         if not view.per_layer:
             return cls(measurement.norms)
         one_by_one = clips is not None and bool(clips.answers) and clips.single_coefficient is None
@@ -119,7 +119,7 @@ class Layers:
         )
 
     def fields(self, measurement: Measurement, exact: Tensor, folded: list[float] | None, view: View) -> dict[str, Any]:
-        """The record's fields, from the host's values.
+        """Returns the record's fields, from the host's values.
 
         Args:
             measurement: of this step.
@@ -142,7 +142,7 @@ class Layers:
     def _min_coefficients(
         self, layout: Layout, exact: Tensor, folded: list[float] | None
     ) -> tuple[float | None, ...] | None:
-        """The smallest coefficient of each layer: what was folded, and what this step's norms say."""
+        """Returns the smallest coefficient of each layer: what was folded, and what this step's norms say."""
         if not self.after:
             return None
         raw, clipped = by_layer(layout, exact), by_layer(layout, torch.tensor(self.after, dtype=torch.float64))
@@ -165,7 +165,7 @@ class Since:
 
     @classmethod
     def of(cls, since: SinceLast, counters: Counters, view: View) -> Since:
-        """The fold on the device."""
+        """Returns the fold on the device."""
         return cls(
             max_layer_norms=since.max_layer_norms if view.per_layer else None,
             max_total_norm=since.max_total_norm,
@@ -178,7 +178,7 @@ class Since:
         )
 
     def fields(self, since: SinceLast, counters: Counters, view: View) -> dict[str, Any]:
-        """The record's fields, from the host's values."""
+        """Returns the record's fields, from the host's values."""
         largest = self.max_layer_norms or []
         return {
             "num_steps": since.num_steps,
@@ -298,7 +298,7 @@ def _judged(
 
 
 def weights_are_due(num_steps: int, num_new: int) -> bool:
-    """Whether a record measures the norms of the weights: the first does, and the first in each 50 steps after it.
+    """Tells whether a record measures the norms of weights: the first does, and the first in each 50 steps after it.
 
     Known from counts alone, which a checkpoint holds: a run that is resumed has the same records.
 
@@ -315,7 +315,7 @@ def weights_are_due(num_steps: int, num_new: int) -> bool:
 
 
 def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tensor, float]:
-    """The norms on the host, those measured again that float32 cannot hold: it reads 1e-25 as zero."""
+    """Returns the norms on the host, those measured again that float32 cannot hold: it reads 1e-25 as zero."""
     if bool(((norms >= _TINY) & (norms < math.inf)).all()):
         return norms, total
     each = enumerate(zip(measurement.present, norms.tolist(), strict=True))
@@ -328,7 +328,7 @@ def _exact(measurement: Measurement, norms: Tensor, total: float) -> tuple[Tenso
 
 
 def _where_present(layout: Layout, values: Sequence[float], present: Sequence[bool]) -> tuple[float | None, ...]:
-    """The values of layers, ``None`` for those of which no parameter had a gradient."""
+    """Returns the values of layers, ``None`` for those of which no parameter had a gradient."""
     if all(present):
         return tuple(values)
     seen = {layer for layer, there in zip(layout.layer_of, present, strict=True) if there}

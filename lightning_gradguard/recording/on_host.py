@@ -17,7 +17,7 @@ Group = TypeVar("Group")
 
 
 def on_host(*groups: Any) -> tuple[Any, ...]:
-    """The same groups, each tensor in them replaced by a float or a list of floats: one copy from the device for all.
+    """Returns the groups with a float or a list of floats in place of each tensor: one copy from the device for all.
 
     Args:
         groups: frozen dataclasses whose fields are tensors of shape ``[]`` or ``[n]``, or anything else, which passes

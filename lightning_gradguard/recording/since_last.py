@@ -49,7 +49,7 @@ class Counters:
         self.nonfinite = self.nonfinite + since.num_nonfinite
 
     def state_dict(self) -> dict[str, float]:
-        """The counts as numbers."""
+        """Returns the counts as numbers."""
         return {key: float(value) for key, value in vars(self).items()}  # host sync: a checkpoint is written
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -136,7 +136,7 @@ class SinceLast:
             self.present = tuple(a or b for a, b in zip(present, self.present, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """The fold so far, with the layers it speaks of."""
+        """Returns the fold so far, with the layers it speaks of."""
         self.fold()
         return {
             "layers": list(self.layout.layers),

@@ -37,7 +37,7 @@ _PAGE = """<!doctype html>
 
 
 def build_page(pictures: Sequence[Picture], title: str) -> str:
-    """A page that needs no server, no network and no other file.
+    """Returns a page that needs no server, no network and no other file.
 
     The modules of the tab go in as they are, as data addresses under the names that they import each other by; the
     values as gzipped frames, which every browser since 2023 unpacks by itself. Without scripts the findings are shown.
@@ -73,7 +73,7 @@ def _data(pictures: Sequence[Picture]) -> dict[str, Any]:
 
 
 def _run(pictures: Sequence[Picture]) -> dict[str, Any]:
-    """What the list of runs shows of one; of each optimizer there is a picture."""
+    """Returns what the list of runs shows of one; of each optimizer there is a picture."""
     last = {picture.optimizer: picture.flow.matrices[-1] for picture in pictures}
     return summarize(pictures[0].run, last, [picture.events for picture in pictures]) | {
         "last_step": max(int(picture.flow.steps[-1]) for picture in pictures),

@@ -63,14 +63,14 @@ def _write(record_writer: Any, content: bytes) -> None:
 
 
 def masked_crc32c(content: bytes) -> bytes:
-    """The checksum as event files hold it: turned by 15 bits, and a constant added."""
+    """Returns the checksum as event files hold it: turned by 15 bits, and a constant added."""
     crc = crc32c(content)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 @functools.cache
 def _tables() -> tuple[Words, list[NDArray[np.uint32]]]:
-    """What a byte adds at each place of a chunk; and the register's bytes after 64, 128, 256 … zero bytes."""
+    """Returns what a byte adds at each place of a chunk; and the register's bytes after 64, 128, 256 … zero bytes."""
     one = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         one = np.where(one & 1, one >> 1 ^ np.uint32(_POLYNOMIAL), one >> 1).astype(np.uint32)

@@ -19,7 +19,7 @@ class DiagnosisText:
         self._said: dict[int, frozenset[tuple[str, str]]] = {}
 
     def values(self, record: StepRecord) -> list[Summary.Value]:
-        """One text value if a rule fired that did not hold at the last record, else none."""
+        """Returns one text value if a rule fired that did not hold at the last record, else none."""
         now = frozenset((finding.rule, finding.severity) for finding in record.findings)
         news = now - self._said.get(record.optimizer, frozenset())
         self._said[record.optimizer] = now
@@ -33,7 +33,7 @@ class DiagnosisText:
 
 
 def finding_markdown(finding: Finding) -> str:
-    """One finding as Markdown: what, the evidence, where, why, and what to do about it."""
+    """Returns one finding as Markdown: what, the evidence, where, why, and what to do about it."""
     lines = [f"### {_SIGN[finding.severity]} {finding.rule}", finding.message]
     if finding.layers:
         names = ", ".join(f"`{layer}`" for layer in finding.layers[:_SHOWN_LAYERS])

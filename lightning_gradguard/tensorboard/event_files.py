@@ -36,12 +36,12 @@ def stores_of_event_files(folder: Path, left_out: list[str]) -> Iterator[tuple[F
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The event files below a folder."""
+    """Returns the event files below a folder."""
     return sorted(path for path in folder.rglob("*tfevents*") if not path.is_dir())
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with an event file, in words; ``None`` for a sound one, or one that a run is still writing.
+    """Returns what is wrong with an event file, in words; ``None`` for a sound one, or one that a run is still writing.
 
     Each record is framed by its length and checksums of that and of its content; TensorBoard stops without a word at
     the first that does not fit.

@@ -49,12 +49,12 @@ class EventLog:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough is new for a write."""
+        """Tells whether enough is new for a write."""
         return self._unwritten > (len(self._first) + len(self._last)) // 20
 
     @property
     def has_unwritten(self) -> bool:
-        """Whether anything is new, however little."""
+        """Tells whether anything is new, however little."""
         return self._unwritten > 0
 
     def content(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class EventLog:
         return json.dumps(self.content(), allow_nan=False).encode()
 
     def _add_finding(self, step: int, finding: Event) -> None:
-        """What is new of a finding: that it holds, and how gravely; or that it has cleared (``until``)."""
+        """Returns what is new of a finding: that it holds, and how gravely; or that it has cleared (``until``)."""
         known = self._findings.get(finding["rule"], {})
         self._findings[finding["rule"]] = finding | {"first_step": known.get("first_step", finding["step"])}
         state = [(each.get("severity"), each.get("until") is None) for each in (known, finding)]

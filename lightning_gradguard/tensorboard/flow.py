@@ -140,7 +140,7 @@ def _step_values(record: StepRecord) -> list[float]:
 
 
 def _layer_norms(record: StepRecord) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The norm that each layer shows, and whether it has one.
+    """Returns the norm that each layer shows, and whether it has one.
 
     The largest over all steps since the last record; a step that the guard stopped is not in ``max_layer_norms``.
     """
@@ -163,7 +163,7 @@ def _column(values: Sequence[float | None]) -> tuple[NDArray[np.float64], NDArra
 
 
 def _smallest(left: Any, right: Any) -> Any:
-    """The smaller of two where both are measured, else the one that is."""
+    """Returns the smaller of two where both are measured, else the one that is."""
     return np.where(left < 0, right, np.where(right < 0, left, np.minimum(left, right)))
 
 

@@ -14,7 +14,7 @@ _ALIGN = 8  # float64 arrays in the browser begin at multiples of eight bytes
 
 
 def encode_frame(flow: Flow, stat: str) -> bytes:
-    """One statistic of a flow as bytes, little-endian.
+    """Returns one statistic of a flow as bytes, little-endian.
 
     ``uint32`` length of the header; the header, JSON, padded with spaces; steps and wall times, float64 ``[columns]``;
     values of the step, float32 ``[columns, step stats]``; values of the layers, float32 ``[layers, columns]``.

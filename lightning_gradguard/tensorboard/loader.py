@@ -25,7 +25,7 @@ class GradientFlowLoader(base_plugin.TBLoader):
             samples.setdefault("gradguard", _SAMPLES)
 
     def load(self, context: base_plugin.TBContext) -> base_plugin.TBPlugin | None:
-        """The plugin, or ``None`` (no tab) if it cannot be loaded."""
+        """Returns the plugin, or ``None`` (no tab) if it cannot be loaded."""
         try:
             from lightning_gradguard.tensorboard.plugin import GradientFlowPlugin
 

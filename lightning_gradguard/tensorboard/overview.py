@@ -14,7 +14,7 @@ _GRAVITY = {"critical": 0, "warning": 1, "info": 2}
 
 
 def summarize(run: str, last: Mapping[int, Array], payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One run in a few numbers that strict JSON can carry; of several optimizers the worst.
+    """Returns one run in a few numbers that strict JSON can carry; of several optimizers the worst.
 
     ``findings`` (how many), ``finding`` (the gravest one: rule, severity, message), ``nonfinite`` (steps of the whole
     run), ``clipped`` (share of the steps of the whole run), ``spread`` (largest over smallest layer in the last

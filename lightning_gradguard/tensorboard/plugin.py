@@ -45,7 +45,7 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        """Where the page begins, and what the tab is called."""
+        """Returns where the page begins, and what the tab is called."""
         return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="Gradient flow")
 
     def _store(self, request: Request) -> FlowStore:
@@ -77,7 +77,7 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
 
 
 def _app(answer: Answer) -> App:
-    """The answer to a request as a WSGI application."""
+    """Returns the answer to a request as a WSGI application."""
     application: Any = wrappers.Request.application(answer)
     return application
 

@@ -11,14 +11,14 @@ from lightning_gradguard.tensorboard.flow import PLUGIN_NAME, Array
 
 
 def string_value(tag: str, content: bytes, metadata: SummaryMetadata) -> Summary.Value:
-    """A one-element string tensor under a tag."""
+    """Returns a one-element string tensor under a tag."""
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
     tensor = TensorProto(dtype=DT_STRING, string_val=[content], tensor_shape=shape)
     return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
 def matrix_value(tag: str, matrix: Array, metadata: SummaryMetadata | None) -> Summary.Value:
-    """A float32 matrix under a tag; metadata is needed only with the first one in a file."""
+    """Returns a float32 matrix under a tag; metadata is needed only with the first one in a file."""
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in matrix.shape])
     tensor = TensorProto(dtype=DT_FLOAT, tensor_content=matrix.astype("<f4").tobytes(), tensor_shape=shape)
     return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)

@@ -60,7 +60,7 @@ def to_float32(value: float) -> float:
 
 
 def as_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The same for an array."""
+    """Returns an array as float32: finite values stay finite, and small ones are not zero."""
     held = np.copysign(np.clip(np.abs(values), _SMALLEST_FLOAT32, _LARGEST_FLOAT32), values)
     kept = (values == 0.0) | ~np.isfinite(values)
     return np.where(kept, values, held).astype(np.float32)

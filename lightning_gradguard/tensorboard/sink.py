@@ -111,7 +111,7 @@ class TensorBoardSink(Sink):
 
 
 def _none() -> None:
-    """What is known of a file that nothing was written to."""
+    """Returns what is known of a file that nothing was written to."""
 
 
 def _suffix(record: StepRecord) -> str:

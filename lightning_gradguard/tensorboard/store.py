@@ -85,7 +85,7 @@ class FlowStore:
         self.unreadable: dict[str, str] = {}
 
     def runs(self) -> list[dict[str, Any]]:
-        """What the list of runs shows of each that has flow data, see :func:`summarize`; the newest first.
+        """Returns what the list of runs shows of each that has flow data, see :func:`summarize`; the newest first.
 
         Two reads for all runs together, the last column of each and its events: a hundred runs cost as many requests
         to the data server as one.
@@ -101,7 +101,7 @@ class FlowStore:
         return sorted(found, key=lambda run: -float(run["wall_time"]))
 
     def flow(self, run: str, optimizer: int) -> Flow:
-        """The picture of one optimizer; layer sets that changed on the way are merged by name.
+        """Returns the picture of one optimizer; layer sets that changed on the way are merged by name.
 
         Raises:
             KeyError: if there is none; the message names what there is.
@@ -184,7 +184,7 @@ class FlowStore:
 
 
 def _read_meta(content: bytes) -> dict[str, Any]:
-    """What was written with a series of tensors: what they are, of which optimizer and layers.
+    """Returns what was written with a series of tensors: what they are, of which optimizer and layers.
 
     Raises:
         ValueError: if we did not write it.
@@ -198,7 +198,7 @@ def _read_meta(content: bytes) -> dict[str, Any]:
 
 
 def _last_matrices(by_tag: dict[str, Any], tags: dict[str, tuple[Any, dict[str, Any]]]) -> dict[int, Array]:
-    """The last matrix of each optimizer, of those that were written under tags of its own."""
+    """Returns the last matrix of each optimizer, of those that were written under tags of its own."""
     written = [(datum.wall_time, tag, datum.numpy) for tag, data in by_tag.items() for datum in data]
     metas = {tag: meta for tag, (_, meta) in tags.items()}
     return {
@@ -208,7 +208,7 @@ def _last_matrices(by_tag: dict[str, Any], tags: dict[str, tuple[Any, dict[str, 
 
 
 def _extent(tags: dict[str, tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
-    """How far a run has come, when that was, and how many layers it has."""
+    """Tells how far a run has come, when that was, and how many layers it has."""
     flows = [(series, meta) for series, meta in tags.values() if meta["kind"] == "flow"]
     return {
         "last_step": max(series.max_step for series, _ in flows),
@@ -218,7 +218,7 @@ def _extent(tags: dict[str, tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _payloads(by_tag: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was written under tags of events, in the order in which it was."""
+    """Returns what was written under tags of events, in the order in which it was."""
     data = [datum for series in by_tag.values() for datum in series]
     return [json.loads(datum.numpy.ravel()[0]) for datum in sorted(data, key=lambda datum: datum.wall_time)]
 
@@ -251,7 +251,7 @@ def flow_of(metas: Sequence[dict[str, Any]], columns: Iterable[tuple[dict[str, A
 
 
 def forward_orders(metas: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """The layers of each, in the order of the forward pass; those that know the most places in it first.
+    """Returns the layers of each, in the order of the forward pass; those that know the most places in it first.
 
     Example:
         >>> forward_orders([{"layers": ["head", "stem"]}, {"layers": ["head", "stem"], "depth": [1, 0]}])
@@ -266,7 +266,7 @@ def forward_orders(metas: Iterable[dict[str, Any]]) -> list[list[str]]:
 
 
 def columns_that_fit(metas: Iterable[dict[str, Any]]) -> int:
-    """How many columns of each set of layers one answer of the data server can hold.
+    """Tells how many columns of each set of layers one answer of the data server can hold.
 
     Example:
         >>> columns_that_fit([{"layers": ["layer"] * 998}])
@@ -294,7 +294,7 @@ def in_order(columns: Iterable[Column]) -> list[Column]:
 
 
 def merge_orders(orders: Iterable[Sequence[str]]) -> list[str]:
-    """One order out of several that share names: the longest, with each name it lacks put after its neighbour.
+    """Returns one order out of several that share names: the longest, with each name it lacks put after its neighbour.
 
     Example:
         >>> merge_orders([["head"], ["stem", "body"], ["stem", "body", "head"]])
@@ -333,7 +333,7 @@ def _continues(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
 
 
 def _spread(matrix: Array, meta: dict[str, Any], onto: Sequence[str]) -> Array:
-    """The matrix with its rows where the merged order has them, and its columns where this version has them.
+    """Returns the matrix with its rows where the merged order has them, and its columns where this version has them.
 
     Layers and statistics that it did not have are not measured; those that this version does not know are left out.
     """

@@ -31,7 +31,7 @@ class BoardWriter:
         self._failed = False
 
     def current(self) -> Any:
-        """The writer of now."""
+        """Returns the writer in use now."""
         if self._folder is None:
             return self._writer() if callable(self._writer) else self._writer
         if self._own is None:
@@ -39,7 +39,7 @@ class BoardWriter:
         return self._own
 
     def file_writer(self) -> FileWriter | None:
-        """What takes whole events; ``None`` where the writer has no such thing."""
+        """Returns what takes whole events; ``None`` where the writer has no such thing."""
         get_file_writer = getattr(self.current(), "_get_file_writer", None)
         file_writer = get_file_writer() if get_file_writer else None
         return file_writer if isinstance(file_writer, FileWriter) else None
@@ -74,7 +74,7 @@ class BoardWriter:
         return not self._failed
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy opens a writer of its own when it has something to write."""
+        """Returns what a copy holds: it opens a writer of its own when it has something to write."""
         return {**self.__dict__, "_own": None}
 
     def close(self, record: StepRecord | None) -> None:
