@@ -156,6 +156,7 @@ PARTS = {
         "the look for unseen steps",
     ),
     "guarded fit": ("the recorder of incidents",),
+    "checkpoint": ("the memory of the rule ",),  # made to fail in tests/diagnose/test_diagnosis.py
 }
 
 
