@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -70,16 +68,21 @@ def changed_afterwards(trainer: pl.Trainer, module: pl.LightningModule, ours: Se
     found = []
     if trainer.gradient_clip_val:
         found.append(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})")
-    if module.automatic_optimization and is_overridden("configure_gradient_clipping", module, pl.LightningModule):
+    if module.automatic_optimization and _is_users("configure_gradient_clipping", module):
         found.append(f"{type(module).__name__}.configure_gradient_clipping")
-    if is_overridden("on_before_optimizer_step", module, pl.LightningModule):
+    if _is_users("on_before_optimizer_step", module):
         found.append(f"{type(module).__name__}.on_before_optimizer_step")
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     last = max((index for index, callback in enumerate(callbacks) if callback in ours), default=-1)
     for callback in callbacks[last + 1 :]:
-        if is_overridden("on_before_optimizer_step", callback, Callback):
+        if _is_users("on_before_optimizer_step", callback):
             found.append(f"{type(callback).__name__}.on_before_optimizer_step")
     return found
+
+
+def _is_users(hook: str, owner: object) -> bool:
+    """Whether a hook of a module or callback is not Lightning's own; by name, since Lightning is two packages."""
+    return getattr(type(owner), hook).__module__.partition(".")[0] not in ("lightning", "pytorch_lightning")
 
 
 def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequence[Optimizer]) -> None:

@@ -72,6 +72,8 @@ def _where(named: Iterable[tuple[str, Tensor]], bad: Callable[[Tensor], Tensor])
     """The names of tensors whose largest magnitude is bad; a NaN is the largest."""
     names, flags = [], []
     for name, tensor in named:
+        if hasattr(tensor, "local_shards"):  # as FSDP keeps them in a checkpoint: each process has its own file
+            continue
         values = local(tensor)
         values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
         if values.is_floating_point() and values.numel() and not values.is_meta and values.layout == torch.strided:

@@ -260,7 +260,7 @@ def digest_gradients(layout: Layout, gradients: Sequence[Tensor | None]) -> dict
     found = {
         name: digest_gradient(grad) for name, grad in zip(layout.names, gradients, strict=True) if grad is not None
     }
-    if layout.sharding is None:
+    if layout.sharding.whole:
         return found
     none = {"nan": 0, "inf": 0}
     counts = [[found.get(name, none)[kind] for kind in ("nan", "inf")] for name in layout.names]

@@ -123,7 +123,7 @@ def share(count: int, total: int, what: str) -> str:
 
     Example:
         >>> share(3, 12, "clipped"), share(0, 12, "skipped"), share(1, 4000, "skipped")
-        ('3 clipped (25 %)', 'none skipped', '1 skipped (0.03 %)')
+        ('3 clipped (25 %)', 'none skipped', '1 skipped (0.025 %)')
     """
     if count == 0:
         return f"none {what}"

@@ -148,7 +148,7 @@ def _layer_norms(record: StepRecord) -> tuple[NDArray[np.float64], NDArray[np.bo
     before, has_before = _column(record.max_layer_norms)
     norms = np.maximum(np.where(has_now, now, -np.inf), np.where(has_before, before, -np.inf))
     has_gradient = has_now | has_before
-    for row in map(record.layers.index, record.nonfinite_layers):
+    for row in [record.layers.index(layer) for layer in record.nonfinite_layers if layer in record.layers]:
         norms[row] = math.inf if has_now[row] and math.isinf(now[row]) else math.nan
         has_gradient[row] = True
     return norms, has_gradient

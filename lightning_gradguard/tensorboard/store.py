@@ -270,7 +270,7 @@ def columns_that_fit(metas: Iterable[dict[str, Any]]) -> int:
 
     Example:
         >>> columns_that_fit([{"layers": ["layer"] * 998}])
-        12500
+        12487
     """
     per_column = sum(4 * len(LAYER_STATS) * (HEAD_ROWS + len(meta["layers"])) for meta in metas)
     return max(1, _MAX_BYTES // per_column)
