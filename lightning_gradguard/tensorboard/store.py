@@ -194,6 +194,8 @@ def _read_meta(content: bytes) -> dict[str, Any]:
         raise ValueError("neither a kind nor an optimizer is given")
     if meta["kind"] == "flow" and not isinstance(meta.get("layers"), list):
         raise ValueError("no layers are given")
+    if meta["kind"] == "flow" and not all(isinstance(meta.get(name), list) for name in ("layer_stats", "step_stats")):
+        raise ValueError("its columns have no names")
     return meta
 
 
