@@ -24,7 +24,7 @@ from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import trains_together
+from lightning_gradguard.measurement.sharded import find_sharding
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
@@ -123,9 +123,7 @@ class GradientPipeline:
             check_droppable(self.optimizers)
             plain = self.optimizers.plain
             recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
-            self.judge = Judge(
-                guard, recovery, self.optimizers, optimizer_index, incidents, together=trains_together(module)
-            )
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -146,6 +144,7 @@ class GradientPipeline:
         self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
         self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
         self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
+        self._at_first_step = True
         self._clip = clip
         self._group_by = group_by
         self._build()
@@ -238,7 +237,7 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
-        if not self.layout.fits(self.optimizers.groups):
+        if not self.layout.fits(self.optimizers.groups) or self._is_shared_otherwise():
             self.follow(self.optimizers)
         if not self.layout.has_gradients():
             return self._record_without_gradients(step)
@@ -275,7 +274,9 @@ class GradientPipeline:
             self._probing.run(self.instruments.before_step, self.layout, step)
         return record
 
-    def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
+    def drop_raised(
+        self, what: str, *, step: int | None = None, error: BaseException | None = None
+    ) -> StepRecord | None:
         """Drops a step whose forward or backward pass has raised because something was not finite.
 
         Call it in place of :meth:`before_step`, from where the exception was caught: gradients become ``None`` and
@@ -284,6 +285,7 @@ class GradientPipeline:
         Args:
             what: was not finite, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
             step: x-axis of the record; counted from 0 if not given.
+            error: the exception, for what is saved.
 
         Raises:
             NonFiniteGradientError: if the guard ends the run.
@@ -292,7 +294,7 @@ class GradientPipeline:
             return None
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
-        dropped = self.judge.drop_raised(step, self.layout, what)
+        dropped = self.judge.drop_raised(step, self.layout, what, error)
         self._recording.run(self.since_last.count, dropped.measurement.present)
         self.since_last.num_nonfinite += 1
         return self._record_dropped(step, dropped)
@@ -306,6 +308,13 @@ class GradientPipeline:
         if self.instruments is not None:
             self._probing.run(self.instruments.after_step, self.layout)
             self._record_waiting()
+
+    def _is_shared_otherwise(self) -> bool:
+        """Whether the first step finds that processes share gradients in another way: DDP was given a hook since."""
+        if not self._at_first_step:
+            return False
+        self._at_first_step = False
+        return find_sharding(self.module, self.layout.params).whole is not self.layout.sharding.whole
 
     def _decide(self, measurement: Measurement) -> Decision:
         return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
