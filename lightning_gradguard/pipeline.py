@@ -26,6 +26,7 @@ from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharding import trains_together
 from lightning_gradguard.probes.probes import Instruments
+from lightning_gradguard.probes.sampled import EARLY
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
 from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
@@ -272,7 +273,7 @@ class GradientPipeline:
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
-            self._probing.run(self.instruments.before_step, self.layout, step)
+            self.instruments.before_step(self.layout, step)
         return record
 
     def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
@@ -304,8 +305,9 @@ class GradientPipeline:
         """
         self.judge.end_step()
         if self.instruments is not None:
-            self._probing.run(self.instruments.after_step, self.layout)
-            self._record_waiting()
+            self.instruments.after_step(self.layout)
+            if self.instruments.awaits_steps:
+                self._record_waiting()
 
     def _decide(self, measurement: Measurement) -> Decision:
         return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
@@ -340,9 +342,7 @@ class GradientPipeline:
 
     def _is_early(self, step: int) -> bool:
         """Whether the probes ask for a record between two logged ones; at most one for each step of the x-axis."""
-        if self.instruments is None or step in (self.last_recorded, self._last_early):
-            return False
-        return bool(self._probing.run(self.instruments.is_early, step))
+        return self.instruments is not None and step in EARLY and step not in (self.last_recorded, self._last_early)
 
     def _record_without_gradients(self, step: int | None) -> StepRecord | None:
         """Records that no parameter has a gradient, on early steps, as long as none ever had."""
@@ -355,12 +355,12 @@ class GradientPipeline:
             return None
         self.instruments.without_step(self.layout)
         step = self.instruments.step if step is None else step
-        return step if self.counters.steps == 0 and self.instruments.is_early(step) else None
+        return step if self.counters.steps == 0 and step in EARLY else None
 
     def _record_waiting(self) -> None:
         """Records that backward passes come and no step, now and then."""
         assert self.instruments is not None
-        waiting = self._probing.run(self.instruments.waiting, self.layout)
+        waiting = self.instruments.waiting(self.layout)
         if waiting is None:
             return
         step = self.instruments.step
