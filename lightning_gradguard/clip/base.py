@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import By, show_arguments
+from lightning_gradguard.clip.arithmetic import Number, clamp, divide, number, without_nan
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import NOTHING, Needs
 
-State = dict[str, Tensor]
+State = dict[str, Any]  # tensors, and numbers in the place of those that a policy calls single
 
 LARGEST = torch.finfo(torch.float32).max
 _SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
@@ -90,6 +92,8 @@ class ClipPolicy(ABC):
     Attributes:
         per_parameter: keys of the state whose first dimension is the layout's parameters; they are stored by name,
             and follow their parameters when the layout changes.
+        single: keys of the state that are single numbers, which :meth:`decide` calculates with by the functions of
+            :mod:`~lightning_gradguard.clip.arithmetic`: floats where gradients lie on the CPU, tensors elsewhere.
 
     Example:
         >>> import torch
@@ -108,6 +112,7 @@ class ClipPolicy(ABC):
     """
 
     per_parameter: tuple[str, ...] = ()
+    single: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return show_arguments(self)
@@ -173,11 +178,11 @@ def fresh_state(policy: ClipPolicy, layout: Layout, device: torch.device) -> Sta
                 f"{type(policy).__name__}.init_state must give tensors, got {value!r} ({type(value).__name__}) for "
                 f"{key!r}: write torch.tensor({value!r}, dtype=torch.float32, device=device)"
             )
-    return {key: value.clone() for key, value in state.items()}
+    return {key: number(value) if key in policy.single else value.clone() for key, value in state.items()}
 
 
-def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) -> Tensor:
-    """``min(1, threshold / (norm + eps))`` on the device, safe where the norm is zero or not finite.
+def norm_coefficient(norm: Number, threshold: Number, eps: float = 0.0) -> Number:
+    """Returns ``min(1, threshold / (norm + eps))``, safe where the norm is zero or not finite.
 
     Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
     although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
@@ -185,24 +190,24 @@ def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) 
     threshold gives 1, never ``inf / inf``.
 
     Args:
-        norm: shape ``[]`` or ``[num_params]``, >= 0.
+        norm: a number, or a tensor of shape ``[num_params]``; >= 0.
         threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
         eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
     """
-    bounded = norm.clamp(max=LARGEST)
-    ratio = threshold / (bounded + eps if eps else bounded)
-    return ratio.clamp(min=_SMALLEST, max=1.0).nan_to_num(nan=1.0)
+    bounded = clamp(norm, highest=LARGEST)
+    ratio = clamp(divide(threshold, bounded + eps if eps else bounded), _SMALLEST, 1.0)
+    return without_nan(ratio, 1.0)
 
 
-def observed(measurement: Measurement, by: By) -> Tensor:
-    """Returns the number an adaptive policy follows, shape ``[]``: the total norm, or the largest absolute element."""
+def observed(measurement: Measurement, by: By) -> Number:
+    """Returns the number an adaptive policy follows: the total norm, or the largest absolute element."""
     if by == "norm":
-        return measurement.total
+        return number(measurement.total)
     largest = measurement.max_abs
-    return largest.amax() if largest.numel() else measurement.total
+    return number(largest.amax() if largest.numel() else measurement.total)
 
 
-def limited(measurement: Measurement, by: By, threshold: Tensor, target: Tensor, eps: float = 0.0) -> Clip:
+def limited(measurement: Measurement, by: By, threshold: Number, target: Number, eps: float = 0.0) -> Clip:
     """Returns the clip that brings what :func:`observed` gave down to ``target``: by scaling, or by clamping elements.
 
     Args:
@@ -212,6 +217,10 @@ def limited(measurement: Measurement, by: By, threshold: Tensor, target: Tensor,
         target: where it shall be afterwards; infinite for *leave it alone*.
         eps: see :func:`norm_coefficient`.
     """
-    if by == "norm":
-        return Clip(threshold=threshold, coefficient=norm_coefficient(measurement.total, target, eps))
-    return Clip(threshold=threshold, bound=target)
+    total = measurement.total
+    change = norm_coefficient(number(total), target, eps) if by == "norm" else target
+    if not isinstance(change, Tensor):  # calculated on the host: both in one tensor
+        threshold, change = torch.tensor([threshold, change], dtype=total.dtype).unbind()
+    elif not isinstance(threshold, Tensor):
+        threshold = total.new_full((), threshold)
+    return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)

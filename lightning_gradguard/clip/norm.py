@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from lightning_gradguard.arguments import positive
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State, limited
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 
@@ -56,5 +56,4 @@ class NormClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Scales down to the ceiling."""
-        threshold = measurement.total.new_full((), self.max_norm)
-        return Clip(threshold=threshold, coefficient=norm_coefficient(measurement.total, threshold, _EPS))
+        return limited(measurement, "norm", self.max_norm, self.max_norm, _EPS)
