@@ -144,8 +144,8 @@ class StepRecord:
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
         cause: what a bad step was: ``"nan"``, ``"inf"``; ``"buffer"``: the forward pass made a buffer non-finite;
             ``"loss"``: the loss was NaN although every gradient was finite; ``"exception"``: the step raised, and
-            something was not finite; ``"spike"``: finite, but far above the
-            usual; ``None`` for a good one.
+            something was not finite; ``"square"``: finite, but too large for an optimizer that squares it;
+            ``"spike"``: finite, but far above the usual; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.
         num_steps: optimizer steps since the last record, this one included.
         num_clipped: how many of them were clipped.
@@ -207,7 +207,7 @@ class StepRecord:
     cosine: float | None
     verdict: Verdict
     nonfinite_layers: tuple[str, ...]
-    cause: Literal["nan", "inf", "buffer", "loss", "exception", "spike"] | None
+    cause: Literal["nan", "inf", "buffer", "loss", "exception", "square", "spike"] | None
     loss_scale: float | None
     num_steps: int
     num_clipped: int

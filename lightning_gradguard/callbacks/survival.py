@@ -273,6 +273,8 @@ def _said_of(record: StepRecord) -> str | None:
     return {
         "buffer": "the forward pass made buffers non-finite",
         "loss": "the loss is NaN although every gradient is finite",
+        "square": f"the gradient of {', '.join(record.nonfinite_layers[:5])} is finite and too large to be squared, "
+        "which the optimizer does",
         "exception": "it raised an exception, and something was not finite",
     }.get(record.cause or "")
 

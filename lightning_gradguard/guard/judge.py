@@ -18,6 +18,7 @@ from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.signals import Signals
+from lightning_gradguard.guard.squares import Squares
 from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Passed
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
@@ -141,12 +142,14 @@ class Judge:
         self._dropped: DroppedStep | None = None
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.on_device = self._make_dropper()
+        self._squares = Squares(optimizers.plain)
 
     def follow(self, optimizers: Optimizers) -> None:
         """Goes on with other optimizers, or with those it had after their parameters have changed."""
         self.recovery.follow(self._optimizers.plain, optimizers.plain)
         self._optimizers = optimizers
         self.on_device = self._make_dropper()
+        self._squares = Squares(optimizers.plain)
 
     def _make_dropper(self) -> DeviceDropper | None:
         params, plain = self._optimizers.params, self._optimizers.plain
@@ -196,7 +199,7 @@ class Judge:
                 signals = self._signals(decision, loss)
                 together = signals.together()
                 found = signals.on_host(together)  # host sync: rare
-        damage = damage or self._look_beyond_gradients(found, measurement.layout)
+        damage = damage or self._look_beyond_gradients(found, decision)
         if damage is not None and (damage.loss is None or self.guard.drop_nan_loss):
             return self._drop(step, measurement, damage, scaler)
         self._let_through(step, found)
@@ -214,9 +217,17 @@ class Judge:
             doubts = mean_over_processes(doubts)
         return Signals(total, decision.clips.smallest_coefficient(total), **doubts)
 
-    def _look_beyond_gradients(self, found: Signals, layout: Layout) -> Damage | None:
-        """Damage to buffers by the forward pass, a loss of NaN, and spikes; ``None`` for a good step."""
+    def _look_beyond_gradients(self, found: Signals, decision: Decision) -> Damage | None:
+        """What else makes a step bad: squares that overflow, buffers, a loss of NaN, a spike; ``None`` for a good one.
+
+        Gradients are finite here.
+        """
+        layout = decision.measurement.layout
         num_params = len(layout.params)
+        if found.total >= self._squares.smallest:
+            fatal = self._squares.fatal(decision.clips.after(decision.measurement))  # as the optimizer would get them
+            if fatal:
+                return Damage({}, {}, num_params, fatal=fatal)
         if found.buffers is not None and not math.isfinite(found.buffers):
             names = self.recovery.buffers.not_finite()  # host syncs: only a doubtful step gets here
             if any_process(bool(names), layout.params):
