@@ -71,6 +71,7 @@ class Instruments:
         self._eagerly = Eagerly() if eagerly and compiled else None
         self._num_unseen = 0 if eagerly else sum(map(is_watched, compiled))
         self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
+        self._hooks = Part("the set of hooks", "no module is looked at any more", remove=self.detach)
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
@@ -100,8 +101,9 @@ class Instruments:
         self.step = step
         if index is not None:
             self._batches.append((step, epoch, index))
-        for probe in self._probes:
-            probe.part.run(probe.start, step)
+        if not self._hooks.gone:
+            for probe in self._probes:
+                probe.part.run(probe.start, step)
         self._sampling = bool(self._inputs.run(is_sampled, step, self.every_n_steps))
         if self._sampling and batch is not None:
             self._inputs.run(self.batch.look, batch)
@@ -126,7 +128,7 @@ class Instruments:
                 "weights then differ in their last bits from those of a run that is not watched."
             )
             self._num_unseen = 0
-        self.detach()
+        self._hooks.run(self.detach)
         if loss is None:
             return
         self._loss.run(self._add_loss, loss)
