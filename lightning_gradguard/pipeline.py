@@ -303,11 +303,17 @@ class GradientPipeline:
 
         Compares weights with those before the step, on sampled steps of the instruments.
         """
+        if isinstance(self.judge, Unguarded):
+            self._measuring.run(self._end_step)
+        else:
+            self._end_step()
+
+    def _end_step(self) -> None:
         self.judge.end_step()
         if self.instruments is not None:
             self.instruments.after_step(self.layout)
             if self.instruments.awaits_steps:
-                self._record_waiting()
+                self._measuring.run(self._record_waiting)
 
     def _decide(self, measurement: Measurement) -> Decision:
         return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())

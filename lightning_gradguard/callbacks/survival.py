@@ -110,7 +110,7 @@ class Survival:
     def before_backward(self, loss: Tensor) -> None:
         """Adds up the loss of the step, in real units, from the first one after a step; shows it to the black box."""
         if self.incidents is not None:
-            self.incidents.before_backward(loss)
+            self.incidents.part.run(self.incidents.before_backward, loss)
         self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
         self._loss_is_old = False
 

@@ -72,6 +72,7 @@ class Instruments:
         self._eagerly = Eagerly() if eagerly and compiled else None
         self._num_unseen = 0 if eagerly else sum(map(is_watched, compiled))
         self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
+        self._hooks = Part("the set of hooks", "no module is looked at any more", remove=self.detach)
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
@@ -100,7 +101,7 @@ class Instruments:
             epoch: its epoch.
         """
         if self._sampling:  # the step before may have ended in an exception
-            self.detach()
+            self._hooks.run(self.detach)
             if step != self.step:
                 self._counting.run(self._begin_step)
         self.step = step
@@ -109,8 +110,9 @@ class Instruments:
         self._sampling = self._is_sampled(step)
         if not self._sampling:  # nothing to attach: most steps end here
             return
-        for probe in self._probes:
-            probe.part.run(probe.start, step)
+        if not self._hooks.gone:
+            for probe in self._probes:
+                probe.part.run(probe.start, step)
         if batch is not None:
             self._inputs.run(self.batch.look, batch)
         if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
@@ -131,7 +133,7 @@ class Instruments:
             )
             self._num_unseen = 0
         if self._sampling:
-            self.detach()
+            self._hooks.run(self.detach)
         if loss is None:
             return
         self._loss.run(self._add_loss, loss)
