@@ -30,7 +30,8 @@ from lightning_gradguard.probes.sampled import EARLY
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
 from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
-from lightning_gradguard.sinks import Sink, Views
+from lightning_gradguard.recording.views import Views
+from lightning_gradguard.sinks import Sink
 
 
 class GradientPipeline:

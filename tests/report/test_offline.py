@@ -116,6 +116,9 @@ def foreign(content):
     return write
 
 
+OTHER_SHAPE = b'{"kind": "flow", "optimizer": 0, "layers": ["a", "b", "c"], "layer_stats": ["x"], "step_stats": ["y"]}'
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -124,9 +127,10 @@ def foreign(content):
         (unlink, "cannot be read: No such file"),
         (foreign(b"not json"), "run 'bad': what was written with its tensors is not ours"),
         (foreign(b'{"kind": "flow", "optimizer": 0}'), "no layers are given"),
-        (foreign(b'{"kind": "flow", "optimizer": 0, "layers": ["a", "b", "c"]}'), "run 'bad' cannot be read"),
+        (foreign(b'{"kind": "flow", "optimizer": 0, "layers": ["a", "b", "c"]}'), "its columns have no names"),
+        (foreign(OTHER_SHAPE), "run 'bad' cannot be read"),
     ],
-    ids=["flipped", "zeros", "dangling", "foreign", "no layers", "other shape"],
+    ids=["flipped", "zeros", "dangling", "foreign", "no layers", "no columns", "other shape"],
 )
 def test_an_event_file_that_cannot_be_read_costs_its_run_alone_and_is_named(tmp_path, spoil, reason):
     write_run(tmp_path / "good", vanishing_run())
