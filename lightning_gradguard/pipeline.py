@@ -17,7 +17,7 @@ from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
@@ -121,11 +121,9 @@ class GradientPipeline:
         self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
             check_droppable(self.optimizers)
-            plain = self.optimizers.plain
-            recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
-            self.judge = Judge(
-                guard, recovery, self.optimizers, optimizer_index, incidents, together=trains_together(module)
-            )
+            recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
+            together = trains_together(module)
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents, together=together)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -137,8 +135,8 @@ class GradientPipeline:
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
         self._last_early: int | None = None
+        self._last_step = 0  # of those that were let through
         self.counters = Counters()
-        self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
         self._measuring = Part(
             f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
         )
@@ -262,7 +260,7 @@ class GradientPipeline:
 
         clips = judgement.decision.clips
         self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
-        self._last = step, measurement.norms, measurement.total
+        self._last_step = step
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         self.since_last.num_nonfinite += judgement.damage is not None
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
@@ -385,7 +383,6 @@ class GradientPipeline:
         self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
     ) -> StepRecord:
         self._count()
-        self._last = None
         if early:
             self._last_early = step
         else:
@@ -423,15 +420,14 @@ class GradientPipeline:
     def flush(self) -> StepRecord | None:
         """Makes a record of the steps since the last one, if there are any: at the end of a run.
 
-        It has the norms of the last step, if that was finite; what clipping left of them is not known any more.
+        It has the norms of the last step, if that was finite, and what clipping left of them where that can be told
+        without its gradients: for a policy that scales all of them by one coefficient.
         """
-        if self._last is None or not bool(self._last[2].isfinite()):  # host sync: a run ends
+        last = self.since_last.last
+        if last is None or not bool(last.signals[0].isfinite()):  # host sync: a run ends
             return None
-        step, norms, total = self._last
-        measurement = Measurement(self.layout, (None,) * len(norms), norms, total)
-        measurement.__dict__["present"] = self.since_last.present
-        signals = torch.stack([total, torch.ones_like(total)])
-        return self._record(step, measurement, Passed(Decision(measurement, Clips()), signals, clipped=False))
+        over = last.as_judgement(self.layout, self.since_last.present)
+        return self._record(self._last_step, over.decision.measurement, over)
 
     def close(self) -> None:
         """Ends every view, and says which parameter groups never came that a policy was waiting for."""
