@@ -17,7 +17,7 @@ from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Over, Passed
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
@@ -29,6 +29,7 @@ from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.probes.sampled import EARLY
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
+from lightning_gradguard.recording.handed import Held
 from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
 from lightning_gradguard.recording.views import Views
 from lightning_gradguard.sinks import Sink
@@ -75,6 +76,7 @@ class GradientPipeline:
         last_recorded: step of the last record that was not an early one; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
         judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
+        holds: whether the record of a step that is let through waits for :meth:`hand_over`.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -123,11 +125,9 @@ class GradientPipeline:
         self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
             check_droppable(self.optimizers)
-            plain = self.optimizers.plain
-            recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
-            self.judge = Judge(
-                guard, recovery, self.optimizers, optimizer_index, incidents, together=trains_together(module)
-            )
+            recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
+            together = trains_together(module)
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents, together=together)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -139,8 +139,10 @@ class GradientPipeline:
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
         self._last_early: int | None = None
+        self._last_step = 0  # of those that were let through
+        self.holds = False
+        self._held: Held | None = None
         self.counters = Counters()
-        self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
         self._measuring = Part(
             f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
         )
@@ -240,6 +242,7 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
+        self._publish_held()
         if not self.layout.fits(self.optimizers.groups):
             self.follow(self.optimizers)
         if not self.layout.has_gradients():
@@ -264,7 +267,7 @@ class GradientPipeline:
 
         clips = judgement.decision.clips
         self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
-        self._last = step, measurement.norms, measurement.total
+        self._last_step = step
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         self.since_last.num_nonfinite += judgement.damage is not None
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
@@ -275,7 +278,33 @@ class GradientPipeline:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
             self.instruments.before_step(self.layout, step)
+        if self._held is not None:
+            self._held.note_writes(self.layout)
         return record
+
+    def hand_over(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Completes a record that waits, with what the optimizer gets: call it when nobody changes gradients any more.
+
+        Needed only where :attr:`holds` is set; else it does nothing. Measures gradients once more, on logged steps.
+
+        Args:
+            optimizer: that is about to move weights; of several that are taken as one the last makes the record.
+
+        Returns:
+            Whether somebody has changed the gradients since :meth:`before_step`.
+        """
+        held = self._held
+        if held is None:
+            return False
+        held.handed.add(id(optimizer))
+        if len(held.handed) < len(self.optimizers.plain):
+            return False
+        self._held = None
+        needs = self.clipper.needs if self.clipper else NOTHING
+        found = self._recording.run(held.as_handed, self.layout, needs)
+        record, changed = (held.without_knowledge(), False) if found is None else found
+        self._publish(record)
+        return changed
 
     def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
         """Drops a step whose forward or backward pass has raised because something was not finite.
@@ -311,6 +340,7 @@ class GradientPipeline:
 
     def _end_step(self) -> None:
         self.judge.end_step()
+        self._publish_held()
         if self.instruments is not None:
             self.instruments.after_step(self.layout)
             if self.instruments.awaits_steps:
@@ -345,6 +375,9 @@ class GradientPipeline:
     ) -> StepRecord | None:
         """The record of a step, shown to the rules and the views; ``None`` where it cannot be made."""
         record = self._recording.run(self._build_record, step, measurement, judgement, scaler, early)
+        if record is not None and self.holds and isinstance(judgement, Passed) and not isinstance(judgement, Over):
+            self._held = Held(record)
+            return record
         return None if record is None else self._publish(record)
 
     def _is_early(self, step: int) -> bool:
@@ -375,6 +408,12 @@ class GradientPipeline:
         if record is not None:
             self._publish(record)
 
+    def _publish_held(self) -> None:
+        """Hands on a record whose step was never handed to an optimizer: a loss scaler has dropped it, say."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._publish(held.without_knowledge())
+
     def _publish(self, record: StepRecord) -> StepRecord:
         """Adds to a record what probes saw and rules found, and hands it to the views."""
         if self.instruments is not None:
@@ -392,7 +431,6 @@ class GradientPipeline:
         self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
     ) -> StepRecord:
         self._count()
-        self._last = None
         if early:
             self._last_early = step
         else:
@@ -413,6 +451,7 @@ class GradientPipeline:
         What is known of parameters by name stays: statistics of policies, counts, and the fold since the last record
         where layers are the same. Called by itself when parameters have changed; call it for a new optimizer.
         """
+        self._publish_held()
         self._record_late_steps(wait=True)
         self.optimizers = optimizer if isinstance(optimizer, Optimizers) else Optimizers(optimizer)
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
@@ -430,15 +469,15 @@ class GradientPipeline:
     def flush(self) -> StepRecord | None:
         """Makes a record of the steps since the last one, if there are any: at the end of a run.
 
-        It has the norms of the last step, if that was finite; what clipping left of them is not known any more.
+        It has the norms of the last step, if that was finite, and what clipping left of them where that can be told
+        without its gradients: for a policy that scales all of them by one coefficient.
         """
-        if self._last is None or not bool(self._last[2].isfinite()):  # host sync: a run ends
+        self._publish_held()
+        last = self.since_last.last
+        if last is None or not bool(last.signals[0].isfinite()):  # host sync: a run ends
             return None
-        step, norms, total = self._last
-        measurement = Measurement(self.layout, (None,) * len(norms), norms, total)
-        measurement.__dict__["present"] = self.since_last.present
-        signals = torch.stack([total, torch.ones_like(total)])
-        return self._record(step, measurement, Passed(Decision(measurement, Clips()), signals, clipped=False))
+        over = last.as_judgement(self.layout, self.since_last.present)
+        return self._record(self._last_step, over.decision.measurement, over)
 
     def close(self) -> None:
         """Ends every view, and says which parameter groups never came that a policy was waiting for."""
@@ -458,6 +497,7 @@ class GradientPipeline:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on: tensors, numbers, strings, lists and dicts only."""
+        self._publish_held()
         self._record_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),

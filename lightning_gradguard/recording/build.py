@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from lightning_gradguard.clip.apply import cosine
 from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
-from lightning_gradguard.guard.verdict import Dropped, Judgement, Passed, verdict_of
+from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, verdict_of
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer, measure_exactly, p_norms
 from lightning_gradguard.record import StepRecord
@@ -215,9 +215,8 @@ def build_record(
         step: x-axis of the run.
         scaler: the live loss scaler.
     """
-    dropped = judgement if isinstance(judgement, Dropped) else None
     clips = None if isinstance(judgement, Dropped) else judgement.decision.clips
-    after = clips.after(measurement) if clips is not None else None
+    after = None if clips is None or _cannot_tell(judgement, clips, view) else clips.after(measurement)
     weights = view.per_layer and weights_are_due(counters.steps, since.num_steps)
     totals, layers, fold = on_host(
         Totals.of(measurement, clips, after, view),
@@ -225,19 +224,18 @@ def build_record(
         Since.of(since, counters, view),
     )
 
-    damage = dropped.damage if dropped is not None else None
-    passed_by = judgement.damage if isinstance(judgement, Passed) else None
+    damage = judgement.damage if isinstance(judgement, Dropped) else None
     if damage is None and not math.isfinite(totals.total_norm):  # nobody guards: say at least what went through
         damage = inspect(measurement)
     norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
-    if damage is None:
+    if damage is None and not isinstance(judgement, Over):
         norms, total = _exact(measurement, norms, total)
     return StepRecord(
         step=step,
         optimizer=view.optimizer,
         num_optimizers=view.num_optimizers,
         clip_ratio=clips.ratio if clips is not None else None,
-        **_judged(measurement.layout, judgement, damage or passed_by, scaler, clipped=bool(totals.clipped)),
+        **_judged(measurement.layout, judgement, damage or judgement.damage, scaler, clipped=bool(totals.clipped)),
         **totals.fields(total, damage, view),
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
         **fold.fields(since, counters, view),
@@ -284,10 +282,16 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
     )
 
 
+def _cannot_tell(judgement: Judgement, clips: Clips, view: View) -> bool:
+    """Whether what clipping left is not known any more: gradients are gone that would have to be measured."""
+    return isinstance(judgement, Over) and view.clips and clips.single_coefficient is None
+
+
 def _judged(
     layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, *, clipped: bool
 ) -> dict[str, Any]:
     """The record's fields about what became of the step, and why."""
+    clipped = judgement.clipped if isinstance(judgement, Over) else clipped
     drops = scaler is not None and (damage is None or damage.loss is None)  # a scaler asks no loss
     return {
         "verdict": verdict_of(judgement, nonfinite=damage is not None, clipped=clipped, scaled=drops),

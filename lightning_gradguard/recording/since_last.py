@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gradguard.clip.base import Clip
 from lightning_gradguard.clip.clipper import Clips
+from lightning_gradguard.guard.verdict import Decision, Over
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer
 
@@ -32,6 +34,42 @@ class Totals:
     clipped: int | None
     nonfinite: int
     skipped: int
+
+
+@dataclass(frozen=True, eq=False)
+class LastStep:
+    """What is kept of a step that was let through, for the record that ends a run: none of its gradients.
+
+    Attributes:
+        norms: of its gradients, ``[num_params]``.
+        signals: ``[total norm, smallest coefficient, ...]``.
+        threshold: that its policy compared with, where there is one for all.
+        coefficient: that scaled the whole gradient, where there is one for all.
+        ratio: the gradient-to-weight ratio of its policy.
+    """
+
+    norms: Tensor
+    signals: Tensor
+    threshold: Tensor | None
+    coefficient: Tensor | None
+    ratio: float | None
+
+    def as_judgement(self, layout: Layout, present: tuple[bool, ...]) -> Over:
+        """Returns the step as a judgement that a record can be made of; one host read.
+
+        Args:
+            layout: of its gradients.
+            present: which of them were there.
+        """
+        total, coefficient = self.signals[:2].unbind()
+        measurement = Measurement(layout, (None,) * len(self.norms), self.norms, total)
+        measurement.__dict__["present"] = present
+        clips = Clips(ratio=self.ratio)
+        if self.coefficient is not None:
+            clips = Clips(((measurement, Clip(self.threshold, self.coefficient)),), (None,), self.ratio)
+        return Over(
+            Decision(measurement, clips), self.signals, clipped=bool(coefficient < 1.0)
+        )  # host sync: a run ends
 
 
 @dataclass
@@ -67,6 +105,9 @@ class SinceLast:
     Args:
         layout: the parameters of the optimizer.
         device: where their gradients live.
+
+    Attributes:
+        last: the last step that was added; ``None`` right after a record.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
@@ -85,6 +126,7 @@ class SinceLast:
         self.num_nonfinite: Tensor | float = 0.0
         self.num_steps = 0
         self.present: tuple[bool, ...] = (False,) * len(self.layout.params)
+        self.last: LastStep | None = None
         self._steps: list[tuple[Tensor, Tensor]] = []
         self._scaled = False
 
@@ -99,6 +141,7 @@ class SinceLast:
                 step and 1 for another), and those of single layers.
         """
         self._steps.append((measurement.norms, signals))
+        self.last = LastStep(measurement.norms, signals, clips.threshold, clips.single_coefficient, clips.ratio)
         if clips.answers:
             self._scaled = clips.scaled
             if (by_layer := clips.layer_coefficients(self.layout)) is not None:
