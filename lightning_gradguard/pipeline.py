@@ -263,6 +263,7 @@ class GradientPipeline:
             if live_scaler is not None and stepping is not None:
                 self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
             self.since_last.num_nonfinite += judgement.damage.nonfinite
+            self._recording.run(self.since_last.add_dropped, measurement.total)
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
@@ -326,6 +327,7 @@ class GradientPipeline:
         dropped = self.judge.drop_raised(step, self.layout, what)
         self._recording.run(self.since_last.count, dropped.measurement.present)
         self.since_last.num_nonfinite += 1
+        self._recording.run(self.since_last.add_dropped, dropped.measurement.total)
         return self._record_dropped(step, dropped)
 
     def after_step(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from array import array
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -193,6 +194,11 @@ class StepRecord:
             ``num_steps=0``, as one that tells that no parameter has a gradient).
         flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
         clip_outside: the norm at which the Trainer itself clips, after this record is made.
+        total_norms: total norm of each step since the last record before clipping, oldest first, this step last, in
+            float32: a step that was dropped too, and NaN and infinity as they were. ``None`` in records of an older
+            version and in those of no step.
+        steps_per_norm: how many steps each of them stands for. 1 up to 4,096 steps between two records; beyond that
+            each is the largest finite norm of 2, 4, ... steps, and NaN where none was finite.
     """
 
     step: int
@@ -249,10 +255,15 @@ class StepRecord:
     waiting: int | None = None
     clip_outside: float | None = None
     flows: tuple[bool | None, ...] | None = None
+    total_norms: tuple[float, ...] | None = None
+    steps_per_norm: int = 1
 
     def to_json(self) -> str:
         """Returns one line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
-        return json.dumps({"version": VERSION, **_encode(asdict(self))}, allow_nan=False)
+        values = _encode(asdict(self))
+        if self.total_norms is not None:  # nine digits tell a float32 from every other, and seventeen are its double's
+            values["total_norms"] = [x if isinstance(x, str) else float(f"{x:.9g}") for x in values["total_norms"]]
+        return json.dumps({"version": VERSION, **values}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> StepRecord:
@@ -277,6 +288,8 @@ class StepRecord:
         for name, kind in (("inputs", BatchStats), ("losses", LossStats)):
             if (entries := values.get(name)) is not None:
                 found[name] = tuple(kind(**_decode_fields(kind, entry)) for entry in entries)
+        if found.get("total_norms") is not None:
+            found["total_norms"] = tuple(array("f", found["total_norms"]))
         defaults: dict[str, Any] = {f.name: _UNKNOWN.get(f.name) for f in fields(cls) if f.default is MISSING}
         return cls(**{**defaults, **found})
 

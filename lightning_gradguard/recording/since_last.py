@@ -14,6 +14,7 @@ from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.verdict import Decision, Over
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer
+from lightning_gradguard.recording.step_norms import StepNorms
 
 # Steps whose norms are kept until they are folded together: their cost is that of one, and their memory bounded.
 _FOLD_EVERY = 32
@@ -97,10 +98,10 @@ class Counters:
 
 
 class SinceLast:
-    """Folds the steps since the last record: largest norms, smallest coefficient, counts.
+    """Folds the steps since the last record: largest norms, smallest coefficient, counts, and each step's total norm.
 
-    Holds one number per layer and a few more, and the norms of the last 31 steps at most, whatever the length of the
-    run. What it tells is that of the last :meth:`fold`.
+    Holds one number per layer and a few more, the norms of the last 31 steps at most, and one vector of total norms
+    that does not grow, whatever the length of the run. What it tells is that of the last :meth:`fold`.
 
     Args:
         layout: the parameters of the optimizer.
@@ -108,12 +109,14 @@ class SinceLast:
 
     Attributes:
         last: the last step that was added; ``None`` right after a record.
+        total_norms: of each step since the last record, dropped ones too.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.layout = layout
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device = device
+        self.total_norms = StepNorms(device)
         self.reset()
 
     def reset(self) -> None:
@@ -127,7 +130,8 @@ class SinceLast:
         self.num_steps = 0
         self.present: tuple[bool, ...] = (False,) * len(self.layout.params)
         self.last: LastStep | None = None
-        self._steps: list[tuple[Tensor, Tensor]] = []
+        self.total_norms.reset()
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._scaled = False
 
     def add(self, measurement: Measurement, signals: Tensor, clips: Clips) -> None:
@@ -140,7 +144,7 @@ class SinceLast:
             clips: what the policies answered: whether the second signal is a coefficient (else it is 0 for a clipped
                 step and 1 for another), and those of single layers.
         """
-        self._steps.append((measurement.norms, signals))
+        self._steps.append((measurement.norms, signals, measurement.total))
         self.last = LastStep(measurement.norms, signals, clips.threshold, clips.single_coefficient, clips.ratio)
         if clips.answers:
             self._scaled = clips.scaled
@@ -153,8 +157,10 @@ class SinceLast:
         """Brings all figures up to the last step."""
         if not self._steps:
             return
-        norms = torch.stack([norms for norms, _ in self._steps])
-        totals, coefficients = torch.stack([signals[:2] for _, signals in self._steps]).to(self._dtype).unbind(1)
+        norms = torch.stack([norms for norms, _, _ in self._steps])
+        totals, coefficients = torch.stack([signals[:2] for _, signals, _ in self._steps]).to(self._dtype).unbind(1)
+        # As they were measured: in the signals of a step that the device leaves out stands NaN.
+        self.total_norms.extend(torch.stack([total for _, _, total in self._steps]))
         self._steps = []
         # One stack for up to 32 steps, since each call costs the same for one as for all. NaN would win every maximum.
         finite = totals.isfinite()
@@ -166,6 +172,11 @@ class SinceLast:
             self.min_coefficient = torch.minimum(self.min_coefficient, coefficients.amin())
         self.num_clipped = self.num_clipped + (coefficients < 1.0).sum()
         self.num_nonfinite = self.num_nonfinite + (~finite).sum()
+
+    def add_dropped(self, total: Tensor) -> None:
+        """Takes in the total norm of a step that moves no weight: it enters the series, and no maximum."""
+        self.fold()
+        self.total_norms.extend(total.reshape(1).to(self._device))
 
     def add_layer_coefficients(self, coefficients: Tensor) -> None:
         """Folds the smallest coefficient of each layer; NaN, of a step that was not finite, enters nothing."""
@@ -185,16 +196,21 @@ class SinceLast:
             "layers": list(self.layout.layers),
             "max_layer_norms": self.max_layer_norms.clone(),
             "present": list(self.present),
+            "total_norms": self.total_norms.state_dict(),
             **{key: float(getattr(self, key)) for key in self._SCALARS},  # host sync: a checkpoint is written
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state.
 
+        The series of total norms goes on whatever the layers are.
+
         Returns:
             Whether the fold is taken over.
         """
         self._steps = []
+        if "total_norms" in state:  # a checkpoint of an older version has none
+            self.total_norms.load_state_dict(state["total_norms"])
         if list(self.layout.layers) != state["layers"] or len(self.present) != len(state["present"]):
             return False
         self.max_layer_norms.copy_(state["max_layer_norms"])
