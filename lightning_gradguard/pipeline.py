@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, warn_of_waiting
+from lightning_gradguard.clip.clipper import Clipper, Policies, leave_alone, warn_of_waiting
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Over, Passed
+from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, Passed
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
@@ -161,6 +161,7 @@ class GradientPipeline:
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+        self._decide = self.clipper.decide if self.clipper else leave_alone
 
     @property
     def waiting_groups(self) -> tuple[str, ...]:
@@ -242,10 +243,11 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
-        self._publish_held()
-        if not self.layout.fits(self.optimizers.groups):
+        if self._held is not None:
+            self._publish_held()
+        if not self.layout.fits(self.optimizers.plain):
             self.follow(self.optimizers)
-        if not self.layout.has_gradients():
+        if not self.layout.sharding.has_gradients(self.layout.params):
             return self._record_without_gradients(step)
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
         measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
@@ -255,15 +257,14 @@ class GradientPipeline:
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
         early = not log and self._is_early(step)
         log = log or early
-        self._recording.run(self.since_last.count, measurement.present)
 
-        record = self._record_late_steps(wait=log)
+        record = self._record_late_steps(wait=log) if self.judge.on_device is not None else None
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
         if isinstance(judgement, Dropped):
             if live_scaler is not None and stepping is not None:
                 self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
             self.since_last.num_nonfinite += judgement.damage.nonfinite
-            self._recording.run(self.since_last.add_dropped, measurement.total)
+            self._recording.run(self.since_last.add_dropped, measurement)
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
@@ -325,9 +326,8 @@ class GradientPipeline:
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         dropped = self.judge.drop_raised(step, self.layout, what)
-        self._recording.run(self.since_last.count, dropped.measurement.present)
+        self._recording.run(self.since_last.add_dropped, dropped.measurement)
         self.since_last.num_nonfinite += 1
-        self._recording.run(self.since_last.add_dropped, dropped.measurement.total)
         return self._record_dropped(step, dropped)
 
     def after_step(self) -> None:
@@ -347,9 +347,6 @@ class GradientPipeline:
             self.instruments.after_step(self.layout)
             if self.instruments.awaits_steps:
                 self._measuring.run(self._record_waiting)
-
-    def _decide(self, measurement: Measurement) -> Decision:
-        return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
 
     def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""

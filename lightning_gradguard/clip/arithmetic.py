@@ -21,6 +21,8 @@ from torch import Tensor
 Number: TypeAlias = Any
 
 
+LARGEST = torch.finfo(torch.float32).max
+_SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
 _on_host = True
 
 
@@ -89,6 +91,24 @@ def without_nan(value: Number, instead: float) -> Number:
     if isinstance(value, Tensor):
         return value.nan_to_num(nan=instead)
     return value if value == value else instead
+
+
+def norm_coefficient(norm: Number, threshold: Number, eps: float = 0.0) -> Number:
+    """Returns ``min(1, threshold / (norm + eps))``, safe where the norm is zero or not finite.
+
+    Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
+    although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
+    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite
+    threshold gives 1, never ``inf / inf``.
+
+    Args:
+        norm: a number, or a tensor of shape ``[num_params]``; >= 0.
+        threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
+        eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
+    """
+    bounded = clamp(norm, highest=LARGEST)
+    ratio = clamp(divide(threshold, bounded + eps if eps else bounded), _SMALLEST, 1.0)
+    return without_nan(ratio, 1.0)
 
 
 def _are_tensors(one: Number, other: Number) -> bool:

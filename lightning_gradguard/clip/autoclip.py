@@ -83,7 +83,7 @@ class AutoClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Adds this step to the history and clips to its percentile."""
-        level, total = observed(measurement, self.by), number(measurement.total)
+        level, total = observed(measurement, self.by)
         known = (total > 0.0) & (total <= LARGEST)
         history, count, threshold = state["history"], state["count"], state["threshold"]
 
@@ -95,7 +95,7 @@ class AutoClip(ClipPolicy):
         state.update(history=history, count=count, threshold=threshold)
 
         target = threshold if self.max_norm is None else clamp(threshold, highest=self.max_norm)
-        return limited(measurement, self.by, target, target)
+        return limited(measurement, self.by, level, target, target)
 
     def _percentile(self, history: Tensor, ranks: Tensor, last: Number) -> Tensor:
         """Returns the percentile of the entries up to the one that ranks ``last``."""

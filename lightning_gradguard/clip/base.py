@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import By, show_arguments
-from lightning_gradguard.clip.arithmetic import Number, clamp, divide, number, without_nan
+from lightning_gradguard.clip.arithmetic import LARGEST as LARGEST
+from lightning_gradguard.clip.arithmetic import Number, number
+from lightning_gradguard.clip.arithmetic import norm_coefficient as norm_coefficient
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import NOTHING, Needs
 
 State = dict[str, Any]  # tensors, and numbers in the place of those that a policy calls single
-
-LARGEST = torch.finfo(torch.float32).max
-_SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,46 +180,36 @@ def fresh_state(policy: ClipPolicy, layout: Layout, device: torch.device) -> Sta
     return {key: number(value) if key in policy.single else value.clone() for key, value in state.items()}
 
 
-def norm_coefficient(norm: Number, threshold: Number, eps: float = 0.0) -> Number:
-    """Returns ``min(1, threshold / (norm + eps))``, safe where the norm is zero or not finite.
-
-    Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
-    although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
-    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite
-    threshold gives 1, never ``inf / inf``.
+def observed(measurement: Measurement, by: By) -> tuple[Number, Number]:
+    """Returns the number an adaptive policy follows, and the total norm, which tells whether the step is finite.
 
     Args:
-        norm: a number, or a tensor of shape ``[num_params]``; >= 0.
-        threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
-        eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
+        measurement: of this step.
+        by: ``"norm"`` for the total norm, ``"value"`` for the largest absolute element.
     """
-    bounded = clamp(norm, highest=LARGEST)
-    ratio = clamp(divide(threshold, bounded + eps if eps else bounded), _SMALLEST, 1.0)
-    return without_nan(ratio, 1.0)
-
-
-def observed(measurement: Measurement, by: By) -> Number:
-    """Returns the number an adaptive policy follows: the total norm, or the largest absolute element."""
+    total = number(measurement.total)
     if by == "norm":
-        return number(measurement.total)
+        return total, total
     largest = measurement.max_abs
-    return number(largest.amax() if largest.numel() else measurement.total)
+    return (number(largest.amax()) if largest.numel() else total), total
 
 
-def limited(measurement: Measurement, by: By, threshold: Number, target: Number, eps: float = 0.0) -> Clip:
+def limited(
+    measurement: Measurement, by: By, level: Number, threshold: Number, target: Number, eps: float = 0.0
+) -> Clip:
     """Returns the clip that brings what :func:`observed` gave down to ``target``: by scaling, or by clamping elements.
 
     Args:
         measurement: of this step.
         by: what was observed.
+        level: what it was.
         threshold: what it was compared with, for the record.
         target: where it shall be afterwards; infinite for *leave it alone*.
         eps: see :func:`norm_coefficient`.
     """
-    total = measurement.total
-    change = norm_coefficient(number(total), target, eps) if by == "norm" else target
+    change = norm_coefficient(level, target, eps) if by == "norm" else target
     if not isinstance(change, Tensor):  # calculated on the host: both in one tensor
-        threshold, change = torch.tensor([threshold, change], dtype=total.dtype).unbind()
+        threshold, change = torch.tensor([threshold, change], dtype=measurement.total.dtype).unbind()
     elif not isinstance(threshold, Tensor):
-        threshold = total.new_full((), threshold)
+        threshold = measurement.total.new_full((), threshold)
     return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)

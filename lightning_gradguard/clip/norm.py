@@ -7,6 +7,7 @@ from typing import final
 import torch
 
 from lightning_gradguard.arguments import positive
+from lightning_gradguard.clip.arithmetic import number
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, limited
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
@@ -56,4 +57,4 @@ class NormClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Scales down to the ceiling."""
-        return limited(measurement, "norm", self.max_norm, self.max_norm, _EPS)
+        return limited(measurement, "norm", number(measurement.total), self.max_norm, self.max_norm, _EPS)

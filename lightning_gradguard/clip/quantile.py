@@ -8,7 +8,7 @@ from typing import final
 import torch
 
 from lightning_gradguard.arguments import By, between, ceiling, positive, quantity
-from lightning_gradguard.clip.arithmetic import clamp, number, where
+from lightning_gradguard.clip.arithmetic import clamp, where
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
@@ -70,7 +70,7 @@ class QuantileClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Clips to the tracked quantile, then moves it."""
-        level, total, old = observed(measurement, self.by), number(measurement.total), state["threshold"]
+        (level, total), old = observed(measurement, self.by), state["threshold"]
         known = (total > 0.0) & (total <= LARGEST)
         first = old == 0.0
         threshold = where(known & first, level, old)
@@ -80,7 +80,7 @@ class QuantileClip(ClipPolicy):
 
         target = where(threshold == 0.0, math.inf, threshold)
         target = target if self.max_norm is None else clamp(target, highest=self.max_norm)
-        return limited(measurement, self.by, target, target)
+        return limited(measurement, self.by, level, target, target)
 
     def _factor(self, below: float) -> float:
         return math.exp(min((self.quantile - below) * self.rate, _MAX_LOG))

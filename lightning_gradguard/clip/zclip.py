@@ -9,7 +9,7 @@ from typing import Literal, final
 import torch
 
 from lightning_gradguard.arguments import By, between, ceiling, one_of, positive, quantity, whole
-from lightning_gradguard.clip.arithmetic import Number, clamp, divide, lerp, maximum, number, sqrt, where
+from lightning_gradguard.clip.arithmetic import Number, clamp, divide, lerp, maximum, sqrt, where
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
@@ -105,7 +105,7 @@ class ZClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares with the statistics of the steps before, then lets this step into them."""
-        level, total, mean = observed(measurement, self.by), number(measurement.total), state["mean"]
+        (level, total), mean = observed(measurement, self.by), state["mean"]
         sigma, unknown = sqrt(state["variance"]), mean == 0.0
         if self.original:
             reach = where(state["count"] < self.warmup, math.inf, sigma * self.z)
@@ -122,7 +122,7 @@ class ZClip(ClipPolicy):
             self._learn(where(level > limit * _WILD, limit, level), known, unknown, state)
         if self.max_norm is not None:
             target, limit = clamp(target, highest=self.max_norm), clamp(limit, highest=self.max_norm)
-        return limited(measurement, self.by, limit, target, _EPS if self.original else 0.0)
+        return limited(measurement, self.by, level, limit, target, _EPS if self.original else 0.0)
 
     def _target(self, level: Number, mean: Number, limit: Number, reach: Number, margin: Number) -> Number:
         if self.to == "percentile":

@@ -35,6 +35,7 @@ class Recovery:
         averages: averaged models that are kept beside it, and go back with it.
 
     Attributes:
+        started: whether a first good state was taken.
         broken_at_start: what was not finite before the first step, by name: nothing here can mend it.
 
     Raises:
@@ -63,7 +64,7 @@ class Recovery:
         self.broken_at_start: tuple[str, ...] = ()
         self._state = State(module, optimizers)
         self._since_snapshot = 0
-        self._started = False
+        self.started = False
         self._told_of_broken_state = False
         self._rollbacks = 0  # to one state, without a good stretch between them
         self._since_rollback = 1  # good steps
@@ -81,14 +82,14 @@ class Recovery:
         self._state = State(self._module, self._optimizers)
         if self.snapshot is not None:
             self.snapshot = Snapshot(self._module, self._optimizers, self._averages)
-        self._started = False
+        self.started = False
 
     def start(self) -> None:
         """Takes the present state as the first good one: at the first step, or after a checkpoint was loaded.
 
         Says so, by name, if it is none.
         """
-        self._started = True
+        self.started = True
         self.buffers.keep()
         statistics = nonfinite_statistics(self._module)
         self.broken_at_start = (*self._state.weights(), *self._state.moments(), *statistics)
@@ -106,7 +107,7 @@ class Recovery:
             return
         if not any_process(bool(broken), self._params()):
             self.snapshot.take(step)
-        elif self._started and not self._told_of_broken_state and not self.broken_at_start:
+        elif self.started and not self._told_of_broken_state and not self.broken_at_start:
             self._told_of_broken_state = True
             what = in_words(broken) or "something on another process"
             kept = f"rollbacks go to step {self.snapshot.step}" if self.snapshot.step is not None else "there is none"
@@ -114,12 +115,8 @@ class Recovery:
 
     def begin_step(self) -> None:
         """Starts at the first step, if nobody did; later where its forward pass has left a buffer not finite."""
-        if not self._started and not self.buffers.not_finite():
+        if not self.started and not self.buffers.not_finite():
             self.start()
-
-    def sum_of_buffers(self) -> Tensor | None:
-        """Sum over the buffers, on the device: not finite if one of them is not; ``None`` without buffers."""
-        return self.buffers.total() if self.buffers.names else None
 
     def good_step(self, step: int) -> None:
         """Takes note of a step whose gradients are fine; with them the weights that gave them, not yet updated."""

@@ -144,6 +144,7 @@ class SinceLast:
             clips: what the policies answered: whether the second signal is a coefficient (else it is 0 for a clipped
                 step and 1 for another), and those of single layers.
         """
+        self._count(measurement)
         self._steps.append((measurement.norms, signals, measurement.total))
         self.last = LastStep(measurement.norms, signals, clips.threshold, clips.single_coefficient, clips.ratio)
         if clips.answers:
@@ -173,20 +174,21 @@ class SinceLast:
         self.num_clipped = self.num_clipped + (coefficients < 1.0).sum()
         self.num_nonfinite = self.num_nonfinite + (~finite).sum()
 
-    def add_dropped(self, total: Tensor) -> None:
-        """Takes in the total norm of a step that moves no weight: it enters the series, and no maximum."""
+    def add_dropped(self, measurement: Measurement) -> None:
+        """Takes in a step that moves no weight: it is counted, its total norm enters the series and no maximum."""
+        self._count(measurement)
         self.fold()
-        self.total_norms.extend(total.reshape(1).to(self._device))
+        self.total_norms.extend(measurement.total.reshape(1).to(self._device))
 
     def add_layer_coefficients(self, coefficients: Tensor) -> None:
         """Folds the smallest coefficient of each layer; NaN, of a step that was not finite, enters nothing."""
         before = self.min_layer_coefficients
         self.min_layer_coefficients = coefficients if before is None else torch.fmin(before, coefficients)
 
-    def count(self, present: tuple[bool, ...]) -> None:
+    def _count(self, measurement: Measurement) -> None:
         """Counts a step, and notes which parameters had a gradient."""
         self.num_steps += 1
-        if present != self.present:
+        if (present := measurement.present) != self.present:
             self.present = tuple(a or b for a, b in zip(present, self.present, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
