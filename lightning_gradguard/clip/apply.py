@@ -55,6 +55,12 @@ def only_scales(clip: Clip) -> bool:
     return scales and (clip.then is None or only_scales(clip.then))
 
 
+def is_tensor_wise(clip: Clip) -> bool:
+    """Tells whether a clip, or one that comes after it, treats single tensors or units of them apart."""
+    several = any(isinstance(value, Tensor) and value.dim() > 0 for value in (clip.coefficient, clip.bound))
+    return several or clip.units is not None or (clip.then is not None and is_tensor_wise(clip.then))
+
+
 @torch.no_grad()
 def norms_left(measurement: Measurement, clip: Clip) -> Tensor | None:
     """Returns the norm of each gradient once ``clip`` is applied, ``[num_params]``, without a look at the gradients.

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.clip.agc import AGC
-from lightning_gradguard.clip.apply import after, apply_, is_clipped, norms_left
+from lightning_gradguard.clip.apply import after, apply_, is_clipped, is_tensor_wise, norms_left
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, ask, fresh_state
 from lightning_gradguard.clip.chain import Chain
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, whole_norms
 from lightning_gradguard.measurement.needs import Needs
+from lightning_gradguard.measurement.sharding import is_flat
 
 Policies = ClipPolicy | Mapping[str, ClipPolicy | None]
 
@@ -202,11 +203,28 @@ class Clipper:
         # Declared once, before the first step: then one pass over the gradients serves all policies.
         self.needs = Needs.together([part.needs for part in self.parts])
         self._ratio = _ratio_of(policies) if isinstance(policies, ClipPolicy) else None
+        self._looks_for_flat = any(map(is_flat, layout.params))
 
     def decide(self, measurement: Measurement) -> Clips:
         """Asks each policy."""
         answers = tuple([part.decide(measurement) for part in self.parts])
+        if self._looks_for_flat:
+            self._warn_of_flat([clip for _, clip in answers])
         return Clips(answers, tuple([part.indices for part in self.parts]), self._ratio)
+
+    def _warn_of_flat(self, clips: Sequence[Clip]) -> None:
+        """Says once that a policy for single tensors or units is given flattened ones; its answer tells what it is."""
+        for part, clip in zip(self.parts, clips, strict=True):
+            if any(map(is_flat, part.layout.params)) and is_tensor_wise(clip):
+                warnings.warn(
+                    f"{type(part.policy).__name__} clips tensor by tensor or unit by unit, and FSDP has flattened the "
+                    "parameters: all tensors of a wrapped module are taken for a single one, and clipped otherwise "
+                    "than without FSDP. Wrap with use_orig_params=True, as in "
+                    "FSDPStrategy(use_orig_params=True), or use a policy for the whole norm",
+                    stacklevel=2,
+                )
+                self._looks_for_flat = False
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the policies remember, per-parameter values with the names they belong to."""
