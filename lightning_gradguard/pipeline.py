@@ -276,6 +276,7 @@ class GradientPipeline:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped:
             clips.apply_()
+            self._recording.run(self.since_last.add_clipped, judgement.decision.measurement, judgement.signals, clips)
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:

@@ -153,7 +153,7 @@ class StepRecord:
         num_nonfinite: how many of them were not finite.
         max_layer_norms: largest finite norm of each layer over those steps.
         max_total_norm: largest finite total norm over those steps.
-        min_coefficient: smallest coefficient over those steps.
+        min_coefficient: smallest coefficient over those steps, whatever the policy.
         clip_rate: clipped steps over all steps of the run so far.
         nonfinite_total: non-finite steps of the run so far.
         skipped_total: steps of the run so far that moved no weight.
@@ -161,8 +161,8 @@ class StepRecord:
             steps of the optimizer after it. :class:`LastWeights` fills in the last known ones.
         findings: what the rules found at this step.
         layer_shapes: shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``; the same at every record.
-        min_layer_coefficients: smallest coefficient of each layer over those steps, for a policy that clips by layer
-            or tensor; ``None``: use ``min_coefficient`` for all of them.
+        min_layer_coefficients: smallest norm after clipping over norm before of each layer over those steps, for
+            policies that clip tensors, units or elements apart; ``None``: use ``min_coefficient`` for all of them.
         update_ratios: update norm over weight norm of each layer, ‖Δθ‖ / ‖θ‖, where measured.
         clip_ratio: the gradient-to-weight ratio from which the policy clips (``ratio`` of AGC); ``None`` for a policy
             that does not go by it.

@@ -17,6 +17,7 @@ from lightning_gradguard.clip.arithmetic import norm_coefficient as norm_coeffic
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import NOTHING, Needs
+from lightning_gradguard.measurement.unit_norms import UnitNorms
 
 State = dict[str, Any]  # tensors, and numbers in the place of those that a policy calls single
 
@@ -36,6 +37,8 @@ class Clip:
             that shape then.
         units: for each parameter a coefficient that broadcasts over its gradient (over the values of a coalesced
             sparse one), ``None`` where untouched.
+        by_unit: the norms that ``units`` go by with the factor for each, from a policy that knows them: they tell what
+            is left of the gradients, which otherwise are read once more when they were clipped.
         changes: whether the gradients change at all, a boolean of shape ``[]``, from a policy that knows it; otherwise
             :func:`is_clipped` finds out.
         then: what to do after this, for a chain of policies.
@@ -46,6 +49,7 @@ class Clip:
     bound: float | Tensor | None = None
     beyond: Tensor | None = None
     units: Sequence[Tensor | None] | None = None
+    by_unit: Sequence[tuple[UnitNorms, Tensor]] | None = None
     changes: Tensor | None = None
     then: Clip | None = None
     _versions: Mapping[str, int] = field(init=False, repr=False)

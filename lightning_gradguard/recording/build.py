@@ -145,7 +145,7 @@ class Layers:
     ) -> tuple[float | None, ...] | None:
         """Returns the smallest coefficient of each layer: what was folded, and what this step's norms say."""
         if not self.after:
-            return None
+            return None if folded is None else tuple(folded)
         raw, clipped = by_layer(layout, exact), by_layer(layout, torch.tensor(self.after, dtype=torch.float64))
         now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
         return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
@@ -180,8 +180,8 @@ class Since:
             total_norms=since.total_norms.values(),
         )
 
-    def fields(self, since: SinceLast, counters: Counters, view: View) -> dict[str, Any]:
-        """Returns the record's fields, from the host's values."""
+    def fields(self, since: SinceLast, counters: Counters, view: View, now: float | None) -> dict[str, Any]:
+        """Returns the record's fields, from the host's values; ``now`` is the coefficient of this step."""
         largest = self.max_layer_norms or []
         return {
             "num_steps": since.num_steps,
@@ -189,7 +189,7 @@ class Since:
             "num_nonfinite": int(self.num_nonfinite),
             "max_layer_norms": _where_present(since.layout, largest, since.present) if view.per_layer else (),
             "max_total_norm": self.max_total_norm,
-            "min_coefficient": self.min_coefficient if view.clips else None,
+            "min_coefficient": min(self.min_coefficient, 1.0 if now is None else now) if view.clips else None,
             "clip_rate": self.clipped_total / counters.steps if view.clips else None,
             "nonfinite_total": int(self.nonfinite_total),
             "skipped_total": counters.skipped,
@@ -235,15 +235,16 @@ def build_record(
     norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
     if damage is None and not isinstance(judgement, Over):
         norms, total = _exact(measurement, norms, total)
+    of_totals = totals.fields(total, damage, view)
     return StepRecord(
         step=step,
         optimizer=view.optimizer,
         num_optimizers=view.num_optimizers,
         clip_ratio=clips.ratio if clips is not None else None,
         **_judged(measurement.layout, judgement, damage or judgement.damage, scaler, clipped=bool(totals.clipped)),
-        **totals.fields(total, damage, view),
+        **of_totals,
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
-        **fold.fields(since, counters, view),
+        **fold.fields(since, counters, view, of_totals["coefficient"]),
     )
 
 
