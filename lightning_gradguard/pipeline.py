@@ -24,7 +24,7 @@ from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import trains_together
+from lightning_gradguard.measurement.sharded import find_sharding
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.probes.sampled import EARLY
 from lightning_gradguard.record import StepRecord
@@ -126,8 +126,7 @@ class GradientPipeline:
         if guard is not None:
             check_droppable(self.optimizers)
             recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
-            together = trains_together(module)
-            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents, together=together)
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -150,6 +149,7 @@ class GradientPipeline:
         self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
         self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
         self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
+        self._at_first_step = True
         self._clip = clip
         self._group_by = group_by
         self._build()
@@ -245,7 +245,7 @@ class GradientPipeline:
     ) -> StepRecord | None:
         if self._held is not None:
             self._publish_held()
-        if not self.layout.fits(self.optimizers.plain):
+        if not self.layout.fits(self.optimizers.plain) or (self._at_first_step and self._is_shared_otherwise()):
             self.follow(self.optimizers)
         if not self.layout.sharding.has_gradients(self.layout.params):
             return self._record_without_gradients(step)
@@ -309,7 +309,9 @@ class GradientPipeline:
         self._publish(record)
         return changed
 
-    def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
+    def drop_raised(
+        self, what: str, *, step: int | None = None, error: BaseException | None = None
+    ) -> StepRecord | None:
         """Drops a step whose forward or backward pass has raised because something was not finite.
 
         Call it in place of :meth:`before_step`, from where the exception was caught: gradients become ``None`` and
@@ -318,6 +320,7 @@ class GradientPipeline:
         Args:
             what: was not finite, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
             step: x-axis of the record; counted from 0 if not given.
+            error: the exception, for what is saved.
 
         Raises:
             NonFiniteGradientError: if the guard ends the run.
@@ -326,7 +329,7 @@ class GradientPipeline:
             return None
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
-        dropped = self.judge.drop_raised(step, self.layout, what)
+        dropped = self.judge.drop_raised(step, self.layout, what, error)
         self._recording.run(self.since_last.add_dropped, dropped.measurement)
         self.since_last.num_nonfinite += 1
         return self._record_dropped(step, dropped)
@@ -348,6 +351,12 @@ class GradientPipeline:
             self.instruments.after_step(self.layout)
             if self.instruments.awaits_steps:
                 self._measuring.run(self._record_waiting)
+
+    def _is_shared_otherwise(self) -> bool:
+        """Whether the first step finds that processes share gradients in another way: DDP was given a hook since."""
+        self._at_first_step = False
+        return find_sharding(self.module, self.layout.params).whole is not self.layout.sharding.whole
+
 
     def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""

@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread_and_a_seed() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # a test before this one may have asked for it
+    torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile turns it off for good
     torch.manual_seed(0)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
@@ -26,7 +25,6 @@ from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.loss_scale import as_signal
 from lightning_gradguard.measurement.measurement import Measurement, measure_exactly
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import any_process, num_processes
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
 Decide = Callable[[Measurement], Clips]
@@ -111,7 +109,6 @@ class Judge:
         optimizers: whose steps these are.
         optimizer_index: which optimizer this is, for messages.
         incidents: saves bad steps for replay; ``None`` saves nothing.
-        together: whether several processes share the parameters.
 
     Raises:
         ValueError: if the guard shall drop steps on the device, and that cannot be.
@@ -131,8 +128,6 @@ class Judge:
         optimizers: Optimizers,
         optimizer_index: int = 0,
         incidents: BlackBox | None = None,
-        *,
-        together: bool = False,
     ) -> None:
         self.guard = guard
         self.recovery = recovery
@@ -143,9 +138,6 @@ class Judge:
         self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
-        # A loss is one process's own: they agree about it where they agree about buffers anyway, or are asked to.
-        self._hears_loss = num_processes() == 1 or bool(guard.spikes and guard.spikes.watch_loss)
-        self._together = together
         self._dropped: DroppedStep | None = None
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.on_device = self._make_dropper()
@@ -219,10 +211,10 @@ class Judge:
         doubts: dict[str, Tensor] = {}
         if self.recovery.buffers.names and (sum_of_buffers := self.recovery.buffers.total()) is not None:
             doubts["buffers"] = sum_of_buffers.to(total)
-        if loss is not None and (self._hears_loss or (doubts and self._together)):
+        if loss is not None and self.recovery.together.certain:  # else one process might drop a step and others not
             doubts["loss"] = as_signal(loss, total)
         if doubts:
-            doubts = mean_over_processes(doubts)
+            doubts = self.recovery.together.mean(doubts)
         return Signals(total, decision.clips.smallest_coefficient(total), **doubts)
 
     def _look_beyond_gradients(self, found: Signals, decision: Decision) -> Damage | None:
@@ -238,7 +230,7 @@ class Judge:
                 return Damage({}, {}, num_params, fatal=fatal)
         if found.buffers is not None and not math.isfinite(found.buffers):
             names = self.recovery.buffers.not_finite()  # host syncs: only a doubtful step gets here
-            if any_process(bool(names), layout.params):
+            if self.recovery.together.any(bool(names), layout.params):
                 return Damage({}, {}, num_params, buffers=names or ("on another process",))
         if found.loss is not None and math.isnan(found.loss):
             return Damage({}, {}, num_params, loss=found.loss)
@@ -257,7 +249,14 @@ class Judge:
             self.recovery.good_step(step)
         self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
 
-    def _drop(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> Dropped:
+    def _drop(
+        self,
+        step: int,
+        measurement: Measurement,
+        damage: Damage,
+        scaler: GradScaler | None,
+        error: BaseException | None = None,
+    ) -> Dropped:
         """Drops a step: leaves it to the scaler if that is its business, else sees to it that nothing comes of it."""
         self.moved = False
         self._history.append((step, float(measurement.total), damage.cause))  # host sync: a bad step
@@ -266,7 +265,7 @@ class Judge:
             return Dropped(measurement, damage, "overflow")
         must_end = self.guard.bad_step()
         self.should_stop = self.should_stop or self.guard.action == "stop"
-        self._save_incident(step, measurement, damage, scaler)
+        self._save_incident(step, measurement, damage, scaler, error)
         for parameter in measurement.layout.params:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
         verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
@@ -278,20 +277,31 @@ class Judge:
         self._dropped = DroppedStep(self._optimizers.layers)
         return Dropped(measurement, damage, verdict)
 
-    def drop_raised(self, step: int, layout: Layout, what: str) -> Dropped:
+    def drop_raised(self, step: int, layout: Layout, what: str, error: BaseException | None = None) -> Dropped:
         """Drops a step that has ended in an exception before its gradients could be judged.
 
         Args:
             step: which one.
             layout: its parameters.
             what: was not finite, in words.
+            error: the exception.
         """
         self.recovery.begin_step()
-        norms = torch.full((len(layout.params),), math.nan)
-        nothing = Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))
-        dropped = self._drop(step, nothing, Damage({}, {}, len(layout.params), raised=what), None)
+        damage = Damage({}, {}, len(layout.params), raised=what)
+        dropped = self._drop(step, _nothing(layout), damage, None, error)
         self.end_step()  # the exception has ended the optimizer's step already: there is none to come
         return dropped
+
+    def save_raised(self, step: int, layout: Layout, error: BaseException) -> str:
+        """Saves a step that has raised on this process alone, and will end its run; returns what was saved, in words.
+
+        Args:
+            step: which one.
+            layout: its parameters.
+            error: the exception.
+        """
+        self._save_incident(step, _nothing(layout), Damage({}, {}, len(layout.params), raised=str(error)), None, error)
+        return self.last_incident or ""
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """Returns the bad ones among the steps left to the device, as far as the host knows by now, oldest first.
@@ -349,7 +359,14 @@ class Judge:
         if state:
             self.guard.load_state_dict(state)
 
-    def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
+    def _save_incident(
+        self,
+        step: int,
+        measurement: Measurement,
+        damage: Damage,
+        scaler: GradScaler | None,
+        error: BaseException | None,
+    ) -> None:
         self.last_incident = None
         if self._incidents is not None:
             self.last_incident = self._incidents.part.run(
@@ -366,6 +383,7 @@ class Judge:
                 history=tuple(self._history),
                 buffers=self.recovery.buffers.named(),
                 scaler=scaler,
+                error=error,
             )
 
     def _last_words(self, damage: Damage, step: int, nowhere: str | None = None) -> str:
@@ -382,10 +400,7 @@ class Judge:
         return f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}{saved}"
 
 
-def mean_over_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their means, by one all-reduce; unchanged where there is one process."""
-    if num_processes() == 1:
-        return dict(values)
-    together = torch.stack(list(values.values())) / num_processes()
-    dist.all_reduce(together)
-    return dict(zip(values, together.unbind(), strict=True))
+def _nothing(layout: Layout) -> Measurement:
+    """What is known of the gradients of a step that never came so far."""
+    norms = torch.full((len(layout.params),), math.nan)
+    return Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))

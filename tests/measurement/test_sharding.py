@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.sharded import Sharded
-from lightning_gradguard.measurement.sharding import Sharding, Whole, any_process, is_distributed, local, num_processes
+from lightning_gradguard.measurement.sharding import Sharding, Whole, is_distributed, local, num_processes
 
 
 def layout():
@@ -46,7 +46,6 @@ def test_both_kinds_answer_every_question_and_no_other_one_is_asked(kind):
 
 def test_alone_a_process_asks_nobody():
     assert num_processes() == 1
-    assert any_process(True, []) is True and any_process(False, [torch.ones(1)]) is False
 
 
 def test_what_is_local_of_a_plain_tensor_is_the_tensor_without_its_history():
