@@ -56,6 +56,9 @@ class Layout:
     in_order: tuple[Tensor, ...] = ()
     group_sizes: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Layout(params={len(self.params)}, layers={len(self.layers)}, groups={len(self.group_names)})"
+
     @classmethod
     def from_optimizer(
         cls,

@@ -54,6 +54,9 @@ class TensorBoardSink(Sink):
         self._num_notable = 0
         self._weights = LastWeights()
 
+    def __repr__(self) -> str:
+        return f"TensorBoardSink({self._board}, prefix={self._tag_prefix.removesuffix('-')!r})"
+
     def write(self, record: StepRecord) -> None:
         """Writes one record as one event; flushes if the step was not finite."""
         events = self._events.setdefault(record.optimizer, EventLog())
