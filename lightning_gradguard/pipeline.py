@@ -156,6 +156,14 @@ class GradientPipeline:
         if num_optimizers == 1 and (waiting := self.waiting_groups):
             warn_of_waiting(waiting, self.layout.group_names)
 
+    def __repr__(self) -> str:
+        optimizers = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.plain)
+        action = self.judge.guard.action if isinstance(self.judge, Judge) else None
+        return (
+            f"GradientPipeline({type(self.module).__name__}, {optimizers}, clip={self._clip!r}, "
+            f"on_nonfinite={action!r}, log_every_n_steps={self.log_every_n_steps}, group_by={self._group_by!r})"
+        )
+
     def _build(self) -> None:
         self.layout = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
@@ -356,7 +364,6 @@ class GradientPipeline:
         """Whether the first step finds that processes share gradients in another way: DDP was given a hook since."""
         self._at_first_step = False
         return find_sharding(self.module, self.layout.params).whole is not self.layout.sharding.whole
-
 
     def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""

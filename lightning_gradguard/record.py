@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import math
 from array import array
@@ -42,6 +43,31 @@ class Finding:
     count: int = 1
     until: int | None = None
     place: int = 0
+
+    def __repr__(self) -> str:
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "place"}
+        told = {
+            k: v for k, v in shown.items() if k in ("rule", "severity", "message", "step") or v not in ((), {}, None)
+        }
+        return f"Finding({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: how grave, what, and the remedies in order."""
+        held = f", held for {self.count:,} records" if self.count > 1 else ""
+        held += "" if self.until is None else f", until step {self.until}"
+        remedies = "".join(f"<li>{html.escape(remedy)}</li>" for remedy in self.remedies)
+        return (
+            f"<b>{self.severity}: {html.escape(self.rule)}</b> (since step {self.step}{held})<br>"
+            f"{html.escape(self.message)}" + (f"<ol>{remedies}</ol>" if remedies else "")
+        )
+
+
+class Findings(list[Finding]):
+    """A list of findings that a notebook shows in words."""
+
+    def _repr_html_(self) -> str:
+        items = "".join(f"<li>{finding._repr_html_()}</li>" for finding in self)
+        return f"<ul>{items}</ul>" if items else "<p>Nothing to report.</p>"
 
 
 @dataclass(frozen=True)
@@ -258,6 +284,44 @@ class StepRecord:
     total_norms: tuple[float, ...] | None = None
     steps_per_norm: int = 1
 
+    def __repr__(self) -> str:
+        told: dict[str, Any] = {
+            "step": self.step,
+            "optimizer": self.optimizer,
+            "verdict": self.verdict,
+            "total_norm": self.total_norm,
+        }
+        further = {"cause": self.cause, "coefficient": self.coefficient, "loss": self.loss}
+        told |= {name: value for name, value in further.items() if value is not None}
+        shown = ", ".join(f"{name}={value!r}" for name, value in told.items())
+        return f"StepRecord({shown}, layers={len(self.layers)}, findings={len(self.findings)})"
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: the step in a line, its findings, and the norms of its layers to unfold."""
+        optimizer = f", optimizer {self.optimizer}" if self.num_optimizers > 1 else ""
+        numbers = {
+            "norm": self.total_norm,
+            "after clipping": self.post_clip_norm,
+            "threshold": self.threshold,
+            "loss": self.loss,
+            "loss scale": self.loss_scale,
+        }
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if value is not None)
+        bad = ", ".join(self.nonfinite_layers[:_SHOWN_LAYERS]) + (
+            " …" if len(self.nonfinite_layers) > _SHOWN_LAYERS else ""
+        )
+        rows = "".join(
+            f"<tr><td>{html.escape(layer)}</td><td>{'no gradient' if norm is None else f'{norm:.3e}'}</td></tr>"
+            for layer, norm in zip(self.layers, self.layer_norms, strict=True)
+        )
+        return (
+            f"<p><b>step {self.step}{optimizer}: {self.verdict}</b>, {shown}"
+            + (f"<br>not finite: {html.escape(bad)}" if bad else "")
+            + "</p>"
+            + (Findings(self.findings)._repr_html_() if self.findings else "")
+            + (f"<details><summary>{len(self.layers)} layers</summary><table>{rows}</table></details>" if rows else "")
+        )
+
     def to_json(self) -> str:
         """Returns one line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
         values = _encode(asdict(self))
@@ -294,6 +358,7 @@ class StepRecord:
         return cls(**{**defaults, **found})
 
 
+_SHOWN_LAYERS = 6  # that are not finite, in a notebook
 # Of the lines that to_json writes. It goes up when a field changes its meaning; new fields need no new version.
 VERSION = 1
 # Without these nothing can be shown; all others have a default when an older or newer version left them out.

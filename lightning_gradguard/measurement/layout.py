@@ -58,6 +58,9 @@ class Layout:
     group_sizes: tuple[int, ...] = ()
     given_names: Sequence[Any] = ()
 
+    def __repr__(self) -> str:
+        return f"Layout(params={len(self.params)}, layers={len(self.layers)}, groups={len(self.group_names)})"
+
     @classmethod
     def from_optimizer(
         cls,

@@ -44,6 +44,9 @@ class Measurement:
     found: Found = field(default_factory=dict)
     scale: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"Measurement({self.layout!r}, total={self.total!r})"
+
     @functools.cached_property
     def present(self) -> tuple[bool, ...]:
         """For each parameter whether it has a gradient; known on the host.

@@ -66,6 +66,7 @@ class Instruments:
     def __init__(self, module: nn.Module, every_n_steps: int = 50, *, eagerly: bool = False) -> None:
         self.module = module
         self.every_n_steps = every_n_steps
+        self.eagerly = eagerly
         self.probe = Probe(module, every_n_steps, eagerly=eagerly)
         self.temporal = TemporalProbe(module, every_n_steps, eagerly=eagerly)
         compiled = modules_in_compiled_code(module)
@@ -90,6 +91,9 @@ class Instruments:
         self._early = early_steps(every_n_steps)
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
         self._batches: deque[tuple[int, int, int]] = deque(maxlen=_BATCHES)  # (step, epoch, index) of the last ones
+
+    def __repr__(self) -> str:
+        return f"Instruments({type(self.module).__name__}, every_n_steps={self.every_n_steps}, eagerly={self.eagerly})"
 
     def before_forward(self, step: int, batch: Any = None, index: int | None = None, epoch: int = 0) -> None:
         """Attaches the hooks of a sampled step.

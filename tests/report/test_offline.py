@@ -1,15 +1,12 @@
 import numpy as np
 import pytest
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from lightning_gradguard.report.offline import read_pictures
 from lightning_gradguard.report.picture import MAX_COLUMNS, thin
 from lightning_gradguard.sinks import JsonlSink
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS
-from tests.tensorboard.synthetic import busy_run, gan_run, large_run, vanishing_run, write_run
+from tests.tensorboard.synthetic import busy_run, gan_run, large_run, vanishing_run, write_foreign, write_run
 
 
 def write_jsonl(path, records):
@@ -104,14 +101,8 @@ def foreign(content):
     """An event file of the plugin's name with metadata that we do not write."""
 
     def write(path):
-        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="gradguard", content=content))
-        metadata.data_class = DATA_CLASS_TENSOR
-        tensor = make_tensor_proto(np.zeros((2, 2), np.float32))
-        value = Summary.Value(tag="gradguard/x", metadata=metadata, tensor=tensor)
         path.unlink()
-        writer = EventFileWriter(str(path.parent))
-        writer.add_event(Event(step=1, wall_time=1.0, summary=Summary(value=[value])))
-        writer.close()
+        write_foreign(path.parent, [("x", content, make_tensor_proto(np.zeros((2, 2), np.float32)))])
 
     return write
 
