@@ -150,6 +150,7 @@ class Instruments:
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
         self._updates.run(self._copy_parameters, layout, step)
+        self._of(layout).steps.fed = True
         self.without_step(layout)
 
     def without_step(self, layout: Layout) -> None:
@@ -164,6 +165,10 @@ class Instruments:
     def waiting(self, layout: Layout) -> int | None:
         """Backward passes without a step of this optimizer, now and then once they are suspiciously many."""
         return self._counting.run(self._waiting, layout)
+
+    def leads_to(self, layout: Layout) -> bool | None:
+        """Whether the last backward pass led to a parameter of this optimizer; ``None`` where nobody looked."""
+        return self._of(layout).steps.reached
 
     def enrich(self, record: StepRecord, layout: Layout, optimizers: Optimizers | None = None) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
@@ -240,6 +245,8 @@ class Instruments:
     def _count_backward(self, root: Tensor) -> None:
         for watched in self._watched:
             watched.steps.add_backward()
+            if self._sampling and not watched.steps.fed:
+                watched.steps.look_where_it_leads(root)
         if self._sampling and root.requires_grad:
             root.register_hook(self._counting.hook(self._look_for_old_gradients, "the loss"))
 
