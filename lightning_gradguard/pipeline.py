@@ -403,7 +403,10 @@ class GradientPipeline:
     def _record_without_gradients(self, step: int | None) -> StepRecord | None:
         """Records that no parameter has a gradient, on early steps, as long as none ever had."""
         step = self._probing.run(self._early_without_gradients, step)
-        record = None if step is None else self._recording.run(no_step_record, self.layout, self.view, step)
+        if step is None or self.instruments is None:
+            return None
+        cleared = self._probing.run(self.instruments.leads_to, self.layout)
+        record = self._recording.run(no_step_record, self.layout, self.view, step, cleared=cleared)
         return None if record is None else self._publish(record)
 
     def _early_without_gradients(self, step: int | None) -> int | None:

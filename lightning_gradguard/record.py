@@ -91,6 +91,8 @@ class ActivationStats:
             float; ``None`` for wider dtypes and where no gradient arrived.
         unit_spread: how much the units of a layer differ from each other, as the largest difference between two
             units in any sample over ``rms``; 0 where all units say the same; ``None`` where there is one unit.
+        sample_spread: how much the output differs from sample to sample, likewise, over a few samples; 0 where it is
+            the same for all.
         entropy: of a softmax or attention, mean over rows, over that of a uniform one; ``None`` for others.
         max_logit: largest attention logit, after scaling; ``None`` for others and where it was not seen.
     """
@@ -107,6 +109,7 @@ class ActivationStats:
     input_rms: float | None = None
     grad_underflow: float | None = None
     unit_spread: float | None = None
+    sample_spread: float | None = None
     entropy: float | None = None
     max_logit: float | None = None
 
@@ -218,6 +221,8 @@ class StepRecord:
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).
+        cleared: whether the backward pass leads to the optimizer's parameters, in a record that tells that none has a
+            gradient: something cleared them before the step.
         flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
         clip_outside: the norm at which the Trainer itself clips, after this record is made.
         total_norms: total norm of each step since the last record before clipping, oldest first, this step last, in
@@ -283,6 +288,7 @@ class StepRecord:
     flows: tuple[bool | None, ...] | None = None
     total_norms: tuple[float, ...] | None = None
     steps_per_norm: int = 1
+    cleared: bool | None = None
 
     def __repr__(self) -> str:
         told: dict[str, Any] = {

@@ -162,12 +162,12 @@ class Instruments:
         if self._is_sampled(step):
             self._compares.add(layout)
             self._updates.run(self._copy_parameters, layout, step)
-        self.without_step(layout)
+        self.without_step(layout, fed=True)
 
-    def without_step(self, layout: Layout) -> None:
-        """Takes the loss of a step for which no parameter of an optimizer has a gradient."""
+    def without_step(self, layout: Layout, *, fed: bool = False) -> None:
+        """Takes the loss of a step for which no parameter of an optimizer has a gradient, or of one that is ``fed``."""
         if self._sampling or self.awaits_steps or layout not in self._watched:
-            self._counting.run(self._count_step, layout)
+            self._counting.run(self._count_step, layout, fed)
         if self._pending is not None:
             self._loss.run(self._claim_loss, layout)
 
@@ -180,6 +180,10 @@ class Instruments:
     def waiting(self, layout: Layout) -> int | None:
         """Backward passes without a step of this optimizer, now and then once they are suspiciously many."""
         return self._counting.run(self._waiting, layout)
+
+    def leads_to(self, layout: Layout) -> bool | None:
+        """Whether the last backward pass led to a parameter of this optimizer; ``None`` where nobody looked."""
+        return self._of(layout).steps.reached
 
     def enrich(self, record: StepRecord, layout: Layout, optimizers: Optimizers | None = None) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
@@ -256,6 +260,8 @@ class Instruments:
     def _count_backward(self, root: Tensor) -> None:
         for watched in self._watched.values():
             watched.steps.add_backward()
+            if self._sampling and not watched.steps.fed:
+                watched.steps.look_where_it_leads(root)
         if self._sampling and root.requires_grad:
             root.register_hook(self._counting.hook(self._look_for_old_gradients, "the loss"))
 
@@ -268,9 +274,11 @@ class Instruments:
     def _waiting(self, layout: Layout) -> int | None:
         return self._of(layout).steps.waiting()
 
-    def _count_step(self, layout: Layout) -> None:
-        self._of(layout).steps.step()
-        self.awaits_steps = not all(watched.steps.ever for watched in self._watched.values())
+    def _count_step(self, layout: Layout, fed: bool) -> None:
+        steps = self._of(layout).steps
+        steps.step()
+        steps.fed = steps.fed or fed
+        self.awaits_steps = not all(watched.steps.ever and watched.steps.fed for watched in self._watched.values())
 
     def _take_old_gradients(self, layout: Layout, stepped: bool) -> bool | None:
         steps = self._of(layout).steps

@@ -248,7 +248,9 @@ def build_record(
     )
 
 
-def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None = None) -> StepRecord:
+def no_step_record(
+    layout: Layout, view: View, step: int, *, waiting: int | None = None, cleared: bool | None = None
+) -> StepRecord:
     """Makes the record of a step that did not come: no parameter has a gradient, or nobody steps the optimizer.
 
     Args:
@@ -256,6 +258,7 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
         view: what records hold in this run.
         step: x-axis of the run.
         waiting: backward passes since the last step; ``None`` if there is no gradient to step with.
+        cleared: whether there was one that something cleared.
     """
     none = (None,) * len(layout.layers) if view.per_layer else ()
     return StepRecord(
@@ -285,6 +288,7 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
         layer_shapes=layout.layer_shapes if view.per_layer else None,
         early=True,
         waiting=waiting,
+        cleared=cleared,
     )
 
 

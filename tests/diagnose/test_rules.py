@@ -145,7 +145,7 @@ SICK = {
         NoGradient(),
         steady(layer_norms=(0.1, None, 0.1, 0.1, 0.1, 0.1), trainable=(True, False, True, True, True, True)),
     ),
-    "wrong sign": (WrongSign(), [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(N)]),
+    "wrong sign": (WrongSign(), [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(3 * N)]),
     "wrong sign, broken at once": (
         WrongSign(),
         [{"loss": -2.0}, *over("loss", [-math.inf] * N, total_norm=math.nan, verdict="skipped")],
