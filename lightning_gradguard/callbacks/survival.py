@@ -234,6 +234,7 @@ def make_blackbox(
     """Returns the incident recorder of one fit."""
     assert options.incident_dir is not None
     folder = IncidentFolder(options.incident_dir, max_incidents=options.max_incidents, max_bytes=options.max_bytes)
+    folder.remove_leftovers()
     reason = why_not_in_process(trainer, module)
     return BlackBox(
         folder,

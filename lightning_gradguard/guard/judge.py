@@ -135,6 +135,7 @@ class Judge:
         self.should_stop = False
         self.spike: str | None = None
         self.last_incident: str | None = None
+        self._of_streak: str | None = None  # the first incident that was saved of the bad steps in a row
         self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
@@ -245,6 +246,7 @@ class Judge:
         self.moved = True
         if self.guard.streak:
             self.guard.good_step()
+            self._of_streak = None
         if self.recovery.buffers.names or self.recovery.snapshot is not None:
             self.recovery.good_step(step)
         self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
@@ -265,14 +267,17 @@ class Judge:
             return Dropped(measurement, damage, "overflow")
         must_end = self.guard.bad_step()
         self.should_stop = self.should_stop or self.guard.action == "stop"
-        self._save_incident(step, measurement, damage, scaler, error)
+        try:
+            self._save_incident(step, measurement, damage, scaler, error)
+        finally:
+            self.recovery.buffers.restore_()  # before a Ctrl-C in the save goes on its way
         for parameter in measurement.layout.params:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
         verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
         nowhere = self.recovery.gets_nowhere
         if must_end or nowhere is not None:
             return Dropped(
-                measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere))
+                measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere, scaler))
             )
         self._dropped = DroppedStep(self._optimizers.layers)
         return Dropped(measurement, damage, verdict)
@@ -359,6 +364,12 @@ class Judge:
         if state:
             self.guard.load_state_dict(state)
 
+    def _saved_in_words(self) -> str:
+        """What was saved of the step, or else of the first one of its streak that was."""
+        if self.last_incident:
+            return f" {self.last_incident}"
+        return f" Of the same streak: {self._of_streak}" if self._of_streak else ""
+
     def _save_incident(
         self,
         step: int,
@@ -385,19 +396,30 @@ class Judge:
                 scaler=scaler,
                 error=error,
             )
+            self._of_streak = self._of_streak or self.last_incident
 
-    def _last_words(self, damage: Damage, step: int, nowhere: str | None = None) -> str:
+    def _last_words(
+        self, damage: Damage, step: int, nowhere: str | None = None, scaler: GradScaler | None = None
+    ) -> str:
         patience = f" This was bad step {self.guard.streak} in a row (patience)."
         why = f" It was {nowhere}." if nowhere else "" if self.guard.action == "raise" else patience
         what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
         if self.recovery.has_nonfinite_weights():
             likely = f" {self.recovery.remedy_of_nonfinite_weights()}"
+        elif scaler is not None and not scaler.get_scale():  # host sync: the run ends
+            likely = (
+                " The loss scale is 0, and a gradient is NaN once that is divided out: overflows have halved it again "
+                "and again. Start with a fresh GradScaler (a saved one goes on at 0), and train in bfloat16 if it "
+                "shrinks once more."
+            )
         elif damage.loss is not None:
             likely = " Likely causes: a mean over nothing (every label ignored), division of zero by zero, a bad batch."
         else:
             likely = " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
-        saved = f" {self.last_incident}" if self.last_incident else ""
-        return f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}{saved}"
+        return (
+            f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}"
+            f"{self._saved_in_words()}"
+        )
 
 
 def _nothing(layout: Layout) -> Measurement:
