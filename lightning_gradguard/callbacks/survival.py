@@ -119,7 +119,7 @@ class Survival:
         if not self._shows_loss and self.options.drop_nan_loss:
             let_nan_through(root)
         if self.incidents is not None:
-            self.incidents.before_backward(loss)
+            self.incidents.part.run(self.incidents.before_backward, loss)
         self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
         self._loss_is_old = False
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
 from lightning_gradguard.guard.dropped_step import DroppedStep
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
@@ -26,13 +27,19 @@ from lightning_gradguard.measurement.measurement import Measurement, measure_exa
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
-Decide = Callable[[Measurement], Decision]
+Decide = Callable[[Measurement], Clips]
 
 
 def _together(decision: Decision) -> Tensor:
     """Total norm and smallest coefficient of a step, in one vector."""
     total = decision.measurement.total
     return Signals(total, decision.clips.smallest_coefficient(total)).together()
+
+
+def _decide_exactly(measurement: Measurement, decide: Decide) -> Decision:
+    """The decision where the norm has overflowed and no element has."""
+    exact = measure_exactly(measurement)
+    return Decision(exact, decide(exact))
 
 
 class Unguarded:
@@ -57,14 +64,14 @@ class Unguarded:
         On the CPU, where looking costs nothing, a norm that overflowed is measured again exactly, a step that is not
         finite is marked, so that it makes a record, and gradients are not multiplied by one.
         """
-        decision = decide(measurement)
+        decision = Decision(measurement, decide(measurement))
         signals = _together(decision)
         if signals.device.type != "cpu":
             return Passed(decision, signals, clipped=bool(decision.clips.answers))
         total, coefficient = signals.tolist()
         nonfinite = not math.isfinite(total) and inspect(measurement) is not None
         if not math.isfinite(total) and not nonfinite:  # every element is finite, only the norm overflowed
-            decision = decide(measure_exactly(measurement))
+            decision = _decide_exactly(measurement, decide)
             signals = _together(decision)
             coefficient = float(signals[1])
         return Passed(
@@ -173,8 +180,9 @@ class Judge:
             scaler: the live loss scaler, whose business an overflow is.
             wait: whether the host must know now; else the device may drop the step by itself.
         """
-        self.recovery.begin_step()
-        decision = decide(measurement)
+        if not self.recovery.started:
+            self.recovery.begin_step()
+        decision = Decision(measurement, decide(measurement))
         signals = self._signals(decision, loss)
         together = signals.together()
         self.end_step()
@@ -188,7 +196,7 @@ class Judge:
         if not math.isfinite(found.total):
             damage = inspect(measurement)
             if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
-                decision = decide(measure_exactly(measurement))
+                decision = _decide_exactly(measurement, decide)
                 signals = self._signals(decision, loss)
                 together = signals.together()
                 found = signals.on_host(together)  # host sync: rare
@@ -202,7 +210,7 @@ class Judge:
         """The signals of a step, on the device, the same on every process."""
         total = decision.measurement.total
         doubts: dict[str, Tensor] = {}
-        if (sum_of_buffers := self.recovery.sum_of_buffers()) is not None:
+        if self.recovery.buffers.names and (sum_of_buffers := self.recovery.buffers.total()) is not None:
             doubts["buffers"] = sum_of_buffers.to(total)
         if loss is not None and self.recovery.together.certain:  # else one process might drop a step and others not
             doubts["loss"] = as_signal(loss, total)
@@ -239,7 +247,8 @@ class Judge:
         if self.guard.streak:
             self.guard.good_step()
             self._of_streak = None
-        self.recovery.good_step(step)
+        if self.recovery.buffers.names or self.recovery.snapshot is not None:
+            self.recovery.good_step(step)
         self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
 
     def _drop(

@@ -45,6 +45,7 @@ class Recovery:
         together: the processes that share the model; found out from it if not given.
 
     Attributes:
+        started: whether a first good state was taken.
         together: the processes that share the model.
         broken_at_start: what was not finite before the first step, by name: nothing here can mend it.
 
@@ -76,7 +77,7 @@ class Recovery:
         self.broken_at_start: tuple[str, ...] = ()
         self._state = State(module, self._optimizers)
         self._since_snapshot = 0
-        self._started = False
+        self.started = False
         self._told_of_broken_state = False
         self._rollbacks = 0  # to one state, without a good stretch between them
         self._since_rollback = 1  # good steps
@@ -95,14 +96,14 @@ class Recovery:
         self._state = State(self._module, self._optimizers)
         if self.snapshot is not None:
             self.snapshot = Snapshot(self._module, self._optimizers, self._averages)
-        self._started = False
+        self.started = False
 
     def start(self) -> None:
         """Takes the present state as the first good one: at the first step, or after a checkpoint was loaded.
 
         Says so, by name, if it is none.
         """
-        self._started = True
+        self.started = True
         self.buffers.keep()
         statistics = nonfinite_statistics(self._module)
         self.broken_at_start = (*self._state.weights(), *self._state.moments(), *statistics)
@@ -120,7 +121,7 @@ class Recovery:
             return
         if not self.together.any(bool(broken), self._params()):
             self.snapshot.take(step)
-        elif self._started and not self._told_of_broken_state and not self.broken_at_start:
+        elif self.started and not self._told_of_broken_state and not self.broken_at_start:
             self._told_of_broken_state = True
             what = in_words(broken) or "something on another process"
             kept = f"rollbacks go to step {self.snapshot.step}" if self.snapshot.step is not None else "there is none"
@@ -128,12 +129,8 @@ class Recovery:
 
     def begin_step(self) -> None:
         """Starts at the first step, if nobody did; later where its forward pass has left a buffer not finite."""
-        if not self._started and not self.together.any(bool(self.buffers.not_finite()), self._params()):
+        if not self.started and not self.together.any(bool(self.buffers.not_finite()), self._params()):
             self.start()
-
-    def sum_of_buffers(self) -> Tensor | None:
-        """Sum over the buffers, on the device: not finite if one of them is not; ``None`` without buffers."""
-        return self.buffers.total() if self.buffers.names else None
 
     def good_step(self, step: int) -> None:
         """Takes note of a step whose gradients are fine; with them the weights that gave them, not yet updated."""

@@ -233,7 +233,8 @@ def _sentence(origin: Origin, turned: OperatorCall | None) -> str:
         scale = origin.held.low if origin.held is not None else 0.0
         text = f"gradients are finite until the loss scale ({scale:.3g}) is divided out of them"
     else:
-        text = f"{origin.place} {origin.name} was not finite before the step ({origin.held})"
+        place = "" if origin.place == "batch" else f"{origin.place} "  # names of its parts begin with it
+        text = f"{place}{origin.name} was not finite before the step ({origin.held})"
         if call is not None:
             text += f"; first used by {call.operator} {_where(call)}"
     if turned is not None and turned is not call:

@@ -168,6 +168,11 @@ def is_distributed(tensor: Tensor) -> bool:
     return hasattr(tensor, "device_mesh")
 
 
+def is_flat(tensor: Tensor) -> bool:
+    """Tells whether FSDP has flattened several parameters into this one (``use_orig_params=False``)."""
+    return bool(getattr(tensor, "_is_flat_param", False))
+
+
 def local(tensor: Tensor) -> Tensor:
     """Returns what this process holds of a tensor, detached: the piece of a ``DTensor``, any other tensor as it is."""
     # Detached first: taking the piece of a tensor with a graph would be recorded in it.

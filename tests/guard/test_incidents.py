@@ -124,7 +124,7 @@ def test_a_nan_in_the_batch_is_named_with_the_entry_that_holds_it(make_trainer, 
             x, number = batch
             return (torch.full_like(x, math.nan) if int(number[0]) == 2 else x), number
 
-    with pytest.warns(UserWarning, match=r"Saved to .*step-000002-opt0; batch batch\[0\] was not finite.*replay"):
+    with pytest.warns(UserWarning, match=r"Saved to .*step-000002-opt0; batch\[0\] was not finite.*replay"):
         make_trainer(callbacks=[GradGuard(incident_dir=tmp_path)]).fit(Spoiled(), numbered())
     assert replay(tmp_path / "step-000002-opt0", Norms()).exact
 

@@ -27,9 +27,10 @@ def test_without_processes_everything_is_whole_and_stays_what_it_was():
 
 def test_what_a_whole_layout_holds_is_its_own():
     own = layout()
-    assert own.gradients()[0] is own.params[0].grad and own.gradients()[1] is None
-    assert own.sharding.present(own.params, own.gradients()) == (True, False)
-    assert own.has_gradients() and not own.subset([1]).has_gradients()
+    grads = own.sharding.gradients(own.params)
+    assert grads[0] is own.params[0].grad and grads[1] is None
+    assert own.sharding.present(own.params, grads) == (True, False)
+    assert own.sharding.has_gradients(own.params) and not own.sharding.has_gradients(own.params[1:])
     assert all(value is parameter for value, parameter in zip(own.values(), own.params, strict=True))
     assert own.shapes == ((2, 3), (2,))
 
