@@ -90,9 +90,13 @@ def test_a_checkpoint_by_hand_after_the_fit_is_looked_at_too(make_trainer, tmp_p
     trainer = make_trainer(callbacks=[GradGuard()])
     with pytest.warns(UserWarning, match="the run ends like this: A parameter is not finite"):
         trainer.fit(Exploding(at=7), batches())
-    with pytest.raises(NonFiniteGradientError, match="state_dict"):
-        trainer.save_checkpoint(tmp_path / "final.ckpt")
+    for weights_only in (False, True):
+        with pytest.raises(NonFiniteGradientError, match="state_dict"):
+            trainer.save_checkpoint(tmp_path / "final.ckpt", weights_only=weights_only)
     assert not written(tmp_path)
+    trainer.lightning_module.load_state_dict(Regression().state_dict())  # mended by hand
+    trainer.save_checkpoint(tmp_path / "final.ckpt", weights_only=True)
+    assert len(written(tmp_path)) == 1
 
 
 @SAYS_SO
