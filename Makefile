@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
 	@echo "make test    lint, type check and test (sets up $(VENV) first)"
-	@echo "make coverage runs the tests and prints which lines none of them runs (a third longer)"
+	@echo "make coverage  the tests, and which lines none of them runs (longer)"
 	@echo "make cases   every case study over five seeds, recorded (under an hour on two cores)"
 	@echo "make gallery examples/README.md from the recorded results"
 	@echo "make docs    the site, in site/: pages, gallery, reference (a minute at most)"
