@@ -64,6 +64,7 @@ class TemporalProbe(SampledProbe):
         self.module = module
         self.every_n_steps = every_n_steps
         self.max_sequences = max_sequences
+        self.eagerly = eagerly
         hidden = set() if eagerly else modules_in_compiled_code(module)
         self._recurrent = [
             (name, part)
@@ -73,6 +74,10 @@ class TemporalProbe(SampledProbe):
         self.part = Part("the probe of gradients over time", "rules that look at them stay silent")
         self._seen: dict[str, Tensor] = {}
         self._loops: dict[str, _Loop] = {}
+
+    def __repr__(self) -> str:
+        kept = {name: getattr(self, name) for name in ("every_n_steps", "max_sequences", "eagerly")}
+        return f"TemporalProbe({type(self.module).__name__}, {', '.join(f'{k}={v!r}' for k, v in kept.items())})"
 
     def start(self, step: int) -> bool:
         """Attaches hooks if the step is sampled and there is a recurrent module; call it before the forward pass."""
