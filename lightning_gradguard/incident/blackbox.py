@@ -168,8 +168,7 @@ class BlackBox:
             history=history,
             config=self._config(optimizer, scale),
             bad_buffers=tuple(bad_buffers),
-            exception=_in_words(error),
-            **self._remembered(found, is_sharded),
+            **self._remembered(found, is_sharded, error),
         )
         return self._write(incident, optimizer, scaler, is_sharded)
 
@@ -179,7 +178,7 @@ class BlackBox:
             return {}
         return digest_gradients(layout, gradients)
 
-    def _remembered(self, found: Localisation | None, is_sharded: bool) -> dict[str, Any]:
+    def _remembered(self, found: Localisation | None, is_sharded: bool, error: BaseException | None) -> dict[str, Any]:
         """Returns what an incident holds of this box itself: the batches, and where a run of them found the fault."""
         return {
             "batches": tuple(self._batches),
@@ -188,6 +187,7 @@ class BlackBox:
             "notes": self._notes(),
             "suffix": "" if (is_sharded and self.together.several) or self.world_size == 1 else f"-rank{self.rank}",
             "attributes": self._attributes.now(),
+            "exception": _in_words(error),
         }
 
     def _write(
