@@ -6,6 +6,8 @@ from tests.docs.promises import ROOT, promises, sentences
 
 # The beginning of a sentence, and the tests that would fail if it were not so.
 KEPT = {
+    "an element is finite and too large to be squared": ("a_finite_gradient_that_cannot_be_squared_is_a_bad_step",),
+    "Every process answers alike and in time": ("every_process_answers_alike_and_in_time",),
     "See, tame and survive": ("records_come_at_the_interval_and_fold_the_steps_between", "with_a_nan_batch"),
     "And without Lightning, in a plain loop": ("the_plain_loop_runs_where_lightning_cannot_be_imported",),
     "`LIGHTNING_GRADGUARD=1 python train.py` watches": ("when_it_is_set_a_trainer_that_lists_nothing_is_watched",),
