@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from lightning_gradguard.callbacks.console import say, width
 from lightning_gradguard.callbacks.ending import tell_the_end
 from lightning_gradguard.callbacks.folders import run_folder
+from lightning_gradguard.callbacks.idle import warn_of_idle_settings
 from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
@@ -157,6 +158,7 @@ class Session:
             return
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
+        warn_of_idle_settings(trainer, module, self.plan)
         outer = outer_module(trainer, module)
         further = self._further = self._further_views(trainer)
         self.views = Views([self.memory, *further])
