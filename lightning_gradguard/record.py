@@ -6,6 +6,7 @@ import functools
 import html
 import json
 import math
+from array import array
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -90,6 +91,8 @@ class ActivationStats:
             float; ``None`` for wider dtypes and where no gradient arrived.
         unit_spread: how much the units of a layer differ from each other, as the largest difference between two
             units in any sample over ``rms``; 0 where all units say the same; ``None`` where there is one unit.
+        sample_spread: how much the output differs from sample to sample, likewise, over a few samples; 0 where it is
+            the same for all.
         entropy: of a softmax or attention, mean over rows, over that of a uniform one; ``None`` for others.
         max_logit: largest attention logit, after scaling; ``None`` for others and where it was not seen.
     """
@@ -106,6 +109,7 @@ class ActivationStats:
     input_rms: float | None = None
     grad_underflow: float | None = None
     unit_spread: float | None = None
+    sample_spread: float | None = None
     entropy: float | None = None
     max_logit: float | None = None
 
@@ -170,15 +174,15 @@ class StepRecord:
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
         cause: what a bad step was: ``"nan"``, ``"inf"``; ``"buffer"``: the forward pass made a buffer non-finite;
             ``"loss"``: the loss was NaN although every gradient was finite; ``"exception"``: the step raised, and
-            something was not finite; ``"spike"``: finite, but far above the
-            usual; ``None`` for a good one.
+            something was not finite; ``"square"``: finite, but too large for an optimizer that squares it;
+            ``"spike"``: finite, but far above the usual; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.
         num_steps: optimizer steps since the last record, this one included.
         num_clipped: how many of them were clipped.
         num_nonfinite: how many of them were not finite.
         max_layer_norms: largest finite norm of each layer over those steps.
         max_total_norm: largest finite total norm over those steps.
-        min_coefficient: smallest coefficient over those steps.
+        min_coefficient: smallest coefficient over those steps, whatever the policy.
         clip_rate: clipped steps over all steps of the run so far.
         nonfinite_total: non-finite steps of the run so far.
         skipped_total: steps of the run so far that moved no weight.
@@ -186,8 +190,8 @@ class StepRecord:
             steps of the optimizer after it. :class:`LastWeights` fills in the last known ones.
         findings: what the rules found at this step.
         layer_shapes: shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``; the same at every record.
-        min_layer_coefficients: smallest coefficient of each layer over those steps, for a policy that clips by layer
-            or tensor; ``None``: use ``min_coefficient`` for all of them.
+        min_layer_coefficients: smallest norm after clipping over norm before of each layer over those steps, for
+            policies that clip tensors, units or elements apart; ``None``: use ``min_coefficient`` for all of them.
         update_ratios: update norm over weight norm of each layer, ‖Δθ‖ / ‖θ‖, where measured.
         clip_ratio: the gradient-to-weight ratio from which the policy clips (``ratio`` of AGC); ``None`` for a policy
             that does not go by it.
@@ -217,8 +221,15 @@ class StepRecord:
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).
+        cleared: whether the backward pass leads to the optimizer's parameters, in a record that tells that none has a
+            gradient: something cleared them before the step.
         flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
         clip_outside: the norm at which the Trainer itself clips, after this record is made.
+        total_norms: total norm of each step since the last record before clipping, oldest first, this step last, in
+            float32: a step that was dropped too, and NaN and infinity as they were. ``None`` in records of an older
+            version and in those of no step.
+        steps_per_norm: how many steps each of them stands for. 1 up to 4,096 steps between two records; beyond that
+            each is the largest finite norm of 2, 4, ... steps, and NaN where none was finite.
     """
 
     step: int
@@ -233,7 +244,7 @@ class StepRecord:
     cosine: float | None
     verdict: Verdict
     nonfinite_layers: tuple[str, ...]
-    cause: Literal["nan", "inf", "buffer", "loss", "exception", "spike"] | None
+    cause: Literal["nan", "inf", "buffer", "loss", "exception", "square", "spike"] | None
     loss_scale: float | None
     num_steps: int
     num_clipped: int
@@ -275,6 +286,9 @@ class StepRecord:
     waiting: int | None = None
     clip_outside: float | None = None
     flows: tuple[bool | None, ...] | None = None
+    total_norms: tuple[float, ...] | None = None
+    steps_per_norm: int = 1
+    cleared: bool | None = None
 
     def __repr__(self) -> str:
         told: dict[str, Any] = {
@@ -316,7 +330,10 @@ class StepRecord:
 
     def to_json(self) -> str:
         """Returns one line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
-        return json.dumps({"version": VERSION, **_encode(asdict(self))}, allow_nan=False)
+        values = _encode(asdict(self))
+        if self.total_norms is not None:  # nine digits tell a float32 from every other, and seventeen are its double's
+            values["total_norms"] = [x if isinstance(x, str) else float(f"{x:.9g}") for x in values["total_norms"]]
+        return json.dumps({"version": VERSION, **values}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> StepRecord:
@@ -341,6 +358,8 @@ class StepRecord:
         for name, kind in (("inputs", BatchStats), ("losses", LossStats)):
             if (entries := values.get(name)) is not None:
                 found[name] = tuple(kind(**_decode_fields(kind, entry)) for entry in entries)
+        if found.get("total_norms") is not None:
+            found["total_norms"] = tuple(array("f", found["total_norms"]))
         defaults: dict[str, Any] = {f.name: _UNKNOWN.get(f.name) for f in fields(cls) if f.default is MISSING}
         return cls(**{**defaults, **found})
 

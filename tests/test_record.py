@@ -1,5 +1,6 @@
 import json
 import math
+import struct
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -106,6 +107,14 @@ def test_weight_norms_are_filled_in_from_the_last_record_that_has_them():
     assert last.fill(replace(RECORD, weight_norms=None)).weight_norms == (2.0, 1.0)
     assert last.fill(replace(RECORD, weight_norms=None, optimizer=1)).weight_norms is None
     assert last.fill(replace(RECORD, weight_norms=None, layers=("c", "d"))).weight_norms is None
+
+
+def test_total_norms_come_back_to_the_bit_of_a_float32_and_take_nine_digits():
+    norms = (struct.unpack("f", struct.pack("f", 1 / 3))[0], math.nan, math.inf, 0.0, 3.4028234663852886e38)
+    record = replace(RECORD, total_norms=norms, steps_per_norm=2)
+    line = record.to_json()
+    assert '"total_norms": [0.333333343, "nan", "inf", 0.0, ' in line
+    assert repr(StepRecord.from_json(line)) == repr(record)
 
 
 def test_a_record_is_shown_in_a_line_however_many_layers_it_has():

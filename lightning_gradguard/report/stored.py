@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning_gradguard.report.summary import finding_of
 from lightning_gradguard.tensorboard.event_files import stores_of_event_files
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
 from lightning_gradguard.tensorboard.store import Flow
+from lightning_gradguard.whatif.series import Series
 
 
 def stored_records(folder: Path) -> list[StepRecord]:
@@ -31,7 +33,8 @@ def stored_records(folder: Path) -> list[StepRecord]:
     found: list[StepRecord] = []
     for store, run, optimizer in stores:
         findings = [finding_of(values) for values in store.events(run, optimizer)["findings"]]
-        found += _records(store.flow(run, optimizer), optimizer, len(stores), findings)
+        records = _records(store.flow(run, optimizer), optimizer, len(stores), findings)
+        found += _with_norms(records, store.norms(run, optimizer))
     return sorted(found, key=lambda record: (record.step, record.optimizer))
 
 
@@ -43,6 +46,17 @@ def _records(flow: Flow, optimizer: int, num_optimizers: int, findings: list[Fin
         findings = findings[len(due) :] if due == findings[: len(due)] else [f for f in findings if f not in due]
         records.append(_record(flow, step, matrix[HEAD_ROWS:], head, optimizer, num_optimizers, tuple(due)))
     return records
+
+
+def _with_norms(records: list[StepRecord], series: Series) -> list[StepRecord]:
+    """The records, each with the total norms of the steps since the one before it."""
+    if not len(series):
+        return records
+    ends = np.searchsorted(series.steps, [record.step for record in records], side="right").tolist()
+    ends[-1] = len(series)
+    norms = [series.norms[start:end].tolist() for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    every = series.steps_per_norm
+    return [replace(r, total_norms=tuple(n), steps_per_norm=every) for r, n in zip(records, norms, strict=True)]
 
 
 def _record(

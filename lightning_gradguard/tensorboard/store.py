@@ -24,6 +24,7 @@ from lightning_gradguard.tensorboard.flow import (
     fold,
 )
 from lightning_gradguard.tensorboard.overview import summarize
+from lightning_gradguard.whatif.series import Series, join, pieces_of
 
 # TensorBoard's data server sends no more than 256 MiB at once. A user who has it keep more than our default of 1,000
 # columns gets as many of them as fit.
@@ -146,12 +147,26 @@ class FlowStore:
         except Exception as error:  # whatever a file holds that we did not write
             raise ValueError(f"run {run!r} cannot be read: {type(error).__name__}: {error}") from error
 
+    def norms(self, run: str, optimizer: int) -> Series:
+        """Returns the total norm of every step; an empty series for a run of an older version, which has none.
+
+        Raises:
+            ValueError: if they cannot be read; the message names the run.
+        """
+        try:
+            tags = self._tags_of(run, "norms", optimizer)
+            read = self._read([run], tags, limit=_MAX_EVENTS).get(run, {}) if tags else {}
+            data = sorted((datum for series in read.values() for datum in series), key=lambda datum: datum.wall_time)
+            return join(pieces_of([(datum.step, datum.numpy.ravel()) for datum in data]))
+        except Exception as error:  # whatever a file holds that we did not write
+            raise ValueError(f"run {run!r} cannot be read: {type(error).__name__}: {error}") from error
+
+    def _tags_of(self, run: str, kind: str, optimizer: int) -> list[str]:
+        tags = self._list(run).get(run, {}).items()
+        return [tag for tag, (_, meta) in tags if meta["kind"] == kind and meta["optimizer"] == optimizer]
+
     def _events(self, run: str, optimizer: int) -> dict[str, Any]:
-        tags = [
-            tag
-            for tag, (_, meta) in self._list(run).get(run, {}).items()
-            if meta["kind"] == "events" and meta["optimizer"] == optimizer
-        ]
+        tags = self._tags_of(run, "events", optimizer)
         read = self._read([run], tags, limit=_MAX_EVENTS).get(run, {}) if tags else {}
         return merge_events(_payloads(read))
 

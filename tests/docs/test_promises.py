@@ -102,6 +102,7 @@ KEPT = {
         "samples_that_do_it_only_together_are_named_together",
         "where_every_sample_does_it_the_fault_is_elsewhere",
     ),
+    "Beside them the tensor of the tab holds": ("every_steps_norm_is_read_back_however_many_records_there_are",),
     "`keep_records=False` turns it off": ("it_can_be_had_elsewhere_or_not_at_all",),
     "No gradient anywhere is no step": (
         "a_step_without_any_gradient_is_no_step",
@@ -135,6 +136,9 @@ NO_PROMISE = {
     "The learning rate of every layer is": "when a rule fires",
     "layers that never ran, a copy": "when a rule stays silent",
     "Binary cross-entropy with logits": "when a rule fires",
+    "A gradient may also be there and exactly": "when a rule fires",
+    "That is reported of a part of several": "when a rule fires",
+    "what is back-propagated is the negative": "when a rule fires",
     "Asked where there are exactly two": "when a rule is asked",
     "Speaks of the largest ||change||": "when a rule fires",
     "Nearly every step is clipped": "when a rule fires; each rule has a sick and a healthy run",
