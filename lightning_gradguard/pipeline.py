@@ -142,19 +142,21 @@ class GradientPipeline:
         self.holds = False
         self._held: Held | None = None
         self.counters = Counters()
-        self._measuring = Part(
-            f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
-        )
-        self._recording = Part(f"the record of optimizer {optimizer_index}", "its steps are not recorded any more")
-        self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
-        self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
-        self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
         self._at_first_step = True
         self._clip = clip
         self._group_by = group_by
+        self._name_parts()
         self._build()
         if num_optimizers == 1 and (waiting := self.waiting_groups):
             warn_of_waiting(waiting, self.layout.group_names)
+
+    def _name_parts(self) -> None:
+        which = f"of optimizer {self.optimizer_index}"
+        self._measuring = Part(f"the measurement {which}", "its gradients are not watched any more")
+        self._recording = Part(f"the record {which}", "its steps are not recorded any more")
+        self._diagnosing = Part(f"the diagnosis {which}", "no rule looks at it any more")
+        self._showing = Part(f"the views {which}", "they get no more records")
+        self._probing = Part(f"the probes {which}", "its updates are not measured any more")
 
     def __repr__(self) -> str:
         optimizers = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.plain)
