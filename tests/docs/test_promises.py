@@ -84,7 +84,6 @@ KEPT = {
     "Takes every hook off": ("the_hooks_leave_no_graph_behind",),
     "Warns if every parameter is excluded": ("a_knob_that_is_wrong_or_turns_nothing_is_refused",),
     "After one that clamps elements": ("a_policy_sees_units_and_elements_as_the_ones_before_leave_them",),
-    "Tells whether there is a gradient anywhere": ("a_step_without_any_gradient_is_no_step",),
     "The results agree to float32 rounding": ("a_policy_gives_the_numbers_of_its_twin",),
     "Its results agree to float32 rounding": ("a_policy_gives_the_numbers_of_its_twin",),
     "Every run, the step at which": ("the_pages_are_those_of_the_recorded_results",),
