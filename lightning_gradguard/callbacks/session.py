@@ -33,6 +33,7 @@ from lightning_gradguard.callbacks.trainer import (
     refuse_what_cannot_work,
     steps_now,
     steps_parameters_of,
+    steps_without_backward,
 )
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
@@ -305,6 +306,8 @@ class Session:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self._probing.run(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
         if self.survival is not None:
+            if index == 0 and steps_without_backward(trainer):
+                self.survival.recovery.buffers.keep()  # they have just been reset
             self.survival.before_batch(batch, index)
 
     def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
@@ -331,8 +334,10 @@ class Session:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
         if self.calls is not None and self.calls.saw(optimizer) > 1:
             self._meet_second_closure(optimizer)
-        if getattr(trainer.fit_loop, "_skip_backward", False):
-            return  # the last epoch of weight averaging steps without a backward: the gradients are old ones
+        if steps_without_backward(trainer):
+            if self.survival is not None:
+                self.survival.recovery.overflow_step()  # its forward passes count, unless one has spoiled a buffer
+            return
         pipeline = self._pipeline_of(trainer, optimizer)
         if pipeline is None or not steps_now(trainer) or not self._begins(pipeline, optimizer):
             return
