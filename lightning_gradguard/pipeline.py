@@ -11,26 +11,28 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, warn_of_waiting
+from lightning_gradguard.clip.clipper import Clipper, Policies, leave_alone, warn_of_waiting
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Over, Passed
+from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, Passed
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import trains_together
+from lightning_gradguard.measurement.sharded import find_sharding
 from lightning_gradguard.probes.probes import Instruments
+from lightning_gradguard.probes.sampled import EARLY
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
 from lightning_gradguard.recording.handed import Held
 from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
-from lightning_gradguard.sinks import Sink, Views
+from lightning_gradguard.recording.views import Views
+from lightning_gradguard.sinks import Sink
 
 
 class GradientPipeline:
@@ -125,8 +127,7 @@ class GradientPipeline:
         if guard is not None:
             check_droppable(self.optimizers)
             recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
-            together = trains_together(module)
-            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents, together=together)
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -142,24 +143,36 @@ class GradientPipeline:
         self.holds = self.steps_elsewhere = False
         self._held: Held | None = None
         self.counters = Counters()
-        self._measuring = Part(
-            f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
-        )
-        self._recording = Part(f"the record of optimizer {optimizer_index}", "its steps are not recorded any more")
-        self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
-        self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
-        self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
+        self._at_first_step = True
         self._clip = clip
         self._group_by = group_by
+        self._name_parts()
         self._build()
         if num_optimizers == 1 and (waiting := self.waiting_groups):
             warn_of_waiting(waiting, self.layout.group_names)
+
+    def _name_parts(self) -> None:
+        which = f"of optimizer {self.optimizer_index}"
+        self._measuring = Part(f"the measurement {which}", "its gradients are not watched any more")
+        self._recording = Part(f"the record {which}", "its steps are not recorded any more")
+        self._diagnosing = Part(f"the diagnosis {which}", "no rule looks at it any more")
+        self._showing = Part(f"the views {which}", "they get no more records")
+        self._probing = Part(f"the probes {which}", "its updates are not measured any more")
+
+    def __repr__(self) -> str:
+        optimizers = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.plain)
+        action = self.judge.guard.action if isinstance(self.judge, Judge) else None
+        return (
+            f"GradientPipeline({type(self.module).__name__}, {optimizers}, clip={self._clip!r}, "
+            f"on_nonfinite={action!r}, log_every_n_steps={self.log_every_n_steps}, group_by={self._group_by!r})"
+        )
 
     def _build(self) -> None:
         self.layout = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+        self._decide = self.clipper.decide if self.clipper else leave_alone
 
     @property
     def waiting_groups(self) -> tuple[str, ...]:
@@ -241,10 +254,11 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
-        self._publish_held()
-        if not self.layout.fits(self.optimizers.groups):
+        if self._held is not None:
+            self._publish_held()
+        if not self.layout.fits(self.optimizers.plain) or (self._at_first_step and self._is_shared_otherwise()):
             self.follow(self.optimizers)
-        if not self.layout.has_gradients():
+        if not self.layout.sharding.has_gradients(self.layout.params):
             return self._record_without_gradients(step)
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
         measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
@@ -254,14 +268,14 @@ class GradientPipeline:
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
         early = not log and self._is_early(step)
         log = log or early
-        self._recording.run(self.since_last.count, measurement.present)
 
-        record = self._record_late_steps(wait=log)
+        record = self._record_late_steps(wait=log) if self.judge.on_device is not None else None
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
         if isinstance(judgement, Dropped):
             if live_scaler is not None and stepping is not None:
                 self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
             self.since_last.num_nonfinite += judgement.damage.nonfinite
+            self._recording.run(self.since_last.add_dropped, measurement)
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
@@ -277,7 +291,7 @@ class GradientPipeline:
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
-            self._probing.run(self.instruments.before_step, self.layout, step)
+            self.instruments.before_step(self.layout, step)
         if self._held is not None:
             self._held.note_writes(self.layout)
         return record
@@ -301,14 +315,16 @@ class GradientPipeline:
             return False
         self._held = None
         layout, needs = self.layout, self.clipper.needs if self.clipper else NOTHING
-        if not layout.fits(self.optimizers.groups):  # parameters have come or gone since we clipped
+        if not layout.fits(self.optimizers.plain):  # parameters have come or gone since we clipped
             layout, needs = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by), NOTHING
         found = self._recording.run(held.as_handed, layout, needs)
         record, changed = (held.without_knowledge(), False) if found is None else found
         self._publish(record)
         return changed
 
-    def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
+    def drop_raised(
+        self, what: str, *, step: int | None = None, error: BaseException | None = None
+    ) -> StepRecord | None:
         """Drops a step whose forward or backward pass has raised because something was not finite.
 
         Call it in place of :meth:`before_step`, from where the exception was caught: gradients become ``None`` and
@@ -317,6 +333,7 @@ class GradientPipeline:
         Args:
             what: was not finite, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
             step: x-axis of the record; counted from 0 if not given.
+            error: the exception, for what is saved.
 
         Raises:
             NonFiniteGradientError: if the guard ends the run.
@@ -325,8 +342,8 @@ class GradientPipeline:
             return None
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
-        dropped = self.judge.drop_raised(step, self.layout, what)
-        self._recording.run(self.since_last.count, dropped.measurement.present)
+        dropped = self.judge.drop_raised(step, self.layout, what, error)
+        self._recording.run(self.since_last.add_dropped, dropped.measurement)
         self.since_last.num_nonfinite += 1
         return self._record_dropped(step, dropped)
 
@@ -335,14 +352,23 @@ class GradientPipeline:
 
         Compares weights with those before the step, on sampled steps of the instruments.
         """
+        if isinstance(self.judge, Unguarded):
+            self._measuring.run(self._end_step)
+        else:
+            self._end_step()
+
+    def _end_step(self) -> None:
         self.judge.end_step()
         self._publish_held()
         if self.instruments is not None:
-            self._probing.run(self.instruments.after_step, self.layout)
-            self._record_waiting()
+            self.instruments.after_step(self.layout)
+            if self.instruments.awaits_steps:
+                self._measuring.run(self._record_waiting)
 
-    def _decide(self, measurement: Measurement) -> Decision:
-        return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
+    def _is_shared_otherwise(self) -> bool:
+        """Whether the first step finds that processes share gradients in another way: DDP was given a hook since."""
+        self._at_first_step = False
+        return find_sharding(self.module, self.layout.params).whole is not self.layout.sharding.whole
 
     def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""
@@ -377,14 +403,15 @@ class GradientPipeline:
 
     def _is_early(self, step: int) -> bool:
         """Whether the probes ask for a record between two logged ones; at most one for each step of the x-axis."""
-        if self.instruments is None or step in (self.last_recorded, self._last_early):
-            return False
-        return bool(self._probing.run(self.instruments.is_early, step))
+        return self.instruments is not None and step in EARLY and step not in (self.last_recorded, self._last_early)
 
     def _record_without_gradients(self, step: int | None) -> StepRecord | None:
         """Records that no parameter has a gradient, on early steps, as long as none ever had."""
         step = self._probing.run(self._early_without_gradients, step)
-        record = None if step is None else self._recording.run(no_step_record, self.layout, self.view, step)
+        if step is None or self.instruments is None:
+            return None
+        cleared = self._probing.run(self.instruments.leads_to, self.layout)
+        record = self._recording.run(no_step_record, self.layout, self.view, step, cleared=cleared)
         return None if record is None else self._publish(record)
 
     def _early_without_gradients(self, step: int | None) -> int | None:
@@ -392,12 +419,12 @@ class GradientPipeline:
             return None
         self.instruments.without_step(self.layout)
         step = self.instruments.step if step is None else step
-        return step if self.counters.steps == 0 and self.instruments.is_early(step) else None
+        return step if self.counters.steps == 0 and step in EARLY else None
 
     def _record_waiting(self) -> None:
         """Records that backward passes come and no step, now and then."""
         assert self.instruments is not None
-        waiting = self._probing.run(self.instruments.waiting, self.layout)
+        waiting = self.instruments.waiting(self.layout)
         if waiting is None or self.steps_elsewhere:
             return
         step = self.instruments.step

@@ -17,7 +17,7 @@ STEPS = {
     "guard": (lambda: count_step(None, guard=True), Count(98, 1, 1.0, 0.0, 0.02)),
     "everything, idle": (lambda: count_step(HIGH, guard=True), Count(126, 1, 1.0, 0.0, 0.02)),
     "everything, clipping": (lambda: count_step(LOW, guard=True), Count(129, 1, 2.0, 1.0, 0.02)),
-    "everything, logged": (lambda: count_step(HIGH, guard=True, log=True), Count(310, 4, 1.0, 0.0, 0.04)),
+    "everything, logged": (lambda: count_step(HIGH, guard=True, log=True), Count(315, 4, 1.0, 0.0, 0.04)),
     "AutoClip, clipping": (lambda: count_step(AutoClip(), guard=True), Count(124, 1, 2.0, 1.0, 0.02)),
     "ValueClip, idle": (lambda: count_step(ValueClip(1e6), guard=True), Count(170, 1, 2.0, 0.0, 0.03)),
     # The fourth read: what cutting elements leaves of each layer can only be told from what is left.

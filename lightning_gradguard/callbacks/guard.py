@@ -41,7 +41,7 @@ class NonFiniteGuard(GradientCallback):
         drop_nan_loss: whether a step with a loss of NaN is a bad step although all of its gradients are finite, as it
             is where every label is ignored (0/0); ``False`` lets such steps through, announced once and counted in the
             records' ``nonfinite_total``. An infinite loss is none: its gradients may well be right.
-        max_incidents: how many bad steps to save, the first ones.
+        max_incidents: how many bad steps of a fit to save, the first ones; bundles of earlier runs stay beside them.
         max_bytes: how much they may take on the disk; what does not fit is left out, and the report says so.
         loss_scale_floor: the scale down to which an overflow under a loss scaler is left to the scaler, > 0.
         on_device: whether a fused optimizer leaves bad steps out by itself, through ``found_inf``, and the host learns
@@ -80,15 +80,11 @@ class NonFiniteGuard(GradientCallback):
         check_count(rollback_after, "rollback_after")
         check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
         IncidentFolder(incident_dir or ".", max_incidents=max_incidents, max_bytes=max_bytes)  # checks the limits
+        rollbacks = {"rollback_after": (rollback_after, 3), "snapshot_every_n_steps": (snapshot_every_n_steps, 100)}
         if action != "rollback":
-            given = {
-                "rollback_after": (rollback_after, 3),
-                "snapshot_every_n_steps": (snapshot_every_n_steps, 100),
-            }
-            warn_without_effect("NonFiniteGuard", f"action={action!r}", given)
-        if incident_dir is None:
-            limits = {"max_incidents": (max_incidents, 3), "max_bytes": (max_bytes, 10 * 2**30)}
-            warn_without_effect("NonFiniteGuard", "incident_dir=None", limits)
+            warn_without_effect("NonFiniteGuard", f"action={action!r}", rollbacks)
+        limits = {"max_incidents": (max_incidents, 3), "max_bytes": (max_bytes, 10 * 2**30)}
+        warn_without_effect("NonFiniteGuard", "incident_dir=None", limits if incident_dir is None else {})
         self.options = GuardOptions(
             action=action,
             patience=patience,

@@ -37,6 +37,7 @@ from lightning_gradguard.callbacks.trainer import (
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
+from lightning_gradguard.guard.judge import Judge
 from lightning_gradguard.harmless.part import Part, tell
 from lightning_gradguard.measurement.layout import GroupBy, check_owner
 from lightning_gradguard.measurement.loss_scale import true_loss
@@ -44,10 +45,11 @@ from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
+from lightning_gradguard.recording.views import Views
 from lightning_gradguard.report.live import ConsoleSink
 from lightning_gradguard.report.offline import RECORDS_NAME
 from lightning_gradguard.report.records_file import RecordsFile
-from lightning_gradguard.sinks import MemorySink, Sink, Views
+from lightning_gradguard.sinks import MemorySink, Sink
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -314,7 +316,7 @@ class Session:
         if self.instruments is not None:
             self._probing.run(self.instruments.after_forward, loss, root)
         if self.survival is not None:
-            self.survival.before_backward(loss)
+            self.survival.before_backward(loss, root)
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
@@ -404,9 +406,15 @@ class Session:
         if survival.window_is_lost:
             return None
         pipeline = self.pipelines[0]
-        moved = survival.let_through and not survival.recovery.roll_back()
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        record = pipeline.drop_raised(f"{what} ({type(error).__name__})", step=step)
+        if survival.recovery.together.several:
+            survival.recovery.together.leave()
+            saved = (
+                pipeline.judge.save_raised(step, pipeline.layout, error) if isinstance(pipeline.judge, Judge) else ""
+            )
+            return f"Under several processes such a step is not dropped: others may be half way through it. {saved}"
+        moved = survival.let_through and not survival.recovery.roll_back()
+        record = pipeline.drop_raised(f"{what} ({type(error).__name__})", step=step, error=error)
         survival.take_loss()
         survival.after_step()
         if not module.automatic_optimization:
@@ -480,13 +488,13 @@ class Session:
         for pipeline in self.pipelines:
             pipeline.flush()
 
-    def fail(self, trainer: pl.Trainer) -> None:
+    def fail(self, trainer: pl.Trainer, exception: BaseException) -> None:
         """Leaves Trainer, module and optimizers as they were found, in the middle of a step perhaps."""
         self.let_go()
         for pipeline in self.pipelines:
             pipeline.judge.end_step()
         if self.survival is not None:
-            self.survival.fail(trainer)
+            self.survival.fail(trainer, exception)
 
     def leave(self) -> None:
         """Leaves Trainer and module as they were found, at the end of the fit."""

@@ -164,6 +164,11 @@ class Clips:
         return norms
 
 
+def leave_alone(measurement: Measurement) -> Clips:
+    """Answers for nobody: where there is no policy, gradients are left alone."""
+    return Clips()
+
+
 class Clipper:
     """Runs one policy over an optimizer's parameters, or one for each of its named parameter groups.
 
@@ -229,7 +234,7 @@ class Clipper:
     def state_dict(self) -> dict[str, Any]:
         """Returns what the policies remember, per-parameter values with the names they belong to."""
         return {
-            part.group: {"names": list(part.layout.names), "state": {k: v.clone() for k, v in part.state.items()}}
+            part.group: {"names": list(part.layout.names), "state": {k: _kept(v) for k, v in part.state.items()}}
             for part in self.parts
         }
 
@@ -251,20 +256,31 @@ class Clipper:
                 warnings.warn(f"clipping state{where} of {type(part.policy).__name__}: {problem}", stacklevel=2)
 
 
+def _kept(value: Tensor | float) -> Tensor:
+    """Returns an entry of a state as a tensor of its own; a number from the host in double precision."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+
+
 def _load_part(part: _Part, saved: Mapping[str, Any]) -> str | None:
     """Copies a saved state into a part; returns what did not fit, in words."""
     # Rows of per-parameter state may come and go; every other shape says that settings have changed.
     old = saved["state"]
-    expected = {
-        key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in part.state.items()
-    }
-    found = {key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in old.items()}
+    by_name = part.policy.per_parameter
+    expected, found = (
+        {key: torch.as_tensor(value).shape[1 if key in by_name else 0 :] for key, value in state.items()}
+        for state in (part.state, old)
+    )
     if expected != found:
         return f"the checkpoint has {found}, this policy needs {expected}: it starts fresh"
     # Rows go by name, not by place: a changed model keeps what is known of the parameters that stayed.
     position = {name: index for index, name in enumerate(saved["names"])}
     rows = [(i, position[name]) for i, name in enumerate(part.layout.names) if name in position]
     for key, value in part.state.items():
+        if not isinstance(value, Tensor):  # a single number, on the host
+            part.state[key] = type(value)(old[key])
+            continue
         source = old[key].to(value)
         if key in part.policy.per_parameter:
             for index, row in rows:

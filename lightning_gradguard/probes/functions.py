@@ -26,6 +26,7 @@ _ACTIVATIONS = {
 _ATTENTION = "_scaled_dot_product_"
 _QUERIES = 16  # of each head that are looked at, the last ones, which see all keys under a causal mask
 _HEADS = 8  # batch entries times heads that are looked at
+_CONSTANT = 0.02  # range of logits that are as good as the same for all
 _MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
 
 See = Callable[[str, Tensor, Mapping[str, Tensor]], None]
@@ -35,7 +36,8 @@ class FunctionWatch(TorchDispatchMode):
     """Calls back for each activation, softmax and attention that runs while it is on, and notes what losses are given.
 
     Operators are run as they are, and what they gave is passed on as it is: nothing changes but the time it takes. It
-    lies below autograd, so that looking builds no graph.
+    lies below autograd, so that looking builds no graph. Operators that take functions, such as ``flex_attention`` and
+    ``torch.cond``, are run as one, and what is inside of them is not looked at.
 
     Args:
         see: gets the kind, e.g. ``"ReLU"``, the output, and further figures.
@@ -45,11 +47,14 @@ class FunctionWatch(TorchDispatchMode):
         part: its guard. What fails in here takes the looking away, not the training.
     """
 
+    supports_higher_order_operators = True  # else torch refuses to run them while it looks
+
     def __init__(self, see: See) -> None:
         super().__init__()
         self.on = False
         self.part = Part("the look at functions", "rules that look at them stay silent", remove=self.stop)
         self._see = see
+        self._names: dict[Any, str | None] = {}  # of each operator that was met; none of one that is not looked at
         self._losses: list[tuple[str, Tensor, Tensor, Tensor]] = []  # kind; baseline, given probabilities, value
         self._given: Tensor | None = None  # whether the last log_softmax got probabilities
 
@@ -88,9 +93,10 @@ class FunctionWatch(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if self.on:
-            name = func.overloadpacket.__name__
-            if name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS:
+        if self.on:  # no code of ours stands above this: all that may fail is below the guard
+            if func not in self._names:
+                self._names[func] = self.part.run(_name_of, func)
+            if (name := self._names[func]) is not None:
                 self.part.run(self._look, name, args, kwargs, output)
         return output
 
@@ -128,7 +134,8 @@ class FunctionWatch(TorchDispatchMode):
 
     def _bce_with_logits(self, args: Sequence[Any], value: Tensor) -> None:
         logits, target = args[0], args[1].float()
-        self._given = (logits.min() >= 0) & (logits.max() <= 1)
+        low, high = logits.min(), logits.max()
+        self._given = (low >= 0) & (high <= 1) & (high - low > _CONSTANT)  # a constant is no probability
         self._add("binary-cross-entropy", _entropy_of(target.mean()), value)
 
     def _bce(self, args: Sequence[Any], value: Tensor) -> None:
@@ -157,6 +164,14 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "binary_cross_entropy": FunctionWatch._bce,
     "mse_loss": FunctionWatch._mse,
 }
+
+
+def _name_of(operator: Any) -> str | None:
+    """The operator's name, if its output is looked at."""
+    packet = getattr(operator, "overloadpacket", None)  # operators that take functions have none
+    name = str(getattr(packet, "__name__", ""))
+    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS
+    return name if looked_at else None
 
 
 def _is_plain(value: Any) -> bool:

@@ -24,6 +24,7 @@ from lightning_gradguard.measurement.measurement import Measurement, by_layer, m
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.on_host import Number, Vector, on_host
 from lightning_gradguard.recording.since_last import Counters, SinceLast
+from lightning_gradguard.recording.step_norms import told
 
 # Below this a float32 norm has lost squares to underflow: such gradients are measured again, exactly.
 _TINY = 1e-15
@@ -162,6 +163,7 @@ class Since:
     num_nonfinite: Number
     clipped_total: Number
     nonfinite_total: Number
+    total_norms: Vector
 
     @classmethod
     def of(cls, since: SinceLast, counters: Counters, view: View) -> Since:
@@ -175,6 +177,7 @@ class Since:
             num_nonfinite=since.num_nonfinite,
             clipped_total=counters.clipped,
             nonfinite_total=counters.nonfinite,
+            total_norms=since.total_norms.values(),
         )
 
     def fields(self, since: SinceLast, counters: Counters, view: View, now: float | None) -> dict[str, Any]:
@@ -190,6 +193,8 @@ class Since:
             "clip_rate": self.clipped_total / counters.steps if view.clips else None,
             "nonfinite_total": int(self.nonfinite_total),
             "skipped_total": counters.skipped,
+            "total_norms": told(self.total_norms),
+            "steps_per_norm": since.total_norms.steps_per_norm,
         }
 
 
@@ -243,7 +248,9 @@ def build_record(
     )
 
 
-def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None = None) -> StepRecord:
+def no_step_record(
+    layout: Layout, view: View, step: int, *, waiting: int | None = None, cleared: bool | None = None
+) -> StepRecord:
     """Makes the record of a step that did not come: no parameter has a gradient, or nobody steps the optimizer.
 
     Args:
@@ -251,6 +258,7 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
         view: what records hold in this run.
         step: x-axis of the run.
         waiting: backward passes since the last step; ``None`` if there is no gradient to step with.
+        cleared: whether there was one that something cleared.
     """
     none = (None,) * len(layout.layers) if view.per_layer else ()
     return StepRecord(
@@ -280,6 +288,7 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
         layer_shapes=layout.layer_shapes if view.per_layer else None,
         early=True,
         waiting=waiting,
+        cleared=cleared,
     )
 
 

@@ -14,6 +14,7 @@ from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.verdict import Decision, Over
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer
+from lightning_gradguard.recording.step_norms import StepNorms
 
 # Steps whose norms are kept until they are folded together: their cost is that of one, and their memory bounded.
 _FOLD_EVERY = 32
@@ -97,10 +98,10 @@ class Counters:
 
 
 class SinceLast:
-    """Folds the steps since the last record: largest norms, smallest coefficient, counts.
+    """Folds the steps since the last record: largest norms, smallest coefficient, counts, and each step's total norm.
 
-    Holds one number per layer and a few more, and the norms of the last 31 steps at most, whatever the length of the
-    run. What it tells is that of the last :meth:`fold`.
+    Holds one number per layer and a few more, the norms of the last 31 steps at most, and one vector of total norms
+    that does not grow, whatever the length of the run. What it tells is that of the last :meth:`fold`.
 
     Args:
         layout: the parameters of the optimizer.
@@ -108,12 +109,14 @@ class SinceLast:
 
     Attributes:
         last: the last step that was added; ``None`` right after a record.
+        total_norms: of each step since the last record, dropped ones too.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.layout = layout
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device = device
+        self.total_norms = StepNorms(device)
         self.reset()
 
     def reset(self) -> None:
@@ -127,7 +130,8 @@ class SinceLast:
         self.num_steps = 0
         self.present: tuple[bool, ...] = (False,) * len(self.layout.params)
         self.last: LastStep | None = None
-        self._steps: list[tuple[Tensor, Tensor]] = []
+        self.total_norms.reset()
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._single = False
         self._clipped: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -140,7 +144,8 @@ class SinceLast:
                 counts only.
             clips: what the policies answered: whether the second signal is the one coefficient of all gradients.
         """
-        self._steps.append((measurement.norms, signals))
+        self._count(measurement)
+        self._steps.append((measurement.norms, signals, measurement.total))
         self.last = LastStep(measurement.norms, signals, clips.threshold, clips.single_coefficient, clips.ratio)
         self._single = self.last.coefficient is not None
         if len(self._steps) == _FOLD_EVERY:
@@ -170,8 +175,10 @@ class SinceLast:
             self._fold_clipped()
 
     def _fold_steps(self) -> None:
-        norms = torch.stack([norms for norms, _ in self._steps])
-        totals, coefficients = torch.stack([signals[:2] for _, signals in self._steps]).to(self._dtype).unbind(1)
+        norms = torch.stack([norms for norms, _, _ in self._steps])
+        totals, coefficients = torch.stack([signals[:2] for _, signals, _ in self._steps]).to(self._dtype).unbind(1)
+        # As they were measured: in the signals of a step that the device leaves out stands NaN.
+        self.total_norms.extend(torch.stack([total for _, _, total in self._steps]))
         self._steps = []
         # One stack for up to 32 steps, since each call costs the same for one as for all. NaN would win every maximum.
         finite = totals.isfinite()
@@ -183,6 +190,12 @@ class SinceLast:
             self.min_coefficient = torch.minimum(self.min_coefficient, coefficients.amin())
         self.num_clipped = self.num_clipped + (coefficients < 1.0).sum()
         self.num_nonfinite = self.num_nonfinite + (~finite).sum()
+
+    def add_dropped(self, measurement: Measurement) -> None:
+        """Takes in a step that moves no weight: it is counted, its total norm enters the series and no maximum."""
+        self._count(measurement)
+        self.fold()
+        self.total_norms.extend(measurement.total.reshape(1).to(self._device))
 
     def _fold_clipped(self) -> None:
         """Folds the norms after clipping over those before, of each layer and of the whole."""
@@ -196,10 +209,10 @@ class SinceLast:
         self.min_layer_coefficients = layers if before is None else torch.minimum(before, layers)
         self.min_coefficient = torch.minimum(self.min_coefficient, whole.clamp(max=1.0).where(finite, 1.0).amin())
 
-    def count(self, present: tuple[bool, ...]) -> None:
+    def _count(self, measurement: Measurement) -> None:
         """Counts a step, and notes which parameters had a gradient."""
         self.num_steps += 1
-        if present != self.present:
+        if (present := measurement.present) != self.present:
             self.present = tuple(a or b for a, b in zip(present, self.present, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,16 +224,21 @@ class SinceLast:
             "max_layer_norms": self.max_layer_norms.clone(),
             **({} if smallest is None else {"min_layer_coefficients": smallest.clone()}),
             "present": list(self.present),
+            "total_norms": self.total_norms.state_dict(),
             **{key: float(getattr(self, key)) for key in self._SCALARS},  # host sync: a checkpoint is written
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Goes on from :meth:`state_dict`; a fold over other layers is dropped: it is a picture, not training state.
 
+        The series of total norms goes on whatever the layers are.
+
         Returns:
             Whether the fold is taken over.
         """
         self._steps, self._clipped = [], []
+        if "total_norms" in state:  # a checkpoint of an older version has none
+            self.total_norms.load_state_dict(state["total_norms"])
         if list(self.layout.layers) != state["layers"] or len(self.present) != len(state["present"]):
             return False
         self.max_layer_norms.copy_(state["max_layer_norms"])

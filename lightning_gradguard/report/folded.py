@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from lightning_gradguard.record import StepRecord
 
 _QUIET = ("ok", "clipped")
+# Places for total norms in a folded record, beside its layers: about a third of its bytes, at least so many.
+_LEAST_NORMS = 256
+_NORMS_PER_LAYER = 4
 
 
 def is_quiet(record: StepRecord) -> bool:
@@ -20,8 +24,9 @@ def fold(earlier: StepRecord, later: StepRecord) -> StepRecord:
 
     Counts add up, norms take the largest, coefficients the smallest, and of two verdicts the bad one stays. What only
     one of them measured (weights, updates, activations) is kept, the later one first; the loss is the mean over their
-    steps.
+    steps. The total norms of their steps follow each other while there is room for them; then neighbors become one.
     """
+    norms, steps_per_norm = _total_norms(earlier, later)
     bad = earlier if earlier.verdict not in _QUIET and later.verdict in _QUIET else later
     return replace(
         later,
@@ -42,6 +47,8 @@ def fold(earlier: StepRecord, later: StepRecord) -> StepRecord:
         update_ratios=later.update_ratios or earlier.update_ratios,
         activations=later.activations or earlier.activations,
         temporal_norms=later.temporal_norms or earlier.temporal_norms,
+        total_norms=norms,
+        steps_per_norm=steps_per_norm,
     )
 
 
@@ -83,6 +90,27 @@ def _both(
     pick: Pick, left: tuple[float | None, ...] | None, right: tuple[float | None, ...] | None
 ) -> tuple[float | None, ...] | None:
     return _each(pick, left, right) if left and right else right or left
+
+
+def _total_norms(earlier: StepRecord, later: StepRecord) -> tuple[tuple[float, ...] | None, int]:
+    """Returns the norms of both, each standing for as many steps, and how many that is."""
+    known = [record for record in (earlier, later) if record.total_norms is not None]
+    if not known:
+        return None, 1
+    every = max(record.steps_per_norm for record in known)
+    norms = tuple(
+        norm for record in known for norm in _thinned(record.total_norms or (), every // record.steps_per_norm)
+    )
+    room = max(_LEAST_NORMS, _NORMS_PER_LAYER * len(later.layers))
+    return (norms, every) if len(norms) <= room else (_thinned(norms, 2), 2 * every)
+
+
+def _thinned(norms: Sequence[float], every: int) -> tuple[float, ...]:
+    """Returns the largest finite of each so many neighbors, NaN where none is finite."""
+    if every <= 1:
+        return tuple(norms)
+    groups = (norms[start : start + every] for start in range(0, len(norms), every))
+    return tuple(max(filter(math.isfinite, group), default=math.nan) for group in groups)
 
 
 def _mean_loss(earlier: StepRecord, later: StepRecord) -> float | None:

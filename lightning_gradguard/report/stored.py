@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning_gradguard.report.summary import finding_of
 from lightning_gradguard.tensorboard.event_files import stores_of_event_files
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
 from lightning_gradguard.tensorboard.store import Flow
+from lightning_gradguard.whatif.series import Series
 
 
 def stored_records(folder: Path) -> list[StepRecord]:
@@ -31,7 +33,8 @@ def stored_records(folder: Path) -> list[StepRecord]:
     found: list[StepRecord] = []
     for store, run, optimizer in stores:
         findings = [finding_of(values) for values in store.events(run, optimizer)["findings"]]
-        found += _records(store.flow(run, optimizer), optimizer, len(stores), findings)
+        records = _records(store.flow(run, optimizer), optimizer, len(stores), findings)
+        found += _with_norms(records, store.norms(run, optimizer))
     return sorted(found, key=lambda record: (record.step, record.optimizer))
 
 
@@ -45,6 +48,17 @@ def _records(flow: Flow, optimizer: int, num_optimizers: int, findings: list[Fin
     return records
 
 
+def _with_norms(records: list[StepRecord], series: Series) -> list[StepRecord]:
+    """The records, each with the total norms of the steps since the one before it."""
+    if not len(series):
+        return records
+    ends = np.searchsorted(series.steps, [record.step for record in records], side="right").tolist()
+    ends[-1] = len(series)
+    norms = [series.norms[start:end].tolist() for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    every = series.steps_per_norm
+    return [replace(r, total_norms=tuple(n), steps_per_norm=every) for r, n in zip(records, norms, strict=True)]
+
+
 def _record(
     flow: Flow,
     step: int,
@@ -56,10 +70,8 @@ def _record(
 ) -> StepRecord:
     norms, ratios, updates, coefficients = (tuple(map(_known, column)) for column in rows.T)
     total = math.nan if head["total_norm"] is None else head["total_norm"]
-    bad = tuple(
-        layer for layer, norm in zip(flow.layers, norms, strict=True) if norm is not None and not math.isfinite(norm)
-    )
-    clipped = bool(head["num_clipped"])
+    bad = tuple(n for n, x in zip(flow.layers, norms, strict=True) if x is not None and not math.isfinite(x))
+    counts: dict[str, Any] = {key: int(head[key] or 0) for key in ("num_steps", "num_clipped", "num_nonfinite")}
     return StepRecord(
         step=step,
         optimizer=optimizer,
@@ -67,17 +79,12 @@ def _record(
         layers=flow.layers,
         layer_norms=norms,
         total_norm=total,
-        post_clip_norm=head["post_clip_norm"],
-        threshold=head["threshold"],
-        coefficient=head["coefficient"],
         cosine=None,
-        verdict="nonfinite" if not math.isfinite(total) else "clipped" if clipped else "ok",
+        verdict="nonfinite" if not math.isfinite(total) else "clipped" if head["num_clipped"] else "ok",
         nonfinite_layers=bad,
         cause=None if math.isfinite(total) else "nan" if math.isnan(total) else "inf",
-        loss_scale=head["loss_scale"],
-        num_steps=int(head["num_steps"] or 0),
-        num_clipped=int(head["num_clipped"] or 0),
-        num_nonfinite=int(head["num_nonfinite"] or 0),
+        **{name: head[name] for name in ("post_clip_norm", "threshold", "coefficient", "loss_scale")},
+        **counts,
         max_layer_norms=norms,
         max_total_norm=total if math.isfinite(total) else 0.0,
         min_coefficient=head["coefficient"],

@@ -107,6 +107,16 @@ def flow_metadata(record: StepRecord) -> bytes:
     return json.dumps(about | {"num_optimizers": record.num_optimizers} | layout_of(record)).encode()
 
 
+def norms_vector(record: StepRecord) -> Array:
+    """The total norms of the steps since the last record as a float32 vector: how many steps each stands for, first."""
+    return np.array((record.steps_per_norm, *(record.total_norms or ())), dtype=np.float32)
+
+
+def norms_metadata(record: StepRecord) -> bytes:
+    """What a reader must know beside :func:`norms_vector`, as JSON."""
+    return json.dumps({"version": VERSION, "kind": "norms", "optimizer": record.optimizer}).encode()
+
+
 def layout_hash(record: StepRecord) -> str:
     """Eight hex digits that change with the rows: a tag carries them, since its metadata is read only once.
 

@@ -15,7 +15,13 @@ from lightning_gradguard.record import LastWeights, StepRecord
 from lightning_gradguard.sinks import Sink
 from lightning_gradguard.tensorboard.diagnosis import DiagnosisText
 from lightning_gradguard.tensorboard.events import EVENTS_VERSION, EventLog
-from lightning_gradguard.tensorboard.flow import flow_matrix, flow_metadata, layout_hash
+from lightning_gradguard.tensorboard.flow import (
+    flow_matrix,
+    flow_metadata,
+    layout_hash,
+    norms_metadata,
+    norms_vector,
+)
 from lightning_gradguard.tensorboard.protos import matrix_value, plugin_metadata, string_value
 from lightning_gradguard.tensorboard.scalars import as_float32, scalar_values
 from lightning_gradguard.tensorboard.writer import BoardWriter, WriterLike
@@ -23,6 +29,8 @@ from lightning_gradguard.tensorboard.writer import BoardWriter, WriterLike
 # TensorBoard keeps a random sample of a tag's records once there are more than 1,000. Those at which something happened
 # are written under a second tag too, so few that it keeps them all.
 _MAX_NOTABLE = 500
+# The total norms of all steps are to be read back to the last: after so many records they go on under a new tag.
+_NORMS_PER_TAG = 500
 
 
 class TensorBoardSink(Sink):
@@ -52,7 +60,11 @@ class TensorBoardSink(Sink):
         self._file_writer: Callable[[], object | None] = _none
         self._last: dict[int, StepRecord] = {}
         self._num_notable = 0
+        self._norms: dict[int, tuple[int, int]] = {}  # by optimizer: the step its tag begins at, and records under it
         self._weights = LastWeights()
+
+    def __repr__(self) -> str:
+        return f"TensorBoardSink({self._board}, prefix={self._tag_prefix.removesuffix('-')!r})"
 
     def write(self, record: StepRecord) -> None:
         """Writes one record as one event; flushes if the step was not finite."""
@@ -89,6 +101,8 @@ class TensorBoardSink(Sink):
         if record.layers and is_notable and self._num_notable < _MAX_NOTABLE:
             self._num_notable += 1
             values.append(self._flow_value(record, "flow_notable"))
+        if record.total_norms:
+            values.append(self._norms_value(record))
         if events.is_due:
             values.append(self._events_value(record, events))
         for value in self._diagnosis.values(record):
@@ -103,6 +117,15 @@ class TensorBoardSink(Sink):
         metadata = None if tag in self._described else plugin_metadata(flow_metadata(record))
         self._described.add(tag)
         return matrix_value(tag, flow_matrix(record), metadata)
+
+    def _norms_value(self, record: StepRecord) -> Summary.Value:
+        start, count = self._norms.get(record.optimizer, (record.step, 0))
+        start, count = (record.step, 0) if count == _NORMS_PER_TAG else (start, count)
+        self._norms[record.optimizer] = start, count + 1
+        tag = f"{self._tag_prefix}gradguard/norms{_suffix(record)}/from_{start}"
+        metadata = None if tag in self._described else plugin_metadata(norms_metadata(record))
+        self._described.add(tag)
+        return matrix_value(tag, norms_vector(record), metadata)
 
     def _events_value(self, record: StepRecord, events: EventLog) -> Summary.Value:
         content = json.dumps({"version": EVENTS_VERSION, "kind": "events", "optimizer": record.optimizer}).encode()

@@ -127,8 +127,8 @@ def collectives_of_a_step(folder: str, problem: Callable[..., Problem], options:
             guard = GradGuard(clip=policy, log_every_n_steps=1000, rules=[])
             fit(folder, problem(), [counts, guard], options)
         before, after = counts.calls[1::2], counts.calls[2::2]  # zero_grad, step, zero_grad, step, ...
-        # The first step makes a record, which measures weights as well.
-        steps = {late - early for early, late in list(zip(before, after, strict=False))[1:]}
+        # The first step makes a record, which may have more to measure; so does the last, which is not among them.
+        steps = {late - early for early, late in [*zip(before, after, strict=False)][1:]}
         assert len(steps) == 1, steps
         found[name] = steps.pop()
     return found

@@ -66,7 +66,6 @@ def test_clipping_that_is_no_scaling_is_counted_and_has_no_coefficient():
 
 def test_a_fold_over_other_layers_is_dropped_and_one_over_the_same_goes_on():
     since = SinceLast(layout(), torch.device("cpu"))
-    since.count((True, False, True, True))
     add(since, torch.ones(4), scaled=False)
     state = since.state_dict()
     other = SinceLast(layout(), torch.device("cpu"))

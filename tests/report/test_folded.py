@@ -33,3 +33,20 @@ def test_what_only_the_earlier_one_measured_is_kept(make_record):
 
 def test_halving_leaves_the_odd_one(make_record):
     assert [r.num_steps for r in halved([make_record(i) for i in range(5)], keep_notable=True)] == [2, 2, 1]
+
+
+def test_total_norms_follow_each_other_while_there_is_room_and_then_keep_every_peak(make_record):
+    norms = [float(i % 97) for i in range(1000)]
+    records = [make_record(i, num_steps=50, total_norms=tuple(norms[50 * i : 50 * i + 50])) for i in range(20)]
+    whole = records[0]
+    for record in records[1:]:
+        whole = fold(whole, record)
+        assert len(whole.total_norms) <= 256
+    assert max(whole.total_norms) == 96.0
+    assert len(whole.total_norms) * whole.steps_per_norm >= 1000
+    assert fold(records[0], records[1]).total_norms == tuple(norms[:100])
+
+
+def test_a_record_of_an_older_version_brings_no_norms(make_record):
+    assert fold(make_record(1), make_record(2)).total_norms is None
+    assert fold(make_record(1), make_record(2, total_norms=(1.0,), steps_per_norm=2)).steps_per_norm == 2

@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lightning_gradguard import read_run
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NO_LOSS, NOT_MEASURED, STEP_STATS, flow_matrix
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
 from lightning_gradguard.tensorboard.store import Column, FlowStore, flow_of, in_order, merge_events, merge_orders
@@ -164,3 +165,22 @@ def test_events_of_a_continued_run_are_those_of_all_its_parts():
     merged = merge_events([payload(1), payload(1, 2), payload(7), payload(7, 8)])
     assert merged["counts"] == {"spike": 4}
     assert [event["step"] for event in merged["events"]] == [1, 2, 7, 8]
+
+
+def test_every_steps_norm_is_read_back_however_many_records_there_are(tmp_path):
+    norms = np.random.default_rng(0).random(2400).astype(np.float32)
+    norms[7], norms[9] = np.nan, np.inf
+    sink = TensorBoardSink(tmp_path / "run")
+    for i in range(1200):  # TensorBoard keeps a sample of a thousand under one tag
+        two = tuple(norms[2 * i : 2 * i + 2].tolist())
+        sink.write(make_record(2 * i + 1, ("a",), np.array([1.0]), num_steps=2, total_norms=two))
+    sink.close()
+    series = FlowStore(slow_provider(tmp_path)).norms("run", 0)
+    assert np.array_equal(series.norms, norms, equal_nan=True)
+    assert series.steps.tolist() == list(range(2400))
+    records = read_run(tmp_path / "run").records
+    assert np.array_equal([n for r in records for n in r.total_norms], norms, equal_nan=True)
+
+
+def test_a_run_of_an_older_version_has_no_series(provider):
+    assert len(FlowStore(provider).norms("busy", 0)) == 0

@@ -5,37 +5,9 @@ takes its place.
 """
 
 from ..kind import Kind
-from . import (
-    adapting,
-    control,
-    density,
-    equations,
-    graphs,
-    latents,
-    optimizers,
-    pairs,
-    patches,
-    series,
-    signals,
-    vision,
-    words,
-)
+from . import lists, towers, uncertain, waves
 
-_FAMILIES = (
-    patches,
-    vision,
-    words,
-    signals,
-    latents,
-    density,
-    pairs,
-    graphs,
-    equations,
-    series,
-    control,
-    adapting,
-    optimizers,
-)
+_FAMILIES = (towers, waves, lists, uncertain)
 
 
 def kinds() -> list[Kind]:
