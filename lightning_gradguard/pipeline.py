@@ -18,7 +18,7 @@ from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
-from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
@@ -67,6 +67,8 @@ class GradientPipeline:
             around the forward pass.
         recovery: what puts buffers and weights back, shared by the pipelines of a model; made if not given.
         incidents: saves bad steps for replay, shared by the pipelines of a model; ``None`` saves nothing.
+        dry_run: whether the policy decides and nothing is clipped: gradients are those of a run that is only watched,
+            records tell what it would have done. A policy that fails is then taken away, and the run goes on.
 
     Attributes:
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
@@ -111,6 +113,7 @@ class GradientPipeline:
         instruments: Instruments | None = None,
         recovery: Recovery | None = None,
         incidents: BlackBox | None = None,
+        dry_run: bool = False,
     ) -> None:
         check_count(log_every_n_steps, "log_every_n_steps")
         guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
@@ -131,7 +134,13 @@ class GradientPipeline:
         self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
         self.view = View(
-            optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None, handed_on=handed_on
+            optimizer_index,
+            num_optimizers,
+            per_layer,
+            norm_type,
+            clips=clip is not None,
+            dry_run=dry_run,
+            handed_on=handed_on,
         )
         self.instruments = instruments
         self.total_norm: Tensor | None = None
@@ -146,6 +155,11 @@ class GradientPipeline:
         self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
         self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
         self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
+        self._deciding = Part(
+            f"the dry run of the policy of optimizer {optimizer_index}",
+            "its answers are not recorded any more",
+            foreign=not all(map(is_ours, clip.values() if isinstance(clip, Mapping) else (clip,))),
+        )
         self._clip = clip
         self._group_by = group_by
         self._build()
@@ -224,7 +238,7 @@ class GradientPipeline:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
-        if isinstance(self.judge, Unguarded) and self.clipper is None:
+        if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
             return self._measuring.run(self._step, **options)
         return self._step(**options)
 
@@ -261,14 +275,14 @@ class GradientPipeline:
             self._recording.run(self.since_last.add_dropped, measurement.total)
             return self._record_dropped(step, judgement, live_scaler)
 
-        clips = judgement.decision.clips
-        self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
-        self._last = step, measurement.norms, measurement.total
+        clips, seen = judgement.decision.clips, judgement.decision.measurement
+        self._recording.run(self.since_last.add, seen, judgement.signals, clips)
+        self._last = step, seen.norms, seen.total
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         self.since_last.num_nonfinite += judgement.damage is not None
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
-        if judgement.clipped:
+        if judgement.clipped and not self.view.dry_run:
             clips.apply_()
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
@@ -310,7 +324,11 @@ class GradientPipeline:
             self._record_waiting()
 
     def _decide(self, measurement: Measurement) -> Decision:
-        return Decision(measurement, self.clipper.decide(measurement) if self.clipper else Clips())
+        if self.clipper is None:
+            return Decision(measurement, Clips())
+        if self.view.dry_run:
+            return Decision(measurement, self._deciding.run(self.clipper.decide, measurement) or Clips())
+        return Decision(measurement, self.clipper.decide(measurement))
 
     def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""

@@ -61,6 +61,7 @@ class Plan:
         contributor: who is writing now, for the error when two want the same.
         roles: who took which role: ``"see"``, ``"tame"``, ``"survive"``.
         joint: whether the optimizers are taken as one.
+        dry_run: whether policies decide and clip nothing.
     """
 
     contributor: str = ""
@@ -76,6 +77,7 @@ class Plan:
     norm_type: float = 2.0
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
+    dry_run: bool = False
     joint: bool = False
     verbose: bool = True
     keep_records: bool = True
@@ -93,9 +95,15 @@ class Plan:
         self.roles[role] = self.contributor
 
     @property
+    def clips(self) -> bool:
+        """Tells whether a policy may change gradients."""
+        return self.clip is not None and not self.dry_run
+
+    @property
     def acting(self) -> tuple[str, ...]:
         """Returns the roles taken that change a gradient; what only watches is none of them."""
-        return tuple(role for role in ("tame", "survive") if role in self.roles)
+        acts = {"tame": not self.dry_run, "survive": True}
+        return tuple(role for role in acts if role in self.roles and acts[role])
 
     def without(self, roles: Sequence[str]) -> Plan:
         """Returns a plan that leaves these acting roles out."""
@@ -172,7 +180,7 @@ class Session:
         ours = [c for c in trainer.callbacks if getattr(c, "_session", None) is self]  # type: ignore[attr-defined]
         after_us = changed_afterwards(trainer, module, ours)
         self._handed_on = not after_us
-        if self.plan.clip is not None and after_us:
+        if self.plan.clips and after_us:
             rank_zero_warn(
                 f"{self.plan.roles['tame']} clips before {' and '.join(after_us)}, which may change gradients once "
                 "more: records do not claim to know what the optimizer gets (post_clip is left out)."
@@ -218,6 +226,7 @@ class Session:
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
+            dry_run=self.plan.dry_run,
         )
         if pipeline.diagnosis is not None:
             self.diagnoses.append(pipeline.diagnosis)
@@ -276,7 +285,7 @@ class Session:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
-        if self.plan.clip is None and self.plan.guard is None:
+        if not self.plan.clips and self.plan.guard is None:
             return self._watching.run(function, *args, **kwargs)
         return function(*args, **kwargs)
 

@@ -8,6 +8,7 @@
  * @property {string[]} kinds Class of the module that owns each layer, "" where unknown.
  * @property {string[]} measured Statistics that this run has.
  * @property {number|null} clipRatio Gradient-to-weight ratio from which the policy clips, if it goes by one.
+ * @property {boolean} dryRun Whether the policy only said what it would have clipped.
  * @property {Float64Array} steps Step of each column, strictly increasing.
  * @property {Float64Array} wallTimes Seconds since 1970.
  * @property {Object<string, Float32Array>} step Values of the step as a whole, by name.

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_gradguard.whatif.series import Piece, join, outline, series_by_optimizer
+from lightning_gradguard.hindsight.series import Piece, join, outline, series_by_optimizer
 
 
 def piece(step, norms, every=1):
