@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from lightning_gradguard import (
     ValueClip,
     ZClip,
 )
+from lightning_gradguard.clip.arithmetic import as_on_a_device
 from lightning_gradguard.clip.clipper import Policies
 
 _HOST_READS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero")
@@ -130,7 +132,13 @@ def network(num_layers: int = 50) -> nn.Module:
 
 
 def count_step(
-    clip: Policies | None, *, guard: bool, log: bool = False, factor: float = 1e-3, device: str = "cpu"
+    clip: Policies | None,
+    *,
+    guard: bool,
+    log: bool = False,
+    factor: float = 1e-3,
+    device: str = "cpu",
+    arithmetic: Callable[[], AbstractContextManager[None]] = as_on_a_device,
 ) -> Count:
     """Counts the third step of a pipeline: the first ones plan and start.
 
@@ -140,7 +148,13 @@ def count_step(
         log: whether the step makes a record.
         factor: of normally distributed gradients.
         device: of the network; ``"meta"`` stands for one that is not the host, without values.
+        arithmetic: of policies: as on a device, or ``nullcontext`` for that of the CPU.
     """
+    with arithmetic():
+        return _count_step(clip, guard=guard, log=log, factor=factor, device=device)
+
+
+def _count_step(clip: Policies | None, *, guard: bool, log: bool, factor: float, device: str) -> Count:
     torch.manual_seed(0)
     net = network().to(device)
     parameters = list(net.parameters())
@@ -169,16 +183,18 @@ def _give_gradients(net: nn.Module, factor: float) -> None:
         parameter.grad = torch.randn_like(parameter) * factor
 
 
-def variants() -> dict[str, Callable[[], Count]]:
-    """All that is in the table."""
+def variants(
+    arithmetic: Callable[[], AbstractContextManager[None]] = as_on_a_device,
+) -> dict[str, Callable[[], Count]]:
+    """All that is in the table, with the arithmetic of a device or ``nullcontext`` for that of the CPU."""
     high, low = ZClip(z=1e6), ZClip(max_norm=1e-9)
     found: dict[str, Callable[[], Count]] = {
         "`clip_grad_norm_`": lambda: _count_function(torch.nn.utils.clip_grad_norm_, 1.0),
-        "watching": lambda: count_step(None, guard=False),
-        "guard": lambda: count_step(None, guard=True),
-        "everything on, nothing to clip": lambda: count_step(high, guard=True),
-        "everything on, clipped": lambda: count_step(low, guard=True),
-        "everything on, a record is made": lambda: count_step(high, guard=True, log=True),
+        "watching": lambda: count_step(None, guard=False, arithmetic=arithmetic),
+        "guard": lambda: count_step(None, guard=True, arithmetic=arithmetic),
+        "everything on, nothing to clip": lambda: count_step(high, guard=True, arithmetic=arithmetic),
+        "everything on, clipped": lambda: count_step(low, guard=True, arithmetic=arithmetic),
+        "everything on, a record is made": lambda: count_step(high, guard=True, log=True, arithmetic=arithmetic),
     }
     policies: dict[str, Policies] = {
         "NormClip": NormClip(1e6),
@@ -190,7 +206,7 @@ def variants() -> dict[str, Callable[[], Count]]:
         "ZClip for each of two parameter groups": {"even": ZClip(), "odd": ZClip()},
     }
     for name, policy in policies.items():
-        found[f"guard and {name}"] = lambda policy=policy: count_step(policy, guard=True)  # type: ignore[misc]
+        found[f"guard and {name}"] = lambda policy=policy: count_step(policy, guard=True, arithmetic=arithmetic)  # type: ignore[misc]
     agc = peers.timm_agc()
     if agc is not None:
         found["timm's adaptive_clip_grad"] = lambda: _count_function(agc)
@@ -202,17 +218,18 @@ def _count_function(function: Callable[..., object], *arguments: Any) -> Count:
     return count(net, lambda: function(list(net.parameters()), *arguments))
 
 
-def page(counts: dict[str, Count], described: dict[str, Any]) -> str:
+def page(counts: dict[str, Count], on_cpu: dict[str, Count], described: dict[str, Any]) -> str:
     """The table as Markdown."""
     rows = []
     for name, c in counts.items():
-        host = [str(number) for number in (c.calls, c.host_reads, c.host_copies)]
+        host = [str(number) for number in (c.calls, on_cpu[name].calls, c.host_reads, c.host_copies)]
         rows.append([name, *host, f"{c.reads:.2f}", f"{c.writes:.2f}", f"{c.taken:.3f}"])
-    operators = ["operator calls", "host reads", "copies to device"]
+    operators = ["operator calls", "on the CPU", "host reads", "copies to device"]
     header = ["a step on 100 tensors", *operators, "passes: read", "written", "memory taken"]
     note = (
         "Passes and memory as multiples of the gradients. A host read is a sync on an accelerator; a copy to the\n"
-        "device is one of values that Python holds."
+        "device is one of values that Python holds. On the CPU policies over single numbers calculate with Python's\n"
+        "floats; all other columns are as on a device."
     )
     table = machine.markdown_table(header, rows)
     return "\n\n".join(["# What a step costs, counted", machine.in_words(described), note, table])
@@ -224,10 +241,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     described = machine.describe()
     counts = {name: run() for name, run in variants().items()}
-    text = page(counts, described)
+    on_cpu = {name: run() for name, run in variants(nullcontext).items()}
+    text = page(counts, on_cpu, described)
+    figures = {k: {**asdict(c), "calls_on_cpu": on_cpu[k].calls} for k, c in counts.items()}
     machine.save(
         options.name,
-        {"machine": described, "counts": {k: asdict(c) for k, c in counts.items()}},
+        {"machine": described, "counts": figures},
         text,
         record=options.record,
     )

@@ -48,7 +48,7 @@ def with_gradients(shapes: Sequence[tuple[int, ...]]) -> nn.Module:
     net = nn.Module()
     for index, shape in enumerate(shapes):
         layer = nn.Module()
-        layer.weight = nn.Parameter(torch.empty(shape))
+        layer.weight = nn.Parameter(torch.full(shape, 0.1))
         layer.weight.grad = torch.full(shape, 1e-3)
         net.add_module(f"layer{index}", layer)
     return net

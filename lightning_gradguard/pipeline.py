@@ -11,25 +11,28 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, warn_of_waiting
+from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, leave_alone, warn_of_waiting
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, Passed
+from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, Passed
 from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import trains_together
+from lightning_gradguard.measurement.sharded import find_sharding
 from lightning_gradguard.probes.probes import Instruments
+from lightning_gradguard.probes.sampled import EARLY
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
+from lightning_gradguard.recording.handed import Held
 from lightning_gradguard.recording.since_last import Counters, SinceLast, Totals
-from lightning_gradguard.sinks import Sink, Views
+from lightning_gradguard.recording.views import Views
+from lightning_gradguard.sinks import Sink
 
 
 class GradientPipeline:
@@ -75,6 +78,7 @@ class GradientPipeline:
         last_recorded: step of the last record that was not an early one; ``None`` before the first.
         diagnosis: what the rules found so far, or ``None`` without rules.
         judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
+        holds: whether the record of a step that is let through waits for :meth:`hand_over`.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -124,30 +128,32 @@ class GradientPipeline:
         self.judge: Judge | Unguarded = Unguarded()
         if guard is not None:
             check_droppable(self.optimizers)
-            plain = self.optimizers.plain
-            recovery = recovery or Recovery(module, plain, rollback=guard.action == "rollback")
-            self.judge = Judge(
-                guard, recovery, self.optimizers, optimizer_index, incidents, together=trains_together(module)
-            )
+            recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
+            self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
-        self.view = View(
-            optimizer_index,
-            num_optimizers,
-            per_layer,
-            norm_type,
-            clips=clip is not None,
-            dry_run=dry_run,
-            handed_on=handed_on,
-        )
+        clips = clip is not None
+        self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips, dry_run, handed_on)
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
         self._last_early: int | None = None
+        self._last_step = 0  # of those that were let through
+        self.holds = False
+        self._held: Held | None = None
         self.counters = Counters()
-        self._last: tuple[int, Tensor, Tensor] | None = None  # step, norms and total of the last one
+        self._name_parts(optimizer_index, clip)
+        self._at_first_step = True
+        self._clip = clip
+        self._group_by = group_by
+        self._build()
+        if num_optimizers == 1 and (waiting := self.waiting_groups):
+            warn_of_waiting(waiting, self.layout.group_names)
+
+    def _name_parts(self, optimizer_index: int, clip: Policies | None) -> None:
+        """Says what only watches here: each part of it can fail without the others, and without the run."""
         self._measuring = Part(
             f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
         )
@@ -160,17 +166,23 @@ class GradientPipeline:
             "its answers are not recorded any more",
             foreign=not all(map(is_ours, clip.values() if isinstance(clip, Mapping) else (clip,))),
         )
-        self._clip = clip
-        self._group_by = group_by
-        self._build()
-        if num_optimizers == 1 and (waiting := self.waiting_groups):
-            warn_of_waiting(waiting, self.layout.group_names)
+
+    def __repr__(self) -> str:
+        optimizers = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.plain)
+        action = self.judge.guard.action if isinstance(self.judge, Judge) else None
+        return (
+            f"GradientPipeline({type(self.module).__name__}, {optimizers}, clip={self._clip!r}, "
+            f"on_nonfinite={action!r}, log_every_n_steps={self.log_every_n_steps}, group_by={self._group_by!r})"
+        )
 
     def _build(self) -> None:
         self.layout = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by)
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
+        self._decide = self.clipper.decide if self.clipper else leave_alone
+        if self.view.dry_run:
+            self._decide = self._decide_in_dry_run
 
     @property
     def waiting_groups(self) -> tuple[str, ...]:
@@ -252,9 +264,11 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
-        if not self.layout.fits(self.optimizers.groups):
+        if self._held is not None:
+            self._publish_held()
+        if not self.layout.fits(self.optimizers.plain) or (self._at_first_step and self._is_shared_otherwise()):
             self.follow(self.optimizers)
-        if not self.layout.has_gradients():
+        if not self.layout.sharding.has_gradients(self.layout.params):
             return self._record_without_gradients(step)
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
         measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
@@ -264,33 +278,61 @@ class GradientPipeline:
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
         early = not log and self._is_early(step)
         log = log or early
-        self._recording.run(self.since_last.count, measurement.present)
 
-        record = self._record_late_steps(wait=log)
+        record = self._record_late_steps(wait=log) if self.judge.on_device is not None else None
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
         if isinstance(judgement, Dropped):
             if live_scaler is not None and stepping is not None:
                 self.optimizers.scale_again_(live_scaler, stepping, dropped=True)
             self.since_last.num_nonfinite += judgement.damage.nonfinite
-            self._recording.run(self.since_last.add_dropped, measurement.total)
+            self._recording.run(self.since_last.add_dropped, measurement)
             return self._record_dropped(step, judgement, live_scaler)
 
-        clips, seen = judgement.decision.clips, judgement.decision.measurement
-        self._recording.run(self.since_last.add, seen, judgement.signals, clips)
-        self._last = step, seen.norms, seen.total
+        clips = judgement.decision.clips
+        self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
+        self._last_step = step
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         self.since_last.num_nonfinite += judgement.damage is not None
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped and not self.view.dry_run:
             clips.apply_()
+            self._recording.run(self.since_last.add_clipped, judgement.decision.measurement, judgement.signals, clips)
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
-            self._probing.run(self.instruments.before_step, self.layout, step)
+            self.instruments.before_step(self.layout, step)
+        if self._held is not None:
+            self._held.note_writes(self.layout)
         return record
 
-    def drop_raised(self, what: str, *, step: int | None = None) -> StepRecord | None:
+    def hand_over(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Completes a record that waits, with what the optimizer gets: call it when nobody changes gradients any more.
+
+        Needed only where :attr:`holds` is set; else it does nothing. Measures gradients once more, on logged steps.
+
+        Args:
+            optimizer: that is about to move weights; of several that are taken as one the last makes the record.
+
+        Returns:
+            Whether somebody has changed the gradients since :meth:`before_step`.
+        """
+        held = self._held
+        if held is None:
+            return False
+        held.handed.add(id(optimizer))
+        if len(held.handed) < len(self.optimizers.plain):
+            return False
+        self._held = None
+        needs = self.clipper.needs if self.clipper else NOTHING
+        found = self._recording.run(held.as_handed, self.layout, needs)
+        record, changed = (held.without_knowledge(), False) if found is None else found
+        self._publish(record)
+        return changed
+
+    def drop_raised(
+        self, what: str, *, step: int | None = None, error: BaseException | None = None
+    ) -> StepRecord | None:
         """Drops a step whose forward or backward pass has raised because something was not finite.
 
         Call it in place of :meth:`before_step`, from where the exception was caught: gradients become ``None`` and
@@ -299,6 +341,7 @@ class GradientPipeline:
         Args:
             what: was not finite, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
             step: x-axis of the record; counted from 0 if not given.
+            error: the exception, for what is saved.
 
         Raises:
             NonFiniteGradientError: if the guard ends the run.
@@ -307,10 +350,9 @@ class GradientPipeline:
             return None
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
-        dropped = self.judge.drop_raised(step, self.layout, what)
-        self._recording.run(self.since_last.count, dropped.measurement.present)
+        dropped = self.judge.drop_raised(step, self.layout, what, error)
+        self._recording.run(self.since_last.add_dropped, dropped.measurement)
         self.since_last.num_nonfinite += 1
-        self._recording.run(self.since_last.add_dropped, dropped.measurement.total)
         return self._record_dropped(step, dropped)
 
     def after_step(self) -> None:
@@ -318,17 +360,28 @@ class GradientPipeline:
 
         Compares weights with those before the step, on sampled steps of the instruments.
         """
-        self.judge.end_step()
-        if self.instruments is not None:
-            self._probing.run(self.instruments.after_step, self.layout)
-            self._record_waiting()
+        if isinstance(self.judge, Unguarded):
+            self._measuring.run(self._end_step)
+        else:
+            self._end_step()
 
-    def _decide(self, measurement: Measurement) -> Decision:
-        if self.clipper is None:
-            return Decision(measurement, Clips())
-        if self.view.dry_run:
-            return Decision(measurement, self._deciding.run(self.clipper.decide, measurement) or Clips())
-        return Decision(measurement, self.clipper.decide(measurement))
+    def _end_step(self) -> None:
+        self.judge.end_step()
+        self._publish_held()
+        if self.instruments is not None:
+            self.instruments.after_step(self.layout)
+            if self.instruments.awaits_steps:
+                self._measuring.run(self._record_waiting)
+
+    def _decide_in_dry_run(self, measurement: Measurement) -> Clips:
+        """What the policies would do; nothing where they have failed before."""
+        answer = None if self.clipper is None else self._deciding.run(self.clipper.decide, measurement)
+        return leave_alone(measurement) if answer is None else answer
+
+    def _is_shared_otherwise(self) -> bool:
+        """Whether the first step finds that processes share gradients in another way: DDP was given a hook since."""
+        self._at_first_step = False
+        return find_sharding(self.module, self.layout.params).whole is not self.layout.sharding.whole
 
     def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""
@@ -356,18 +409,22 @@ class GradientPipeline:
     ) -> StepRecord | None:
         """The record of a step, shown to the rules and the views; ``None`` where it cannot be made."""
         record = self._recording.run(self._build_record, step, measurement, judgement, scaler, early)
+        if record is not None and self.holds and isinstance(judgement, Passed) and not isinstance(judgement, Over):
+            self._held = Held(record)
+            return record
         return None if record is None else self._publish(record)
 
     def _is_early(self, step: int) -> bool:
         """Whether the probes ask for a record between two logged ones; at most one for each step of the x-axis."""
-        if self.instruments is None or step in (self.last_recorded, self._last_early):
-            return False
-        return bool(self._probing.run(self.instruments.is_early, step))
+        return self.instruments is not None and step in EARLY and step not in (self.last_recorded, self._last_early)
 
     def _record_without_gradients(self, step: int | None) -> StepRecord | None:
         """Records that no parameter has a gradient, on early steps, as long as none ever had."""
         step = self._probing.run(self._early_without_gradients, step)
-        record = None if step is None else self._recording.run(no_step_record, self.layout, self.view, step)
+        if step is None or self.instruments is None:
+            return None
+        cleared = self._probing.run(self.instruments.leads_to, self.layout)
+        record = self._recording.run(no_step_record, self.layout, self.view, step, cleared=cleared)
         return None if record is None else self._publish(record)
 
     def _early_without_gradients(self, step: int | None) -> int | None:
@@ -375,18 +432,24 @@ class GradientPipeline:
             return None
         self.instruments.without_step(self.layout)
         step = self.instruments.step if step is None else step
-        return step if self.counters.steps == 0 and self.instruments.is_early(step) else None
+        return step if self.counters.steps == 0 and step in EARLY else None
 
     def _record_waiting(self) -> None:
         """Records that backward passes come and no step, now and then."""
         assert self.instruments is not None
-        waiting = self._probing.run(self.instruments.waiting, self.layout)
+        waiting = self.instruments.waiting(self.layout)
         if waiting is None:
             return
         step = self.instruments.step
         record = self._recording.run(no_step_record, self.layout, self.view, step, waiting=waiting)
         if record is not None:
             self._publish(record)
+
+    def _publish_held(self) -> None:
+        """Hands on a record whose step was never handed to an optimizer: a loss scaler has dropped it, say."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._publish(held.without_knowledge())
 
     def _publish(self, record: StepRecord) -> StepRecord:
         """Adds to a record what probes saw and rules found, and hands it to the views."""
@@ -405,7 +468,6 @@ class GradientPipeline:
         self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
     ) -> StepRecord:
         self._count()
-        self._last = None
         if early:
             self._last_early = step
         else:
@@ -426,6 +488,7 @@ class GradientPipeline:
         What is known of parameters by name stays: statistics of policies, counts, and the fold since the last record
         where layers are the same. Called by itself when parameters have changed; call it for a new optimizer.
         """
+        self._publish_held()
         self._record_late_steps(wait=True)
         self.optimizers = optimizer if isinstance(optimizer, Optimizers) else Optimizers(optimizer)
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
@@ -443,15 +506,15 @@ class GradientPipeline:
     def flush(self) -> StepRecord | None:
         """Makes a record of the steps since the last one, if there are any: at the end of a run.
 
-        It has the norms of the last step, if that was finite; what clipping left of them is not known any more.
+        It has the norms of the last step, if that was finite, and what clipping left of them where that can be told
+        without its gradients: for a policy that scales all of them by one coefficient.
         """
-        if self._last is None or not bool(self._last[2].isfinite()):  # host sync: a run ends
+        self._publish_held()
+        last = self.since_last.last
+        if last is None or not bool(last.signals[0].isfinite()):  # host sync: a run ends
             return None
-        step, norms, total = self._last
-        measurement = Measurement(self.layout, (None,) * len(norms), norms, total)
-        measurement.__dict__["present"] = self.since_last.present
-        signals = torch.stack([total, torch.ones_like(total)])
-        return self._record(step, measurement, Passed(Decision(measurement, Clips()), signals, clipped=False))
+        over = last.as_judgement(self.layout, self.since_last.present)
+        return self._record(self._last_step, over.decision.measurement, over)
 
     def close(self) -> None:
         """Ends every view, and says which parameter groups never came that a policy was waiting for."""
@@ -471,6 +534,7 @@ class GradientPipeline:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on: tensors, numbers, strings, lists and dicts only."""
+        self._publish_held()
         self._record_late_steps(wait=True)
         return {
             "counters": self.counters.state_dict(),

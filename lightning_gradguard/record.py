@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import math
 from array import array
@@ -43,6 +44,31 @@ class Finding:
     until: int | None = None
     place: int = 0
 
+    def __repr__(self) -> str:
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "place"}
+        told = {
+            k: v for k, v in shown.items() if k in ("rule", "severity", "message", "step") or v not in ((), {}, None)
+        }
+        return f"Finding({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: how grave, what, and the remedies in order."""
+        held = f", held for {self.count:,} records" if self.count > 1 else ""
+        held += "" if self.until is None else f", until step {self.until}"
+        remedies = "".join(f"<li>{html.escape(remedy)}</li>" for remedy in self.remedies)
+        return (
+            f"<b>{self.severity}: {html.escape(self.rule)}</b> (since step {self.step}{held})<br>"
+            f"{html.escape(self.message)}" + (f"<ol>{remedies}</ol>" if remedies else "")
+        )
+
+
+class Findings(list[Finding]):
+    """A list of findings that a notebook shows in words."""
+
+    def _repr_html_(self) -> str:
+        items = "".join(f"<li>{finding._repr_html_()}</li>" for finding in self)
+        return f"<ul>{items}</ul>" if items else "<p>Nothing to report.</p>"
+
 
 @dataclass(frozen=True)
 class ActivationStats:
@@ -65,6 +91,8 @@ class ActivationStats:
             float; ``None`` for wider dtypes and where no gradient arrived.
         unit_spread: how much the units of a layer differ from each other, as the largest difference between two
             units in any sample over ``rms``; 0 where all units say the same; ``None`` where there is one unit.
+        sample_spread: how much the output differs from sample to sample, likewise, over a few samples; 0 where it is
+            the same for all.
         entropy: of a softmax or attention, mean over rows, over that of a uniform one; ``None`` for others.
         max_logit: largest attention logit, after scaling; ``None`` for others and where it was not seen.
     """
@@ -81,6 +109,7 @@ class ActivationStats:
     input_rms: float | None = None
     grad_underflow: float | None = None
     unit_spread: float | None = None
+    sample_spread: float | None = None
     entropy: float | None = None
     max_logit: float | None = None
 
@@ -145,15 +174,15 @@ class StepRecord:
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
         cause: what a bad step was: ``"nan"``, ``"inf"``; ``"buffer"``: the forward pass made a buffer non-finite;
             ``"loss"``: the loss was NaN although every gradient was finite; ``"exception"``: the step raised, and
-            something was not finite; ``"spike"``: finite, but far above the
-            usual; ``None`` for a good one.
+            something was not finite; ``"square"``: finite, but too large for an optimizer that squares it;
+            ``"spike"``: finite, but far above the usual; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.
         num_steps: optimizer steps since the last record, this one included.
         num_clipped: how many of them were clipped.
         num_nonfinite: how many of them were not finite.
         max_layer_norms: largest finite norm of each layer over those steps.
         max_total_norm: largest finite total norm over those steps.
-        min_coefficient: smallest coefficient over those steps.
+        min_coefficient: smallest coefficient over those steps, whatever the policy.
         clip_rate: clipped steps over all steps of the run so far.
         nonfinite_total: non-finite steps of the run so far.
         skipped_total: steps of the run so far that moved no weight.
@@ -161,8 +190,8 @@ class StepRecord:
             steps of the optimizer after it. :class:`LastWeights` fills in the last known ones.
         findings: what the rules found at this step.
         layer_shapes: shapes of each layer's parameters in words, e.g. ``"64×32 + 64"``; the same at every record.
-        min_layer_coefficients: smallest coefficient of each layer over those steps, for a policy that clips by layer
-            or tensor; ``None``: use ``min_coefficient`` for all of them.
+        min_layer_coefficients: smallest norm after clipping over norm before of each layer over those steps, for
+            policies that clip tensors, units or elements apart; ``None``: use ``min_coefficient`` for all of them.
         update_ratios: update norm over weight norm of each layer, ‖Δθ‖ / ‖θ‖, where measured.
         clip_ratio: the gradient-to-weight ratio from which the policy clips (``ratio`` of AGC); ``None`` for a policy
             that does not go by it.
@@ -192,6 +221,8 @@ class StepRecord:
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).
+        cleared: whether the backward pass leads to the optimizer's parameters, in a record that tells that none has a
+            gradient: something cleared them before the step.
         flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
         clip_outside: the norm at which the Trainer itself clips, after this record is made.
         total_norms: total norm of each step since the last record before clipping, oldest first, this step last, in
@@ -215,7 +246,7 @@ class StepRecord:
     cosine: float | None
     verdict: Verdict
     nonfinite_layers: tuple[str, ...]
-    cause: Literal["nan", "inf", "buffer", "loss", "exception", "spike"] | None
+    cause: Literal["nan", "inf", "buffer", "loss", "exception", "square", "spike"] | None
     loss_scale: float | None
     num_steps: int
     num_clipped: int
@@ -260,6 +291,45 @@ class StepRecord:
     total_norms: tuple[float, ...] | None = None
     steps_per_norm: int = 1
     dry_run: bool = False
+    cleared: bool | None = None
+
+    def __repr__(self) -> str:
+        told: dict[str, Any] = {
+            "step": self.step,
+            "optimizer": self.optimizer,
+            "verdict": self.verdict,
+            "total_norm": self.total_norm,
+        }
+        further = {"cause": self.cause, "coefficient": self.coefficient, "loss": self.loss}
+        told |= {name: value for name, value in further.items() if value is not None}
+        shown = ", ".join(f"{name}={value!r}" for name, value in told.items())
+        return f"StepRecord({shown}, layers={len(self.layers)}, findings={len(self.findings)})"
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: the step in a line, its findings, and the norms of its layers to unfold."""
+        optimizer = f", optimizer {self.optimizer}" if self.num_optimizers > 1 else ""
+        numbers = {
+            "norm": self.total_norm,
+            "after clipping": self.post_clip_norm,
+            "threshold": self.threshold,
+            "loss": self.loss,
+            "loss scale": self.loss_scale,
+        }
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if value is not None)
+        bad = ", ".join(self.nonfinite_layers[:_SHOWN_LAYERS]) + (
+            " …" if len(self.nonfinite_layers) > _SHOWN_LAYERS else ""
+        )
+        rows = "".join(
+            f"<tr><td>{html.escape(layer)}</td><td>{'no gradient' if norm is None else f'{norm:.3e}'}</td></tr>"
+            for layer, norm in zip(self.layers, self.layer_norms, strict=True)
+        )
+        return (
+            f"<p><b>step {self.step}{optimizer}: {self.verdict}</b>, {shown}"
+            + (f"<br>not finite: {html.escape(bad)}" if bad else "")
+            + "</p>"
+            + (Findings(self.findings)._repr_html_() if self.findings else "")
+            + (f"<details><summary>{len(self.layers)} layers</summary><table>{rows}</table></details>" if rows else "")
+        )
 
     def to_json(self) -> str:
         """Returns one line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
@@ -297,6 +367,7 @@ class StepRecord:
         return cls(**{**defaults, **found})
 
 
+_SHOWN_LAYERS = 6  # that are not finite, in a notebook
 # Of the lines that to_json writes. It goes up when a field changes its meaning; new fields need no new version.
 VERSION = 1
 # Without these nothing can be shown; all others have a default when an older or newer version left them out.

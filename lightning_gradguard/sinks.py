@@ -1,16 +1,14 @@
-"""Where records go: memory, a file of lines, or any view that takes them one after the other."""
+"""Where records go: memory, a file of lines, or any view that takes them one after the other. It needs no torch."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import BinaryIO
 
 from lightning_gradguard.arguments import show_arguments
-from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.record import StepRecord
 
 
@@ -26,41 +24,6 @@ class Sink(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Ends the view; called once, when training ends in whatever way."""
-
-
-@final
-class Views(Sink):
-    """Several sinks as one that never fails: one that raises gets no more records, and the others go on.
-
-    Args:
-        sinks: in the order in which they get each record.
-    """
-
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks = [(sink, _part_of(sink)) for sink in sinks]
-        self._is_open = True
-
-    def write(self, record: StepRecord) -> None:
-        """Hands a record to each of them."""
-        for sink, part in self._sinks:
-            part.run(sink.write, record)
-
-    def close(self) -> None:
-        """Ends each of them; one that failed too, which may hold a file open, but of that one nothing more is said.
-
-        A second call does nothing.
-        """
-        sinks, self._is_open = self._sinks if self._is_open else [], False
-        for sink, part in sinks:
-            if part.gone:
-                with suppress(Exception):
-                    sink.close()
-            else:
-                part.run(sink.close)
-
-
-def _part_of(sink: Sink) -> Part:
-    return Part(f"the view {type(sink).__name__}", "it gets no more records", foreign=not is_ours(sink))
 
 
 class MemorySink(Sink):

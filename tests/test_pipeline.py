@@ -273,12 +273,12 @@ def test_statistics_follow_their_parameters_when_a_layer_is_unfrozen():
     for _ in range(3):
         backward(net)
         pipeline.before_step()
-    before = {k: v.clone() for k, v in pipeline.clipper.parts[0].state.items()}
+    before = dict(pipeline.clipper.parts[0].state)
     optimizer.add_param_group({"params": net[0].parameters()})
     pipeline.follow(optimizer)
     after = pipeline.clipper.parts[0].state
     assert pipeline.layout.layers == ("0", "2")
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert after == before and before["mean"] > 0.0
     backward(net)
     assert pipeline.before_step().layers == ("0", "2")
 

@@ -1,11 +1,11 @@
 import json
 import math
 import struct
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 
-from lightning_gradguard.record import Finding, LastWeights, StepRecord
+from lightning_gradguard.record import Finding, Findings, LastWeights, StepRecord
 from lightning_gradguard.sinks import JsonlSink, MemorySink, read_jsonl
 
 RECORD = StepRecord(
@@ -39,7 +39,7 @@ RECORD = StepRecord(
 def test_a_record_survives_json_with_its_nan_and_its_layer_called_nan():
     line = RECORD.to_json()
     json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
-    assert repr(StepRecord.from_json(line)) == repr(RECORD)
+    assert repr(asdict(StepRecord.from_json(line))) == repr(asdict(RECORD))
 
 
 @pytest.mark.parametrize("line", ["[]", '{"step": 1}', "3"], ids=["list", "fields missing", "number"])
@@ -52,7 +52,7 @@ def test_a_record_of_a_newer_version_reads_without_what_is_not_known_here():
     values = json.loads(RECORD.to_json())
     values["version"], values["tomorrow"] = 99, {"deep": ["nan"]}
     values["findings"][0]["mood"] = "calm"
-    assert repr(StepRecord.from_json(json.dumps(values))) == repr(RECORD)
+    assert repr(asdict(StepRecord.from_json(json.dumps(values)))) == repr(asdict(RECORD))
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(StepRecord)])
@@ -64,7 +64,7 @@ def test_a_record_of_another_version_that_lacks_a_field_reads_with_its_default(n
             StepRecord.from_json(json.dumps(values))
         return
     found = StepRecord.from_json(json.dumps(values))
-    assert repr(replace(found, **{name: getattr(RECORD, name)})) == repr(RECORD)
+    assert repr(asdict(replace(found, **{name: getattr(RECORD, name)}))) == repr(asdict(RECORD))
 
 
 def test_a_line_says_by_which_version_it_was_written():
@@ -115,3 +115,30 @@ def test_total_norms_come_back_to_the_bit_of_a_float32_and_take_nine_digits():
     line = record.to_json()
     assert '"total_norms": [0.333333343, "nan", "inf", 0.0, ' in line
     assert repr(StepRecord.from_json(line)) == repr(record)
+
+
+def test_a_record_is_shown_in_a_line_however_many_layers_it_has():
+    many = replace(RECORD, layers=("a",) * 1000, layer_norms=(1.0,) * 1000, loss=0.5)
+    assert repr(many) == (
+        "StepRecord(step=3, optimizer=0, verdict='skipped', total_norm=inf, cause='nan', coefficient=0.5, loss=0.5, "
+        "layers=1000, findings=1)"
+    )
+
+
+def test_a_notebook_shows_a_record_in_words_and_names_stay_text():
+    html = replace(RECORD, layers=("<i>", "net.2"), nonfinite_layers=("<i>",))._repr_html_()
+    assert html.startswith("<p><b>step 3: skipped</b>, norm inf, threshold 1<br>not finite: &lt;i&gt;</p>")
+    assert "<b>warning: rule</b>" in html and "<summary>2 layers</summary>" in html
+    assert "<td>&lt;i&gt;</td><td>nan</td>" in html and "<td>net.2</td><td>no gradient</td>" in html
+
+
+def test_a_notebook_shows_findings_with_remedies_in_order_and_until_when_they_held():
+    finding = Finding("a-rule", "critical", "<b>words</b>", 3, remedies=("do", "or do"), count=8, until=40)
+    assert Findings([finding])._repr_html_() == (
+        "<ul><li><b>critical: a-rule</b> (since step 3, held for 8 records, until step 40)<br>&lt;b&gt;words&lt;/b&gt;"
+        "<ol><li>do</li><li>or do</li></ol></li></ul>"
+    )
+    assert Findings()._repr_html_() == "<p>Nothing to report.</p>"
+    assert repr(finding).startswith(
+        "Finding(rule='a-rule', severity='critical', message='<b>words</b>', step=3, remedies"
+    )

@@ -24,16 +24,23 @@ class Guarded:
 
     def __init__(self, net: nn.Module, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._pipeline = GradientPipeline(net, optimizer, on_nonfinite="skip", per_layer=False, log_every_n_steps=10**9)
+        mine, held = set(net.parameters()), {p for group in optimizer.param_groups for p in group["params"]}
+        # An optimizer that holds other parameters gets no gradient: there is nothing to drop.
+        self._pipeline = None if mine.isdisjoint(held) else _dropping(net, optimizer)
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
 
     def step(self, clip: float | None = None) -> None:
-        self._pipeline.before_step()
+        if self._pipeline is not None:
+            self._pipeline.before_step()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip)
         self.optimizer.step()
+
+
+def _dropping(net: nn.Module, optimizer: Optimizer) -> GradientPipeline:
+    return GradientPipeline(net, optimizer, on_nonfinite="skip", per_layer=False, log_every_n_steps=10**9)
 
 
 class Loop:

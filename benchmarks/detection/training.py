@@ -100,6 +100,7 @@ def train(recipe: Recipe, seed: int, watchers: Sequence[Callback] = (), *, guard
     batches = [recipe.data(generator, True) for _ in range(recipe.per_epoch)]
     guard = guard or GradGuard()
     torch.manual_seed(seed)
+    lightning, level = logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.pytorch").level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = _trainer(recipe, [*watchers, guard])
@@ -107,6 +108,8 @@ def train(recipe: Recipe, seed: int, watchers: Sequence[Callback] = (), *, guard
             trainer.fit(script, DataLoader(batches, batch_size=None))
         except Exception as error:  # whatever ends the run is a result
             outcome.ended_by = f"{type(error).__name__}: {error}"
+        finally:
+            lightning.setLevel(level)
     _fill(outcome, recipe, script, guard)
     outcome.seconds = time.perf_counter() - started
     return outcome

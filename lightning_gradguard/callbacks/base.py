@@ -157,7 +157,7 @@ class GradientCallback(Callback):
         """Sums the run up, and ends the views, whatever happened."""
         if (session := self._driven) is not None:
             session.run(session.tell_the_end, trainer, exception)
-            session.run(session.fail, trainer)
+            session.run(session.fail, trainer, exception)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves Trainer and module as they were."""

@@ -14,7 +14,6 @@ from lightning_gradguard.guard.finite import holding_nan, in_words, nonfinite
 from lightning_gradguard.guard.guard import NonFiniteGradientError
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.harmless.part import is_ours
-from lightning_gradguard.measurement.sharding import any_process
 
 
 class CheckpointGuard:
@@ -51,7 +50,7 @@ class CheckpointGuard:
         ours = {c.state_key for c in self._trainer.callbacks if is_ours(c)}  # type: ignore[attr-defined]
         buffers = self._recovery.buffers
         bad = nonfinite_in(checkpoint, self._module, buffers.unwatched, ours)
-        if any_process(bool(bad), list(self._module.parameters())):
+        if self._recovery.together.any(bool(bad), list(self._module.parameters())):
             what = in_words(bad) or "something on another process"
             raise NonFiniteGradientError(
                 f"not finite after step {self._trainer.global_step}: {what}: no checkpoint was written. "

@@ -14,7 +14,7 @@ _COLUMNS = ["step", "optimizer", "severity", "rule", "message", "first remedy"]
 
 
 class FindingsSink(Sink):
-    """Hands the findings of a run to a logger: all of them whenever one is new.
+    """Hands the findings of a run to a logger: all of them whenever one is new, changes, or has cleared.
 
     Args:
         logger: a Lightning logger.
@@ -26,11 +26,10 @@ class FindingsSink(Sink):
 
     def write(self, record: StepRecord) -> None:
         """Shows what is new at one record, if anything is."""
-        new = {(record.optimizer, finding.rule): finding for finding in record.findings}
-        if new.keys() <= self._found.keys():
+        news = {(record.optimizer, finding.rule): finding for finding in record.findings}
+        if all(_says(self._found.get(key)) == _says(finding) for key, finding in news.items()):
             return
-        self._found = {**new, **self._found}
-        self._found = dict(sorted(self._found.items(), key=lambda item: item[1].step))
+        self._found = dict(sorted({**self._found, **news}.items(), key=lambda item: item[1].step))
         self._show(record.step, self._found)
 
     @property
@@ -41,6 +40,11 @@ class FindingsSink(Sink):
     @abstractmethod
     def _show(self, step: int, found: dict[tuple[int, str], Finding]) -> None:
         """Shows all findings up to now."""
+
+
+def _says(finding: Finding | None) -> tuple[object, ...] | None:
+    """What a reader sees of a finding, but for how long it has held."""
+    return None if finding is None else (finding.severity, finding.message, finding.until)
 
 
 @final

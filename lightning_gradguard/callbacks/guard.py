@@ -41,7 +41,7 @@ class NonFiniteGuard(GradientCallback):
         drop_nan_loss: whether a step with a loss of NaN is a bad step although all of its gradients are finite, as it
             is where every label is ignored (0/0); ``False`` lets such steps through, announced once and counted in the
             records' ``nonfinite_total``. An infinite loss is none: its gradients may well be right.
-        max_incidents: how many bad steps to save, the first ones.
+        max_incidents: how many bad steps of a fit to save, the first ones; bundles of earlier runs stay beside them.
         max_bytes: how much they may take on the disk; what does not fit is left out, and the report says so.
         loss_scale_floor: the scale down to which an overflow under a loss scaler is left to the scaler, > 0.
         on_device: whether a fused optimizer leaves bad steps out by itself, through ``found_inf``, and the host learns

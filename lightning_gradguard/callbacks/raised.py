@@ -13,7 +13,6 @@ from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.callbacks.trainer import StepState
 from lightning_gradguard.guard.guard import NonFiniteGradientError
 from lightning_gradguard.guard.raised import find_nonfinite, may_be_a_nan
-from lightning_gradguard.measurement.sharding import num_processes
 
 # Told what was not finite and the error; returns why the step cannot be dropped, or None where it was.
 Drop = Callable[[str, Exception], str | None]
@@ -73,8 +72,6 @@ class RaisedSteps:
     def _drop_or_not(self, what: str, error: Exception) -> str | None:
         """Drops the step, or tells why it is not dropped; the error that is under way is the one that is raised."""
         found = f"not finite when this was raised: {what}."
-        if num_processes() > 1:
-            return f"{found} Under several processes such a step is not dropped: others may be half way through it."
         try:
             why_not = self._drop(what, error)
         except NonFiniteGradientError as end:  # the guard has had enough

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_gradguard.diagnose.diagnosis import Diagnosis
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import Finding, Findings, StepRecord
 
 
 class Seen:
@@ -31,7 +31,7 @@ class Seen:
     @property
     def findings(self) -> list[Finding]:
         """Returns what the rules found, optimizer by optimizer."""
-        return [*self._found_before, *(finding for each in self._diagnoses for finding in each.findings)]
+        return Findings([*self._found_before, *(finding for each in self._diagnoses for finding in each.findings)])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Seen:
         return self

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from lightning_gradguard.callbacks.console import say, width
 from lightning_gradguard.callbacks.ending import tell_the_end
 from lightning_gradguard.callbacks.folders import run_folder
+from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls
 from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
@@ -32,21 +33,22 @@ from lightning_gradguard.callbacks.trainer import (
     steps_now,
     steps_parameters_of,
 )
-from lightning_gradguard.callbacks.unseen_steps import UnseenSteps
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
-from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.guard.judge import Judge
+from lightning_gradguard.harmless.part import Part, tell
 from lightning_gradguard.measurement.layout import GroupBy, check_owner
 from lightning_gradguard.measurement.loss_scale import true_loss
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
+from lightning_gradguard.recording.views import Views
 from lightning_gradguard.report.live import ConsoleSink
 from lightning_gradguard.report.offline import RECORDS_NAME
 from lightning_gradguard.report.records_file import RecordsFile
-from lightning_gradguard.sinks import MemorySink, Sink, Views
+from lightning_gradguard.sinks import MemorySink, Sink
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -140,9 +142,11 @@ class Session:
         self.console: ConsoleSink | None = None
         self._told_of_skip = False
         self._told_of_strangers = False
-        self.unseen: UnseenSteps | None = None
+        self._told_of_closures = False
+        self._after_us: list[str] = []  # who may change gradients after us; emptied once it is said that somebody did
+        self.calls: OptimizerCalls | None = None
         self._outer: nn.Module | None = None
-        self._handed_on = True
+        self._holds = False
         self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
         self._watching = Part(
             "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
@@ -178,13 +182,8 @@ class Session:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
         ours = [c for c in trainer.callbacks if getattr(c, "_session", None) is self]  # type: ignore[attr-defined]
-        after_us = changed_afterwards(trainer, module, ours)
-        self._handed_on = not after_us
-        if self.plan.clips and after_us:
-            rank_zero_warn(
-                f"{self.plan.roles['tame']} clips before {' and '.join(after_us)}, which may change gradients once "
-                "more: records do not claim to know what the optimizer gets (post_clip is left out)."
-            )
+        self._after_us = changed_afterwards(trainer, module, ours)
+        self._holds = bool(self._after_us)
         each: list[list[Optimizer]] = [list(optimizers)] if self.plan.joint else [[one] for one in optimizers]
         policies = policies_by_optimizer(self.plan.clip, each)
         self.pipelines = [self._make_pipeline(i, o, policies[i], len(each)) for i, o in enumerate(each) if o]
@@ -194,8 +193,9 @@ class Session:
             self.survival.pipelines = self.pipelines
             self.survival.look_at_exceptions(trainer, lambda what, error: self._drop_raised(trainer, what, error))
         if not is_deepspeed(trainer):
-            self.unseen = UnseenSteps(lambda optimizer: steps_parameters_of(module, optimizer), self._asked())
-            self.unseen.start()
+            handed = self._hand_over if self._holds else None
+            self.calls = OptimizerCalls(lambda one: steps_parameters_of(module, one), self._asked(), handed)
+            self.calls.start()
 
     def _asked(self) -> str:
         """Returns what was asked for, in words."""
@@ -221,13 +221,13 @@ class Session:
             per_layer="see" in self.plan.roles,
             optimizer_index=index,
             num_optimizers=num_optimizers,
-            handed_on=self._handed_on,
             must_own=False,
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
             dry_run=self.plan.dry_run,
         )
+        pipeline.holds = self._holds
         if pipeline.diagnosis is not None:
             self.diagnoses.append(pipeline.diagnosis)
         return pipeline
@@ -320,7 +320,7 @@ class Session:
         if self.instruments is not None:
             self._probing.run(self.instruments.after_forward, loss, root)
         if self.survival is not None:
-            self.survival.before_backward(loss)
+            self.survival.before_backward(loss, root)
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
@@ -336,8 +336,8 @@ class Session:
 
     def before_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
-        if self.unseen is not None:
-            self.unseen.saw(optimizer)
+        if self.calls is not None and self.calls.saw(optimizer) > 1:
+            self._meet_second_closure(optimizer)
         if getattr(trainer.fit_loop, "_skip_backward", False):
             return  # the last epoch of weight averaging steps without a backward: the gradients are old ones
         pipeline = self._pipeline_of(trainer, optimizer)
@@ -370,6 +370,36 @@ class Session:
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
 
+    def _meet_second_closure(self, optimizer: Optimizer) -> None:
+        """Refuses to guard an optimizer that asks for gradients again within one step; says so where nobody guards.
+
+        Raises:
+            MisconfigurationException: if the fit is guarded.
+        """
+        name = type(optimizer).__name__
+        again = f"{name} asks for gradients several times within one step (its closure was called again)"
+        if self.plan.guard is not None:
+            raise MisconfigurationException(
+                f"{self.plan.roles['survive']}: {again}, and has moved the weights by the time a gradient is not "
+                "finite: a step cannot be dropped half way. Remove the guard, or use another optimizer."
+            )
+        if not self._told_of_closures:
+            clips = "each of them is clipped, and " if self.plan.clip is not None else ""
+            tell(f"{again}: {clips}a record shows the first of each batch and counts all of them.")
+        self._told_of_closures = True
+
+    def _hand_over(self, optimizer: Optimizer) -> None:
+        """Completes the record of a step, now that all who may change its gradients have done so; says if they did."""
+        pipeline = next((one for one in self.pipelines if optimizer in one.optimizers), None)
+        if pipeline is None or not self.run(pipeline.hand_over, optimizer):
+            return
+        if self.plan.clips and self._after_us:
+            rank_zero_warn(
+                f"{self.plan.roles['tame']} clips before {' and '.join(self._after_us)}, and gradients are changed "
+                "once more after it: what the optimizer gets is not what the policy left (post_clip tells it)."
+            )
+            self._after_us = []
+
     def _drop_raised(self, trainer: pl.Trainer, what: str, error: Exception) -> str | None:
         """Drops a step that has raised because something was not finite; returns why not, where it cannot."""
         survival, module = self.survival, trainer.lightning_module
@@ -378,9 +408,15 @@ class Session:
         if survival.window_is_lost:
             return None
         pipeline = self.pipelines[0]
-        moved = survival.let_through and not survival.recovery.roll_back()
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        record = pipeline.drop_raised(f"{what} ({type(error).__name__})", step=step)
+        if survival.recovery.together.several:
+            survival.recovery.together.leave()
+            saved = (
+                pipeline.judge.save_raised(step, pipeline.layout, error) if isinstance(pipeline.judge, Judge) else ""
+            )
+            return f"Under several processes such a step is not dropped: others may be half way through it. {saved}"
+        moved = survival.let_through and not survival.recovery.roll_back()
+        record = pipeline.drop_raised(f"{what} ({type(error).__name__})", step=step, error=error)
         survival.take_loss()
         survival.after_step()
         if not module.automatic_optimization:
@@ -454,13 +490,13 @@ class Session:
         for pipeline in self.pipelines:
             pipeline.flush()
 
-    def fail(self, trainer: pl.Trainer) -> None:
+    def fail(self, trainer: pl.Trainer, exception: BaseException) -> None:
         """Leaves Trainer, module and optimizers as they were found, in the middle of a step perhaps."""
         self.let_go()
         for pipeline in self.pipelines:
             pipeline.judge.end_step()
         if self.survival is not None:
-            self.survival.fail(trainer)
+            self.survival.fail(trainer, exception)
 
     def leave(self) -> None:
         """Leaves Trainer and module as they were found, at the end of the fit."""
@@ -471,8 +507,8 @@ class Session:
     def let_go(self) -> None:
         """Takes the hooks off the model, and ends every view, whatever happened."""
         self._probing.run(self._detach_probes)
-        if self.unseen is not None:
-            self.unseen.stop()
+        if self.calls is not None:
+            self.calls.stop()
         self.views.close()
 
     def _detach_probes(self) -> None:

@@ -20,13 +20,14 @@ from lightning_gradguard.callbacks.checkpoints import CheckpointGuard
 from lightning_gradguard.callbacks.raised import Drop, RaisedSteps
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.callbacks.trainer import outer_module
-from lightning_gradguard.guard.guard import Action, Guard
+from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
 from lightning_gradguard.incident.bundle import IncidentFolder
 from lightning_gradguard.incident.fake_trainer import call_training_step, loss_of
 from lightning_gradguard.measurement.sharding import is_distributed
+from lightning_gradguard.measurement.together import Together
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.spikes import SpikeRule
@@ -82,11 +83,12 @@ class Survival:
             rollback_after=options.rollback_after,
             snapshot_every_n_steps=options.snapshot_every_n_steps,
             averages=averages_of(trainer),
+            together=Together(outer_module(trainer, module), told=trainer.world_size == 1),
         )
         self.incidents: BlackBox | None = None
         if options.incident_dir is not None:
             recording = Part("the recorder of incidents", "bad steps are not saved")
-            self.incidents = recording.run(make_blackbox, options, trainer, module)
+            self.incidents = recording.run(make_blackbox, options, trainer, module, self.recovery.together)
         self._module = module
         self._loss: Tensor | None = None
         self._loss_is_old = False
@@ -107,17 +109,30 @@ class Survival:
         if self.incidents is not None:
             self.incidents.part.run(self.incidents.before_batch, batch, index)
 
-    def before_backward(self, loss: Tensor) -> None:
-        """Adds up the loss of the step, in real units, from the first one after a step; shows it to the black box."""
+    def before_backward(self, loss: Tensor, root: Tensor) -> None:
+        """Adds up the loss of the step, in real units, from the first one after a step; shows it to the black box.
+
+        Args:
+            loss: in real units, detached.
+            root: where the backward pass begins.
+        """
+        if not self._shows_loss and self.options.drop_nan_loss:
+            let_nan_through(root)
         if self.incidents is not None:
-            self.incidents.before_backward(loss)
+            self.incidents.part.run(self.incidents.before_backward, loss)
         self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
         self._loss_is_old = False
 
     def take_loss(self) -> Tensor | None:
-        """The loss since the last optimizer step; optimizers that step one after another share it."""
+        """The loss since the last optimizer step, where it is to be judged; optimizers in a row share it."""
         self._loss_is_old = True
-        return self._loss
+        return self._loss if self._shows_loss else None
+
+    @property
+    def _shows_loss(self) -> bool:
+        """Whether the loss itself is judged: by one process, or where several agree about something else anyway."""
+        spikes = self.options.spikes
+        return not self.recovery.together.several or bool(self.recovery.buffers.names or (spikes and spikes.watch_loss))
 
     def look_at_exceptions(self, trainer: pl.Trainer, drop: Drop) -> None:
         """Has steps that raise because something is not finite dropped from now on."""
@@ -144,11 +159,14 @@ class Survival:
         if self.incidents is not None:
             self.incidents.part.run(self.incidents.after_step)
 
-    def fail(self, trainer: pl.Trainer) -> None:
+    def fail(self, trainer: pl.Trainer, exception: BaseException) -> None:
         """Takes note that an exception ends the fit: what is saved from now on is saved because of it.
 
-        Whatever saves after an exception is called after this; then this leaves.
+        Whatever saves after an exception is called after this; then this leaves. A guard's own error comes on every
+        process at the same step; with any other nobody waits for the others.
         """
+        if not isinstance(exception, NonFiniteGradientError):
+            self.recovery.together.leave()
         self.checkpoints.failing = True
         trainer.callbacks.append(_LastToGo(self))  # type: ignore[attr-defined]
 
@@ -175,6 +193,24 @@ class Survival:
                 rank_zero_warn(f"the run ends like this: {self.recovery.remedy_of_nonfinite_weights()}")
 
 
+def let_nan_through(loss: Tensor) -> None:
+    """Makes every gradient NaN where the loss is, so that all processes hear of it when they reduce gradients.
+
+    Costs no all-reduce and no host sync; where the loss is not NaN, gradients stay as they are, to the bit.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> loss = (weight * 2.0).sum() + torch.tensor(float("nan"))
+        >>> let_nan_through(loss)
+        >>> loss.backward()
+        >>> weight.grad
+        tensor([nan])
+    """
+    if loss.requires_grad:
+        seen = loss.detach()
+        loss.register_hook(lambda gradient: torch.where(seen.isnan(), torch.nan, gradient))
+
+
 def averages_of(trainer: pl.Trainer) -> list[torch.nn.Module]:
     """The averaged models that callbacks keep beside the model (weight averaging, EMA): they go back with it."""
     found = [vars(callback).get("_average_model") for callback in trainer.callbacks]  # type: ignore[attr-defined]
@@ -192,10 +228,13 @@ class _LastToGo(Callback):
         self._survival.leave()
 
 
-def make_blackbox(options: GuardOptions, trainer: pl.Trainer, module: pl.LightningModule) -> BlackBox:
+def make_blackbox(
+    options: GuardOptions, trainer: pl.Trainer, module: pl.LightningModule, together: Together
+) -> BlackBox:
     """Returns the incident recorder of one fit."""
     assert options.incident_dir is not None
     folder = IncidentFolder(options.incident_dir, max_incidents=options.max_incidents, max_bytes=options.max_bytes)
+    folder.remove_leftovers()
     reason = why_not_in_process(trainer, module)
     return BlackBox(
         folder,
@@ -206,6 +245,7 @@ def make_blackbox(options: GuardOptions, trainer: pl.Trainer, module: pl.Lightni
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         outer=outer_module(trainer, module),
+        together=together,
     )
 
 
@@ -273,6 +313,8 @@ def _said_of(record: StepRecord) -> str | None:
     return {
         "buffer": "the forward pass made buffers non-finite",
         "loss": "the loss is NaN although every gradient is finite",
+        "square": f"the gradient of {', '.join(record.nonfinite_layers[:5])} is finite and too large to be squared, "
+        "which the optimizer does",
         "exception": "it raised an exception, and something was not finite",
     }.get(record.cause or "")
 
@@ -283,9 +325,12 @@ def announce(record: StepRecord, pipeline: GradientPipeline, *, first: bool, wha
     gradients = f"gradients of {', '.join(record.nonfinite_layers[:5])} hold {record.cause}"
     what = what or _said_of(record) or gradients
     saved = f" {pipeline.last_incident}" if pipeline.last_incident else ""
+    more = ""
     if first:
         counted = "nonfinite_total of the records" if done == "let through" else "gradguard/skipped_steps"
         more = f" Further ones are counted in {counted} and not announced."
-        rank_zero_warn(f"step {record.step} was {done}: {what}.{more}{saved}")
-    elif saved:
-        warnings.warn(f"step {record.step} was {done}: {what}.{saved}", stacklevel=2)
+    words = f"step {record.step} was {done}: {what}.{more}{saved}"
+    if saved:  # whichever process it was that saved
+        warnings.warn(words, stacklevel=2)
+    elif first:
+        rank_zero_warn(words)

@@ -81,8 +81,12 @@ def changed_afterwards(trainer: pl.Trainer, module: pl.LightningModule, ours: Se
 
 
 def _is_users(hook: str, owner: object) -> bool:
-    """Whether a hook of a module or callback is not Lightning's own; by name, since Lightning is two packages."""
-    return getattr(type(owner), hook).__module__.partition(".")[0] not in ("lightning", "pytorch_lightning")
+    """Whether a hook of a module or callback is neither Lightning's nor ours; by name, as Lightning is two packages."""
+    return getattr(type(owner), hook).__module__.partition(".")[0] not in (
+        "lightning",
+        "pytorch_lightning",
+        "lightning_gradguard",
+    )
 
 
 def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequence[Optimizer]) -> None:

@@ -33,13 +33,12 @@ def apply_(measurement: Measurement, clip: Clip) -> None:
 def after(measurement: Measurement, clip: Clip) -> Measurement:
     """Returns what the gradients measure once ``clip`` is applied, without applying it.
 
-    Exact and free for coefficients. For element bounds and units it clips and measures a copy of the gradients:
-    their memory once more and three passes, so only for logged steps and for chains that ask for it.
+    Exact and free for coefficients, and for chains of them. For element bounds and units it clips and measures a copy
+    of the gradients: their memory once more and three passes, so only for logged steps and for chains that ask for it.
     """
-    if clip.then is None and clip.coefficient is not None:
-        return measurement.scaled(clip.coefficient)
-    if clip.then is None and clip.bound is None and clip.units is None:
-        return measurement
+    if only_scales(clip):
+        scaled = measurement if clip.coefficient is None else measurement.scaled(clip.coefficient)
+        return scaled if clip.then is None else after(scaled, clip.then)
     # How much is cut can only be told from the cut tensors: a copy is clipped, and measured.
     grads = tuple(None if grad is None else grad.clone() for grad in measurement.grads)
     copy = replace(measurement, grads=grads, found={}, scale=None)
@@ -48,6 +47,35 @@ def after(measurement: Measurement, clip: Clip) -> Measurement:
     apply_(copy, clip)
     norms = whole_norms(measurement.layout, copy.grads, measurement.layout.norms_of_copies)
     return replace(copy, norms=norms, total=torch.linalg.vector_norm(norms))
+
+
+def only_scales(clip: Clip) -> bool:
+    """Tells whether a clip, and all that come after it, multiply whole gradients, so that norms tell what is left."""
+    scales = clip.coefficient is not None or (clip.bound is None and clip.units is None)
+    return scales and (clip.then is None or only_scales(clip.then))
+
+
+def is_tensor_wise(clip: Clip) -> bool:
+    """Tells whether a clip, or one that comes after it, treats single tensors or units of them apart."""
+    several = any(isinstance(value, Tensor) and value.dim() > 0 for value in (clip.coefficient, clip.bound))
+    return several or clip.units is not None or (clip.then is not None and is_tensor_wise(clip.then))
+
+
+@torch.no_grad()
+def norms_left(measurement: Measurement, clip: Clip) -> Tensor | None:
+    """Returns the norm of each gradient once ``clip`` is applied, ``[num_params]``, without a look at the gradients.
+
+    ``None`` where numbers do not tell: for bounds of elements, and for chains with units.
+    """
+    if only_scales(clip):
+        return after(measurement, clip).norms
+    if clip.by_unit is None or clip.then is not None:
+        return None
+    norms = measurement.norms
+    for units, factors in clip.by_unit:
+        for indices, left in units.left(factors):
+            norms = norms.index_copy(0, measurement.layout.index(indices, norms.device), left.to(norms))
+    return norms
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import By, between, ceiling, quantity, whole
+from lightning_gradguard.clip.arithmetic import Number, clamp, minimum, number
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
@@ -56,6 +57,8 @@ class AutoClip(ClipPolicy):
     Reference: Seetharaman et al. 2020, arXiv:2007.14469.
     """
 
+    single = ("count", "threshold")
+
     def __init__(
         self,
         percentile: float = 10.0,
@@ -80,25 +83,22 @@ class AutoClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Adds this step to the history and clips to its percentile."""
-        level = observed(measurement, self.by)
-        total = measurement.total
+        level, total = observed(measurement, self.by)
         known = (total > 0.0) & (total <= LARGEST)
         history, count, threshold = state["history"], state["count"], state["threshold"]
 
-        entry = level if self.original else torch.minimum(level, threshold * _MAX_RISE)
-        slot = (count % self.window).view(1)
-        written = history.scatter(0, slot, entry.to(history.dtype).view(1))
-        history = torch.where(known, written, history)
+        entry = clamp(level if self.original else minimum(level, threshold * _MAX_RISE), highest=LARGEST)
+        places = torch.arange(self.window, dtype=history.dtype, device=history.device)
+        history = history.masked_fill((places == count % self.window) & known, entry)
         count = count + known
-        threshold = self._percentile(history, (count - 1).clamp(min=0, max=self.window - 1))
+        threshold = number(self._percentile(history, places, clamp(count - 1, 0, self.window - 1)))
         state.update(history=history, count=count, threshold=threshold)
 
-        target = threshold if self.max_norm is None else threshold.clamp(max=self.max_norm)
-        return limited(measurement, self.by, target, target)
+        target = threshold if self.max_norm is None else clamp(threshold, highest=self.max_norm)
+        return limited(measurement, self.by, level, target, target)
 
-    def _percentile(self, history: Tensor, last: Tensor) -> Tensor:
+    def _percentile(self, history: Tensor, ranks: Tensor, last: Number) -> Tensor:
         """Returns the percentile of the entries up to the one that ranks ``last``."""
         ranked = history.sort().values
-        position = last.to(ranked.dtype) * (self.percentile / 100.0)
-        ranks = torch.arange(self.window, dtype=ranked.dtype, device=ranked.device)
-        return ranked.dot((1.0 - (ranks - position).abs()).clamp(min=0.0))  # the two neighbours, by their nearness
+        distance = torch.sub(ranks, last, alpha=self.percentile / 100.0).abs()
+        return ranked.dot((1.0 - distance).clamp(min=0.0))  # the two neighbours, by their nearness

@@ -5,19 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import By, show_arguments
+from lightning_gradguard.clip.arithmetic import LARGEST as LARGEST
+from lightning_gradguard.clip.arithmetic import Number, number
+from lightning_gradguard.clip.arithmetic import norm_coefficient as norm_coefficient
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import NOTHING, Needs
+from lightning_gradguard.measurement.unit_norms import UnitNorms
 
-State = dict[str, Tensor]
-
-LARGEST = torch.finfo(torch.float32).max
-_SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
+State = dict[str, Any]  # tensors, and numbers in the place of those that a policy calls single
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,8 @@ class Clip:
             that shape then.
         units: for each parameter a coefficient that broadcasts over its gradient (over the values of a coalesced
             sparse one), ``None`` where untouched.
+        by_unit: the norms that ``units`` go by with the factor for each, from a policy that knows them: they tell what
+            is left of the gradients, which otherwise are read once more when they were clipped.
         changes: whether the gradients change at all, a boolean of shape ``[]``, from a policy that knows it; otherwise
             :func:`is_clipped` finds out.
         then: what to do after this, for a chain of policies.
@@ -45,6 +49,7 @@ class Clip:
     bound: float | Tensor | None = None
     beyond: Tensor | None = None
     units: Sequence[Tensor | None] | None = None
+    by_unit: Sequence[tuple[UnitNorms, Tensor]] | None = None
     changes: Tensor | None = None
     then: Clip | None = None
     _versions: Mapping[str, int] = field(init=False, repr=False)
@@ -90,6 +95,8 @@ class ClipPolicy(ABC):
     Attributes:
         per_parameter: keys of the state whose first dimension is the layout's parameters; they are stored by name,
             and follow their parameters when the layout changes.
+        single: keys of the state that are single numbers, which :meth:`decide` calculates with by the functions of
+            :mod:`~lightning_gradguard.clip.arithmetic`: floats where gradients lie on the CPU, tensors elsewhere.
 
     Example:
         >>> import torch
@@ -108,6 +115,7 @@ class ClipPolicy(ABC):
     """
 
     per_parameter: tuple[str, ...] = ()
+    single: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return show_arguments(self)
@@ -173,45 +181,39 @@ def fresh_state(policy: ClipPolicy, layout: Layout, device: torch.device) -> Sta
                 f"{type(policy).__name__}.init_state must give tensors, got {value!r} ({type(value).__name__}) for "
                 f"{key!r}: write torch.tensor({value!r}, dtype=torch.float32, device=device)"
             )
-    return {key: value.clone() for key, value in state.items()}
+    return {key: number(value) if key in policy.single else value.clone() for key, value in state.items()}
 
 
-def norm_coefficient(norm: Tensor, threshold: Tensor | float, eps: float = 0.0) -> Tensor:
-    """``min(1, threshold / (norm + eps))`` on the device, safe where the norm is zero or not finite.
-
-    Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
-    although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
-    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite
-    threshold gives 1, never ``inf / inf``.
+def observed(measurement: Measurement, by: By) -> tuple[Number, Number]:
+    """Returns the number an adaptive policy follows, and the total norm, which tells whether the step is finite.
 
     Args:
-        norm: shape ``[]`` or ``[num_params]``, >= 0.
-        threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
-        eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
+        measurement: of this step.
+        by: ``"norm"`` for the total norm, ``"value"`` for the largest absolute element.
     """
-    bounded = norm.clamp(max=LARGEST)
-    ratio = threshold / (bounded + eps if eps else bounded)
-    return ratio.clamp(min=_SMALLEST, max=1.0).nan_to_num(nan=1.0)
-
-
-def observed(measurement: Measurement, by: By) -> Tensor:
-    """Returns the number an adaptive policy follows, shape ``[]``: the total norm, or the largest absolute element."""
+    total = number(measurement.total)
     if by == "norm":
-        return measurement.total
+        return total, total
     largest = measurement.max_abs
-    return largest.amax() if largest.numel() else measurement.total
+    return (number(largest.amax()) if largest.numel() else total), total
 
 
-def limited(measurement: Measurement, by: By, threshold: Tensor, target: Tensor, eps: float = 0.0) -> Clip:
+def limited(
+    measurement: Measurement, by: By, level: Number, threshold: Number, target: Number, eps: float = 0.0
+) -> Clip:
     """Returns the clip that brings what :func:`observed` gave down to ``target``: by scaling, or by clamping elements.
 
     Args:
         measurement: of this step.
         by: what was observed.
+        level: what it was.
         threshold: what it was compared with, for the record.
         target: where it shall be afterwards; infinite for *leave it alone*.
         eps: see :func:`norm_coefficient`.
     """
-    if by == "norm":
-        return Clip(threshold=threshold, coefficient=norm_coefficient(measurement.total, target, eps))
-    return Clip(threshold=threshold, bound=target)
+    change = norm_coefficient(level, target, eps) if by == "norm" else target
+    if not isinstance(change, Tensor):  # calculated on the host: both in one tensor
+        threshold, change = torch.tensor([threshold, change], dtype=measurement.total.dtype).unbind()
+    elif not isinstance(threshold, Tensor):
+        threshold = measurement.total.new_full((), threshold)
+    return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import final
 
 import torch
+from torch import Tensor
 
 from lightning_gradguard.clip.apply import after
+from lightning_gradguard.clip.arithmetic import number, where
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, ask
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
@@ -56,6 +58,7 @@ class Chain(ClipPolicy):
             raise ValueError("Chain needs at least one policy, got none; leave clipping out instead")
         self.policies = tuple(policies)
         self.per_parameter = tuple(f"{i}.{key}" for i, policy in enumerate(policies) for key in policy.per_parameter)
+        self.single = tuple(f"{i}.{key}" for i, policy in enumerate(policies) for key in policy.single)
 
     def init_state(self, layout: Layout, device: torch.device) -> State:
         """Returns the states of all, each key with its policy's number in front."""
@@ -76,7 +79,7 @@ class Chain(ClipPolicy):
         clips: list[Clip] = []
         seen = measurement
         # Clamping makes a plausible number of an infinity: the later policies cannot tell that it is not to be learned.
-        finite = measurement.total <= LARGEST
+        finite = number(measurement.total) <= LARGEST
         for i, policy in enumerate(self.policies):
             if clips:  # a norm that overflowed counts as the largest number, lest each policy scales it to nothing
                 bounded = replace(seen, norms=seen.norms.clamp(max=LARGEST), total=seen.total.clamp(max=LARGEST))
@@ -84,10 +87,10 @@ class Chain(ClipPolicy):
             prefix = f"{i}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             # A copy is what a later policy may write in place while the state can still stay as it was.
-            new = {key: value.clone() for key, value in own.items()} if i else dict(own)
+            new = {k: value.clone() if isinstance(value, Tensor) and i else value for k, value in own.items()}
             clips.append(ask(policy, seen, new))
             for key, value in new.items():
-                state[prefix + key] = torch.where(finite, value, own[key]) if i else value
+                state[prefix + key] = where(finite, value, own[key]) if i else value
         answer = clips[-1]
         for clip in reversed(clips[:-1]):
             answer = _followed_by(clip, answer)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.clip.agc import AGC
-from lightning_gradguard.clip.apply import after, apply_, is_clipped
+from lightning_gradguard.clip.apply import after, apply_, is_clipped, is_tensor_wise, norms_left
 from lightning_gradguard.clip.base import Clip, ClipPolicy, State, ask, fresh_state
 from lightning_gradguard.clip.chain import Chain
 from lightning_gradguard.measurement.layout import Layout
-from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.measurement import Measurement, whole_norms
 from lightning_gradguard.measurement.needs import Needs
+from lightning_gradguard.measurement.sharding import is_flat
 
 Policies = ClipPolicy | Mapping[str, ClipPolicy | None]
 
@@ -126,25 +127,6 @@ class Clips:
         smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
         return smallest[0] if len(smallest) == 1 else torch.stack(smallest).min()
 
-    def layer_coefficients(self, layout: Layout) -> Tensor | None:
-        """Returns the smallest coefficient of each layer, ``[num_layers]``, for policies that scale tensor by tensor.
-
-        ``None`` where one coefficient scales everything, and where gradients are not simply scaled.
-        """
-        if not self.answers or self.single_coefficient is not None:
-            return None
-        smallest = None
-        for (_, clip), indices in zip(self.answers, self.indices, strict=True):
-            if clip.coefficient is None or clip.then is not None:
-                return None
-            if smallest is None:
-                smallest = clip.coefficient.new_ones(len(layout.layers))
-            # Parameters are indices into the layout, or into the part of it that the policy sees.
-            index = layout.layer_index(smallest.device)
-            index = index if indices is None else index[layout.index(indices, smallest.device)]
-            smallest = smallest.scatter_reduce(0, index, clip.coefficient.expand(index.shape), "amin")
-        return smallest
-
     def after(self, measurement: Measurement) -> Measurement:
         """Returns what the whole gradient measures once the answers are applied; nothing is written."""
         grads, norms = measurement.grads, measurement.norms
@@ -163,6 +145,28 @@ class Clips:
         """Carries out the answers on the gradients, in place."""
         for seen, clip in self.answers:
             apply_(seen, clip)
+
+    def norms_once_applied(self, measurement: Measurement) -> Tensor:
+        """Returns the norm of each gradient after :meth:`apply_`, ``[num_params]``.
+
+        Known from numbers where gradients or their units are scaled. Where elements were cut, what is left of them is
+        read once more: a pass, in steps that were clipped.
+        """
+        layout, norms = measurement.layout, measurement.norms
+        for (seen, clip), indices in zip(self.answers, self.indices, strict=True):
+            left = norms_left(seen, clip)
+            if left is None:
+                return whole_norms(layout, measurement.grads, layout.norms_of_gradients)
+            # Parameters without a policy keep their norms.
+            norms = (
+                left if indices is None else norms.index_copy(0, layout.index(indices, norms.device), left.to(norms))
+            )
+        return norms
+
+
+def leave_alone(measurement: Measurement) -> Clips:
+    """Answers for nobody: where there is no policy, gradients are left alone."""
+    return Clips()
 
 
 class Clipper:
@@ -204,16 +208,33 @@ class Clipper:
         # Declared once, before the first step: then one pass over the gradients serves all policies.
         self.needs = Needs.together([part.needs for part in self.parts])
         self._ratio = _ratio_of(policies) if isinstance(policies, ClipPolicy) else None
+        self._looks_for_flat = any(map(is_flat, layout.params))
 
     def decide(self, measurement: Measurement) -> Clips:
         """Asks each policy."""
         answers = tuple([part.decide(measurement) for part in self.parts])
+        if self._looks_for_flat:
+            self._warn_of_flat([clip for _, clip in answers])
         return Clips(answers, tuple([part.indices for part in self.parts]), self._ratio)
+
+    def _warn_of_flat(self, clips: Sequence[Clip]) -> None:
+        """Says once that a policy for single tensors or units is given flattened ones; its answer tells what it is."""
+        for part, clip in zip(self.parts, clips, strict=True):
+            if any(map(is_flat, part.layout.params)) and is_tensor_wise(clip):
+                warnings.warn(
+                    f"{type(part.policy).__name__} clips tensor by tensor or unit by unit, and FSDP has flattened the "
+                    "parameters: all tensors of a wrapped module are taken for a single one, and clipped otherwise "
+                    "than without FSDP. Wrap with use_orig_params=True, as in "
+                    "FSDPStrategy(use_orig_params=True), or use a policy for the whole norm",
+                    stacklevel=2,
+                )
+                self._looks_for_flat = False
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the policies remember, per-parameter values with the names they belong to."""
         return {
-            part.group: {"names": list(part.layout.names), "state": {k: v.clone() for k, v in part.state.items()}}
+            part.group: {"names": list(part.layout.names), "state": {k: _kept(v) for k, v in part.state.items()}}
             for part in self.parts
         }
 
@@ -235,20 +256,31 @@ class Clipper:
                 warnings.warn(f"clipping state{where} of {type(part.policy).__name__}: {problem}", stacklevel=2)
 
 
+def _kept(value: Tensor | float) -> Tensor:
+    """Returns an entry of a state as a tensor of its own; a number from the host in double precision."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+
+
 def _load_part(part: _Part, saved: Mapping[str, Any]) -> str | None:
     """Copies a saved state into a part; returns what did not fit, in words."""
     # Rows of per-parameter state may come and go; every other shape says that settings have changed.
     old = saved["state"]
-    expected = {
-        key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in part.state.items()
-    }
-    found = {key: value.shape[1:] if key in part.policy.per_parameter else value.shape for key, value in old.items()}
+    by_name = part.policy.per_parameter
+    expected, found = (
+        {key: torch.as_tensor(value).shape[1 if key in by_name else 0 :] for key, value in state.items()}
+        for state in (part.state, old)
+    )
     if expected != found:
         return f"the checkpoint has {found}, this policy needs {expected}: it starts fresh"
     # Rows go by name, not by place: a changed model keeps what is known of the parameters that stayed.
     position = {name: index for index, name in enumerate(saved["names"])}
     rows = [(i, position[name]) for i, name in enumerate(part.layout.names) if name in position]
     for key, value in part.state.items():
+        if not isinstance(value, Tensor):  # a single number, on the host
+            part.state[key] = type(value)(old[key])
+            continue
         source = old[key].to(value)
         if key in part.policy.per_parameter:
             for index, row in rows:

@@ -7,7 +7,8 @@ from typing import final
 import torch
 
 from lightning_gradguard.arguments import positive
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
+from lightning_gradguard.clip.arithmetic import number
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State, limited
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 
@@ -56,5 +57,4 @@ class NormClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Scales down to the ceiling."""
-        threshold = measurement.total.new_full((), self.max_norm)
-        return Clip(threshold=threshold, coefficient=norm_coefficient(measurement.total, threshold, _EPS))
+        return limited(measurement, "norm", number(measurement.total), self.max_norm, self.max_norm, _EPS)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
 
 from lightning_gradguard.arguments import By, between, ceiling, positive, quantity
+from lightning_gradguard.clip.arithmetic import clamp, where
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
+
+_MAX_LOG = 80.0  # of a factor in float32
 
 
 @final
@@ -50,6 +54,8 @@ class QuantileClip(ClipPolicy):
     Reference: Andrew et al. 2021, arXiv:1905.03871.
     """
 
+    single = ("threshold",)
+
     def __init__(
         self, quantile: float = 0.5, rate: float = 0.2, max_norm: float | None = None, by: By = "norm"
     ) -> None:
@@ -64,15 +70,17 @@ class QuantileClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Clips to the tracked quantile, then moves it."""
-        level, total = observed(measurement, self.by), measurement.total
+        (level, total), old = observed(measurement, self.by), state["threshold"]
         known = (total > 0.0) & (total <= LARGEST)
-        old = state["threshold"]
         first = old == 0.0
-        threshold = torch.where(known & first, level.to(old.dtype), old)
-        below = ((level <= threshold) | first).to(old.dtype)
-        moved = threshold * torch.exp((self.quantile - below) * self.rate)
-        state["threshold"] = torch.where(known, moved, old)
+        threshold = where(known & first, level, old)
+        below = (level <= threshold) | first
+        moved = where(below, threshold * self._factor(1.0), threshold * self._factor(0.0))
+        state["threshold"] = where(known, moved, old)
 
-        target = threshold.masked_fill(threshold == 0.0, torch.inf)
-        target = target if self.max_norm is None else target.clamp(max=self.max_norm)
-        return limited(measurement, self.by, target, target)
+        target = where(threshold == 0.0, math.inf, threshold)
+        target = target if self.max_norm is None else clamp(target, highest=self.max_norm)
+        return limited(measurement, self.by, level, target, target)
+
+    def _factor(self, below: float) -> float:
+        return math.exp(min((self.quantile - below) * self.rate, _MAX_LOG))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Literal, final
 
 import torch
-from torch import Tensor
 
 from lightning_gradguard.arguments import By, between, ceiling, one_of, positive, quantity, whole
+from lightning_gradguard.clip.arithmetic import Number, clamp, divide, lerp, maximum, sqrt, where
 from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
@@ -22,6 +23,7 @@ _FLOOR = 0.25
 # A step up to so many times the limit enters the statistics whole, a wilder one as the limit.
 _WILD = 1.5
 _PAPERS_WARMUP = 25
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @final
@@ -68,6 +70,8 @@ class ZClip(ClipPolicy):
     Reference: Kumar et al. 2025, arXiv:2504.02507.
     """
 
+    single = ("mean", "variance", "count")
+
     def __init__(
         self,
         z: float = 2.5,
@@ -91,7 +95,7 @@ class ZClip(ClipPolicy):
         return {
             "mean": torch.zeros((), dtype=torch.float32, device=device),
             "variance": torch.zeros((), dtype=torch.float32, device=device),
-            "count": torch.zeros((), dtype=torch.int64, device=device),
+            "count": torch.zeros((), dtype=torch.float32, device=device),
         }
 
     def check(self, layout: Layout) -> None:
@@ -101,50 +105,47 @@ class ZClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares with the statistics of the steps before, then lets this step into them."""
-        level, mean = observed(measurement, self.by), state["mean"]
-        sigma, unknown = state["variance"].sqrt(), mean == 0.0
+        (level, total), mean = observed(measurement, self.by), state["mean"]
+        sigma, unknown = sqrt(state["variance"]), mean == 0.0
         if self.original:
-            reach = (sigma * self.z).masked_fill(state["count"] < self.warmup, torch.inf)
+            reach = where(state["count"] < self.warmup, math.inf, sigma * self.z)
             margin = reach if self.to == "percentile" else reach + self.z * _EPS
         else:
-            reach = (torch.maximum(sigma, mean * _FLOOR) * self.z).masked_fill(unknown, torch.inf)
-            margin = reach
+            reach = margin = where(unknown, math.inf, maximum(sigma, mean * _FLOOR) * self.z)
         limit = mean + margin
         target = self._target(level, mean, limit, reach, margin)
 
-        known = measurement.total <= LARGEST
+        known = total <= LARGEST
         if self.original:
-            self._learn_as_published(torch.where(level > limit, target, level).to(mean.dtype), known, state)
+            self._learn_as_published(where(level > limit, target, level), known, state)
         else:
-            self._learn(torch.where(level > limit * _WILD, limit, level).to(mean.dtype), known, unknown, state)
+            self._learn(where(level > limit * _WILD, limit, level), known, unknown, state)
         if self.max_norm is not None:
-            target, limit = target.clamp(max=self.max_norm), limit.clamp(max=self.max_norm)
-        return limited(measurement, self.by, limit, target, _EPS if self.original else 0.0)
+            target, limit = clamp(target, highest=self.max_norm), clamp(limit, highest=self.max_norm)
+        return limited(measurement, self.by, level, limit, target, _EPS if self.original else 0.0)
 
-    def _target(self, level: Tensor, mean: Tensor, limit: Tensor, reach: Tensor, margin: Tensor) -> Tensor:
+    def _target(self, level: Number, mean: Number, limit: Number, reach: Number, margin: Number) -> Number:
         if self.to == "percentile":
             return limit
         if self.to == "mean":
-            return torch.where(level > limit, mean, limit)
-        gap = (level - mean).clamp(min=torch.finfo(mean.dtype).tiny, max=LARGEST)
-        return torch.addcmul(mean, reach, margin / gap)  # at or above the norm itself wherever that is no spike
+            return where(level > limit, mean, limit)
+        gap = clamp(level - mean, _TINY, LARGEST)
+        return mean + reach * divide(margin, gap)  # at or above the norm itself wherever that is no spike
 
-    def _learn(self, learned: Tensor, known: Tensor, unknown: Tensor, state: State) -> None:
+    def _learn(self, learned: Number, known: Number, unknown: Number, state: State) -> None:
         """Moves the statistics by the same small weight at each step; the first one is taken whole."""
-        mean = torch.where(unknown, learned, state["mean"]).lerp(learned, 1.0 - self.decay)
-        variance = state["variance"].lerp((learned - mean).square(), 1.0 - self.decay)
-        state["mean"] = torch.where(known, mean, state["mean"])
-        state["variance"] = torch.where(known, variance, state["variance"])
+        mean = lerp(where(unknown, learned, state["mean"]), learned, 1.0 - self.decay)
+        off = learned - mean
+        state["variance"] = where(known, lerp(state["variance"], off * off, 1.0 - self.decay), state["variance"])
+        state["mean"] = where(known, mean, state["mean"])
 
-    def _learn_as_published(self, learned: Tensor, known: Tensor, state: State) -> None:
+    def _learn_as_published(self, learned: Number, known: Number, state: State) -> None:
         """Mean and population variance of the warm-up, then moving ones."""
         count = state["count"] + known
         past = count > self.warmup
-        weight = count.to(learned.dtype).reciprocal().masked_fill(past, 1.0 - self.decay)
-        mean = torch.lerp(state["mean"], learned, weight)
-        square = (learned - mean).square()
-        square = torch.where(past, square, square / (1.0 - weight).clamp(min=_EPS))
-        variance = torch.lerp(state["variance"], square, weight)
-        state["mean"] = torch.where(known, mean, state["mean"])
-        state["variance"] = torch.where(known, variance, state["variance"])
-        state["count"] = count
+        weight = where(past, 1.0 - self.decay, divide(1.0, count))
+        mean = lerp(state["mean"], learned, weight)
+        square = (learned - mean) * (learned - mean)
+        square = where(past, square, divide(square, clamp(1.0 - weight, lowest=_EPS)))
+        state["variance"] = where(known, lerp(state["variance"], square, weight), state["variance"])
+        state["mean"], state["count"] = where(known, mean, state["mean"]), count

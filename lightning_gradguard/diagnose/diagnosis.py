@@ -13,7 +13,7 @@ from lightning_gradguard.arguments import show_arguments
 from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.diagnose.state import memory_of, remember
 from lightning_gradguard.harmless.part import Part, is_ours
-from lightning_gradguard.record import Finding, LastWeights, Severity, StepRecord
+from lightning_gradguard.record import Finding, Findings, LastWeights, Severity, StepRecord
 
 
 class Rule(ABC):
@@ -141,6 +141,10 @@ class Diagnosis:
         self._watches: dict[int, _Watch] = {}  # by optimizer
         self._weights = LastWeights()
 
+    def __repr__(self) -> str:
+        more = f", … {len(self._rules)} in all" if len(self._rules) > 3 else ""
+        return f"Diagnosis(rules=[{', '.join(map(repr, self._rules[:3]))}{more}])"
+
     def observe(self, record: StepRecord) -> tuple[Finding, ...]:
         """Shows one record to every rule; one without weight norms gets the last known ones.
 
@@ -183,12 +187,12 @@ class Diagnosis:
     @property
     def findings(self) -> list[Finding]:
         """What holds now: causes before what they lead to, and mere facts (*info*) behind them."""
-        return by_cause([f for active, f in self._reported() if active])
+        return Findings(by_cause([f for active, f in self._reported() if active]))
 
     @property
     def cleared(self) -> list[Finding]:
         """What was raised and does not hold any more, in the same order."""
-        return by_cause([f for active, f in self._reported() if not active])
+        return Findings(by_cause([f for active, f in self._reported() if not active]))
 
     def _reported(self) -> list[tuple[bool, Finding]]:
         in_order = zip(*[self._watches[optimizer].asked for optimizer in sorted(self._watches)], strict=True)

@@ -15,6 +15,8 @@ _MIN_FALL = 8  # and before these nor does one that falls
 _SIGMA = 3.0  # how far beyond the noise a change must be
 _SHARE = 0.02  # of the first loss by which it must fall to be called falling
 _RISE = 1.5  # times its size to be called rising
+_DOWN = 0.1  # of what it rose by which it must have come down again to be called falling
+_CALM = 2.0  # times the first gradient up to which a loss that rose once is not called unstable
 _LEAP = 4.0  # times its size to be called so before the noise is known
 
 _SAME = 1e-3  # by which the loss may differ from what a loss function gave, to be that
@@ -32,7 +34,8 @@ class Progress:
     - ``"learns"``: after 8 steps it fell by a fiftieth of its first size and by three standard errors, and has not come
       back;
     - ``"rises"``: it is at least half above its first size, or above its best by half of what it ever gained, and by
-      three standard errors; or it is not finite;
+      three standard errors, and is not on its way down from there: targets that move lift a loss once, as the returns
+      of a policy do; or it is not finite;
     - ``"stalls"``: neither, or it has only come down to what the best constant prediction would cost, after 24 steps;
     - ``"unknown"`` before that, and while the learning rate is still being warmed up.
 
@@ -47,7 +50,9 @@ class Progress:
         self._recent: list[tuple[float, int]] = []  # mean loss and steps of the last records
         self._steps = 0
         self._best = math.inf
+        self._peak = -math.inf  # the highest loss now since it was at its best
         self._noise: list[float] = []
+        self._norms: list[float] = []  # of the gradient, at the first three records and the last three
         self._rate = 0.0
         self._warming = False
         self._baselines: list[float] = []  # what the best constant prediction would have cost
@@ -71,6 +76,8 @@ class Progress:
             if same and same[0].baseline is not None and math.isfinite(same[0].baseline):
                 self._baselines = [*self._baselines[-7:], same[0].baseline]
         self._before = self.now
+        if math.isfinite(record.total_norm):
+            self._norms = [*self._norms[:3], *self._norms[3:][-2:], record.total_norm]
         num = max(1, record.num_steps - record.num_nonfinite)
         if len(self._first) < _BEGINNING:
             self._first.append(record.loss)
@@ -81,7 +88,9 @@ class Progress:
         if record.loss_std is not None and math.isfinite(record.loss_std):
             self._noise = [*self._noise[-4:], record.loss_std]
         if len(self._first) == _BEGINNING:
-            self._best = min(self._best, self.now)
+            now = self.now
+            self._peak = now if now < self._best else max(self._peak, now)
+            self._best = min(self._best, now)
 
     @property
     def first(self) -> float:
@@ -122,15 +131,29 @@ class Progress:
         if now - first > (_LEAP - 1) * size + 3 * noise or (
             self._steps >= 8 and now - first > (_RISE - 1) * size + _SIGMA * noise
         ):
-            return "rises"
+            return "rises" if not self._comes_down() else "unknown"
         gained = first - self._best
         if self._steps >= _MIN_STEPS and gained > _SHARE * size and now - self._best > 0.5 * gained + _SIGMA * noise:
-            return "rises"
+            return "rises" if not self._comes_down() else "unknown"
         if self._learned_nothing():
             return "stalls" if self._steps >= _MIN_STEPS and not self._warming else "unknown"
         if self._steps >= _MIN_FALL and first - now > max(_SHARE * size, _SIGMA * noise):
             return "learns"
         return "stalls" if self._steps >= _MIN_STEPS and not self._warming else "unknown"
+
+    def _comes_down(self) -> bool:
+        """Whether it has been falling since it was highest, by more than its noise or with no larger a gradient."""
+        rose = self._peak - min(self.first, self._best)
+        fell = self._peak - self.now
+        if self.now > self._before:
+            return False
+        calm = bool(self._norms) and statistics.median(self._norms[-3:]) < _CALM * statistics.median(self._norms[:3])
+        return fell > (_DOWN / 2 * rose if calm else max(_DOWN * rose, _SIGMA * self._error_of_now()))
+
+    def _error_of_now(self) -> float:
+        """Standard error of the present loss."""
+        spread = self._noise[-1] if self._noise else 0.0
+        return spread / math.sqrt(max(1, sum(n for _, n in self._recent)))
 
     def _learned_nothing(self) -> bool:
         """Whether the loss lies where the best constant prediction would, or higher, and does not move on."""

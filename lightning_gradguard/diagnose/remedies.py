@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 
+STRAIGHT_THROUGH = "pass the gradient straight through what has none: x + (q - x).detach() in place of q"
 UNFREEZE = "set requires_grad=True for it; if it is meant to be frozen, leave it out of the optimizer"
 CONNECT = "look for detach(), no_grad(), .data, .item() or an unused output between this layer and the loss"
 OWN_PARAMETERS = (
     "give the optimizer the parameters of this module: build it in configure_optimizers, of self.parameters()"
 )
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
+TARGETS_IN_RANGE = "bring the targets of this loss into 0 to 1: masks of 0 and 255 want a division by 255"
 ZERO_GRAD = "call optimizer.zero_grad() before each backward pass that begins a step"
+ZERO_GRAD_FIRST = "call optimizer.zero_grad() before backward(), not between backward() and step()"
 CALL_STEP = "call optimizer.step() after the backward pass"
 SET_RATE = "give the optimizer a learning rate above zero; look at what the scheduler makes of it"
 SLOWER_DECAY = "let the learning rate decay over the whole run: schedulers count in steps or epochs, check `interval`"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from lightning_gradguard.measurement.measurement import Measurement, count_nonfinite
 
-Cause = Literal["nan", "inf", "buffer", "loss", "exception", "spike"]
+Cause = Literal["nan", "inf", "buffer", "loss", "exception", "square", "spike"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Damage:
         buffers: names of buffers that the forward pass made non-finite, where the gradients are finite.
         loss: what the loss was, where it is NaN although gradients and buffers are finite; else ``None``.
         raised: in words, what was not finite when the step ended in an exception.
+        fatal: largest element of each gradient whose square overflows in the optimizer, though it is finite, by name.
         spike: in words, a gradient norm or loss far above the usual, where all is finite.
     """
 
@@ -35,11 +36,12 @@ class Damage:
     raised: str | None = None
     spike: str | None = None
     counted: bool = True
+    fatal: dict[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Returns the affected parameters, in depth order."""
-        return tuple(self.nan)
+        return tuple(self.nan or self.fatal)
 
     @property
     def cause(self) -> Cause:
@@ -48,12 +50,14 @@ class Damage:
             return "nan"
         if self.inf or self.buffers:
             return "inf" if self.inf else "buffer"
+        if self.fatal:
+            return "square"
         return "exception" if self.raised else "spike" if self.loss is None else "loss"
 
     @property
     def nonfinite(self) -> bool:
         """Whether the step counts among those that were not finite: its gradients, its loss, or what made it raise."""
-        return bool(self.nan) or self.loss is not None or self.raised is not None
+        return bool(self.names) or self.loss is not None or self.raised is not None
 
     def describe(self) -> str:
         """Returns the damage in words: how many parameters, and the first of them with their counts."""
@@ -63,6 +67,12 @@ class Damage:
             return f"the step ended in an exception: {self.raised}"
         if self.loss is not None:
             return f"the loss is {self.loss} although every gradient is finite"
+        if self.fatal:
+            shown = [f"'{name}' ({size:.3g})" for name, size in [*self.fatal.items()][:5]]
+            return (
+                f"the gradient of {', '.join(shown)} is finite and too large to be squared: the optimizer's average of "
+                "squares would become infinite, or so large that the weight hardly moves again"
+            )
         if self.buffers:
             return f"the forward pass made buffers non-finite: {', '.join(map(repr, self.buffers[:5]))}"
         shown = [f"'{name}' ({self._what(name)})" for name in self.names[:5]]

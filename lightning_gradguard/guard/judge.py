@@ -8,32 +8,38 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
 from lightning_gradguard.guard.dropped_step import DroppedStep
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.signals import Signals
+from lightning_gradguard.guard.squares import Squares
 from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Passed
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.loss_scale import as_signal
 from lightning_gradguard.measurement.measurement import Measurement, measure_exactly
 from lightning_gradguard.measurement.optimizers import Optimizers
-from lightning_gradguard.measurement.sharding import any_process, num_processes
 from lightning_gradguard.record import Finding, StepRecord, Verdict
 
-Decide = Callable[[Measurement], Decision]
+Decide = Callable[[Measurement], Clips]
 
 
 def _together(decision: Decision) -> Tensor:
     """Total norm and smallest coefficient of a step, in one vector."""
     total = decision.measurement.total
     return Signals(total, decision.clips.smallest_coefficient(total)).together()
+
+
+def _decide_exactly(measurement: Measurement, decide: Decide) -> Decision:
+    """The decision where the norm has overflowed and no element has."""
+    exact = measure_exactly(measurement)
+    return Decision(exact, decide(exact))
 
 
 class Unguarded:
@@ -58,14 +64,14 @@ class Unguarded:
         On the CPU, where looking costs nothing, a norm that overflowed is measured again exactly, a step that is not
         finite is marked, so that it makes a record, and gradients are not multiplied by one.
         """
-        decision = decide(measurement)
+        decision = Decision(measurement, decide(measurement))
         signals = _together(decision)
         if signals.device.type != "cpu":
             return Passed(decision, signals, clipped=bool(decision.clips.answers))
         total, coefficient = signals.tolist()
         nonfinite = not math.isfinite(total) and inspect(measurement) is not None
         if not math.isfinite(total) and not nonfinite:  # every element is finite, only the norm overflowed
-            decision = decide(measure_exactly(measurement))
+            decision = _decide_exactly(measurement, decide)
             signals = _together(decision)
             coefficient = float(signals[1])
         return Passed(
@@ -103,7 +109,6 @@ class Judge:
         optimizers: whose steps these are.
         optimizer_index: which optimizer this is, for messages.
         incidents: saves bad steps for replay; ``None`` saves nothing.
-        together: whether several processes share the parameters.
 
     Raises:
         ValueError: if the guard shall drop steps on the device, and that cannot be.
@@ -123,8 +128,6 @@ class Judge:
         optimizers: Optimizers,
         optimizer_index: int = 0,
         incidents: BlackBox | None = None,
-        *,
-        together: bool = False,
     ) -> None:
         self.guard = guard
         self.recovery = recovery
@@ -132,21 +135,21 @@ class Judge:
         self.should_stop = False
         self.spike: str | None = None
         self.last_incident: str | None = None
+        self._of_streak: str | None = None  # the first incident that was saved of the bad steps in a row
         self._optimizers = optimizers
         self._index = optimizer_index
         self._incidents = incidents
-        # A loss is one process's own: they agree about it where they agree about buffers anyway, or are asked to.
-        self._hears_loss = num_processes() == 1 or bool(guard.spikes and guard.spikes.watch_loss)
-        self._together = together
         self._dropped: DroppedStep | None = None
         self._history: deque[tuple[int, float, str]] = deque(maxlen=20)
         self.on_device = self._make_dropper()
+        self._squares = Squares(optimizers.plain)
 
     def follow(self, optimizers: Optimizers) -> None:
         """Goes on with other optimizers, or with those it had after their parameters have changed."""
         self.recovery.follow(self._optimizers.plain, optimizers.plain)
         self._optimizers = optimizers
         self.on_device = self._make_dropper()
+        self._squares = Squares(optimizers.plain)
 
     def _make_dropper(self) -> DeviceDropper | None:
         params, plain = self._optimizers.params, self._optimizers.plain
@@ -177,8 +180,9 @@ class Judge:
             scaler: the live loss scaler, whose business an overflow is.
             wait: whether the host must know now; else the device may drop the step by itself.
         """
-        self.recovery.begin_step()
-        decision = decide(measurement)
+        if not self.recovery.started:
+            self.recovery.begin_step()
+        decision = Decision(measurement, decide(measurement))
         signals = self._signals(decision, loss)
         together = signals.together()
         self.end_step()
@@ -192,11 +196,11 @@ class Judge:
         if not math.isfinite(found.total):
             damage = inspect(measurement)
             if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
-                decision = decide(measure_exactly(measurement))
+                decision = _decide_exactly(measurement, decide)
                 signals = self._signals(decision, loss)
                 together = signals.together()
                 found = signals.on_host(together)  # host sync: rare
-        damage = damage or self._look_beyond_gradients(found, measurement.layout)
+        damage = damage or self._look_beyond_gradients(found, decision)
         if damage is not None and (damage.loss is None or self.guard.drop_nan_loss):
             return self._drop(step, measurement, damage, scaler)
         self._let_through(step, found)
@@ -206,20 +210,28 @@ class Judge:
         """The signals of a step, on the device, the same on every process."""
         total = decision.measurement.total
         doubts: dict[str, Tensor] = {}
-        if (sum_of_buffers := self.recovery.sum_of_buffers()) is not None:
+        if self.recovery.buffers.names and (sum_of_buffers := self.recovery.buffers.total()) is not None:
             doubts["buffers"] = sum_of_buffers.to(total)
-        if loss is not None and (self._hears_loss or (doubts and self._together)):
+        if loss is not None and self.recovery.together.certain:  # else one process might drop a step and others not
             doubts["loss"] = as_signal(loss, total)
         if doubts:
-            doubts = mean_over_processes(doubts)
+            doubts = self.recovery.together.mean(doubts)
         return Signals(total, decision.clips.smallest_coefficient(total), **doubts)
 
-    def _look_beyond_gradients(self, found: Signals, layout: Layout) -> Damage | None:
-        """Damage to buffers by the forward pass, a loss of NaN, and spikes; ``None`` for a good step."""
+    def _look_beyond_gradients(self, found: Signals, decision: Decision) -> Damage | None:
+        """What else makes a step bad: squares that overflow, buffers, a loss of NaN, a spike; ``None`` for a good one.
+
+        Gradients are finite here.
+        """
+        layout = decision.measurement.layout
         num_params = len(layout.params)
+        if found.total >= self._squares.smallest:
+            fatal = self._squares.fatal(decision.clips.after(decision.measurement))  # as the optimizer would get them
+            if fatal:
+                return Damage({}, {}, num_params, fatal=fatal)
         if found.buffers is not None and not math.isfinite(found.buffers):
             names = self.recovery.buffers.not_finite()  # host syncs: only a doubtful step gets here
-            if any_process(bool(names), layout.params):
+            if self.recovery.together.any(bool(names), layout.params):
                 return Damage({}, {}, num_params, buffers=names or ("on another process",))
         if found.loss is not None and math.isnan(found.loss):
             return Damage({}, {}, num_params, loss=found.loss)
@@ -234,10 +246,19 @@ class Judge:
         self.moved = True
         if self.guard.streak:
             self.guard.good_step()
-        self.recovery.good_step(step)
+            self._of_streak = None
+        if self.recovery.buffers.names or self.recovery.snapshot is not None:
+            self.recovery.good_step(step)
         self._history.append((step, found.total, "clipped" if found.coefficient < 1.0 else "ok"))
 
-    def _drop(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> Dropped:
+    def _drop(
+        self,
+        step: int,
+        measurement: Measurement,
+        damage: Damage,
+        scaler: GradScaler | None,
+        error: BaseException | None = None,
+    ) -> Dropped:
         """Drops a step: leaves it to the scaler if that is its business, else sees to it that nothing comes of it."""
         self.moved = False
         self._history.append((step, float(measurement.total), damage.cause))  # host sync: a bad step
@@ -246,32 +267,46 @@ class Judge:
             return Dropped(measurement, damage, "overflow")
         must_end = self.guard.bad_step()
         self.should_stop = self.should_stop or self.guard.action == "stop"
-        self._save_incident(step, measurement, damage, scaler)
+        try:
+            self._save_incident(step, measurement, damage, scaler, error)
+        finally:
+            self.recovery.buffers.restore_()  # before a Ctrl-C in the save goes on its way
         for parameter in measurement.layout.params:
             parameter.grad = None  # zeros would still move weights, through momentum and weight decay
         verdict: Verdict = "rolled_back" if self.recovery.bad_step(self.guard.streak) else "skipped"
         nowhere = self.recovery.gets_nowhere
         if must_end or nowhere is not None:
             return Dropped(
-                measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere))
+                measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere, scaler))
             )
         self._dropped = DroppedStep(self._optimizers.layers)
         return Dropped(measurement, damage, verdict)
 
-    def drop_raised(self, step: int, layout: Layout, what: str) -> Dropped:
+    def drop_raised(self, step: int, layout: Layout, what: str, error: BaseException | None = None) -> Dropped:
         """Drops a step that has ended in an exception before its gradients could be judged.
 
         Args:
             step: which one.
             layout: its parameters.
             what: was not finite, in words.
+            error: the exception.
         """
         self.recovery.begin_step()
-        norms = torch.full((len(layout.params),), math.nan)
-        nothing = Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))
-        dropped = self._drop(step, nothing, Damage({}, {}, len(layout.params), raised=what), None)
+        damage = Damage({}, {}, len(layout.params), raised=what)
+        dropped = self._drop(step, _nothing(layout), damage, None, error)
         self.end_step()  # the exception has ended the optimizer's step already: there is none to come
         return dropped
+
+    def save_raised(self, step: int, layout: Layout, error: BaseException) -> str:
+        """Saves a step that has raised on this process alone, and will end its run; returns what was saved, in words.
+
+        Args:
+            step: which one.
+            layout: its parameters.
+            error: the exception.
+        """
+        self._save_incident(step, _nothing(layout), Damage({}, {}, len(layout.params), raised=str(error)), None, error)
+        return self.last_incident or ""
 
     def learn_late_steps(self, *, wait: bool = False) -> list[LateStep]:
         """Returns the bad ones among the steps left to the device, as far as the host knows by now, oldest first.
@@ -329,7 +364,20 @@ class Judge:
         if state:
             self.guard.load_state_dict(state)
 
-    def _save_incident(self, step: int, measurement: Measurement, damage: Damage, scaler: GradScaler | None) -> None:
+    def _saved_in_words(self) -> str:
+        """What was saved of the step, or else of the first one of its streak that was."""
+        if self.last_incident:
+            return f" {self.last_incident}"
+        return f" Of the same streak: {self._of_streak}" if self._of_streak else ""
+
+    def _save_incident(
+        self,
+        step: int,
+        measurement: Measurement,
+        damage: Damage,
+        scaler: GradScaler | None,
+        error: BaseException | None,
+    ) -> None:
         self.last_incident = None
         if self._incidents is not None:
             self.last_incident = self._incidents.part.run(
@@ -346,26 +394,35 @@ class Judge:
                 history=tuple(self._history),
                 buffers=self.recovery.buffers.named(),
                 scaler=scaler,
+                error=error,
             )
+            self._of_streak = self._of_streak or self.last_incident
 
-    def _last_words(self, damage: Damage, step: int, nowhere: str | None = None) -> str:
+    def _last_words(
+        self, damage: Damage, step: int, nowhere: str | None = None, scaler: GradScaler | None = None
+    ) -> str:
         patience = f" This was bad step {self.guard.streak} in a row (patience)."
         why = f" It was {nowhere}." if nowhere else "" if self.guard.action == "raise" else patience
         what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
         if self.recovery.has_nonfinite_weights():
             likely = f" {self.recovery.remedy_of_nonfinite_weights()}"
+        elif scaler is not None and not scaler.get_scale():  # host sync: the run ends
+            likely = (
+                " The loss scale is 0, and a gradient is NaN once that is divided out: overflows have halved it again "
+                "and again. Start with a fresh GradScaler (a saved one goes on at 0), and train in bfloat16 if it "
+                "shrinks once more."
+            )
         elif damage.loss is not None:
             likely = " Likely causes: a mean over nothing (every label ignored), division of zero by zero, a bad batch."
         else:
             likely = " Likely causes: a learning rate that is too high, a bad batch, log or sqrt or division at zero."
-        saved = f" {self.last_incident}" if self.last_incident else ""
-        return f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}{saved}"
+        return (
+            f"{what}; step {step}, optimizer {self._index}.{why} No weight was moved by it.{likely}"
+            f"{self._saved_in_words()}"
+        )
 
 
-def mean_over_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their means, by one all-reduce; unchanged where there is one process."""
-    if num_processes() == 1:
-        return dict(values)
-    together = torch.stack(list(values.values())) / num_processes()
-    dist.all_reduce(together)
-    return dict(zip(values, together.unbind(), strict=True))
+def _nothing(layout: Layout) -> Measurement:
+    """What is known of the gradients of a step that never came so far."""
+    norms = torch.full((len(layout.params),), math.nan)
+    return Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))

@@ -12,13 +12,22 @@ from lightning_gradguard.arguments import check_count
 from lightning_gradguard.guard.buffers import Buffers
 from lightning_gradguard.guard.finite import State, in_words, nonfinite, nonfinite_statistics
 from lightning_gradguard.guard.snapshot import Snapshot
-from lightning_gradguard.measurement.sharding import any_process
+from lightning_gradguard.measurement.together import Together
 
 # So often to one state before the run ends: chance has been given a chance, and nothing else changes between them.
 _MAX_ROLLBACKS = 5
 # So many good steps after going back, and a snapshot of one of them, are progress; patience is as long.
 _GOOD_STRETCH = 20
 MEND_BEFORE_THE_START = "No step can mend that: start from another checkpoint, or from fresh weights."
+
+
+def with_inner(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+    """Optimizers, each with the one inside of it that holds its state: ZeroRedundancyOptimizer's, for its own shard."""
+    found: list[torch.optim.Optimizer] = []
+    for optimizer in optimizers:
+        inner = getattr(optimizer, "optim", None)
+        found += [optimizer, inner] if isinstance(inner, torch.optim.Optimizer) else [optimizer]
+    return found
 
 
 class Recovery:
@@ -33,8 +42,11 @@ class Recovery:
         snapshot_every_n_steps: good steps between two snapshots, >= 1. 100: what a rollback loses stays small beside
             an epoch, and copying the state costs a hundredth of a step or so.
         averages: averaged models that are kept beside it, and go back with it.
+        together: the processes that share the model; found out from it if not given.
 
     Attributes:
+        started: whether a first good state was taken.
+        together: the processes that share the model.
         broken_at_start: what was not finite before the first step, by name: nothing here can mend it.
 
     Raises:
@@ -50,20 +62,22 @@ class Recovery:
         rollback_after: int = 3,
         snapshot_every_n_steps: int = 100,
         averages: Sequence[nn.Module] = (),
+        together: Together | None = None,
     ) -> None:
         check_count(rollback_after, "rollback_after")
         check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
+        self.together = Together(module) if together is None else together
         self.buffers = Buffers(module)
-        self.snapshot = Snapshot(module, optimizers, averages) if rollback else None
+        self.snapshot = Snapshot(module, with_inner(optimizers), averages) if rollback else None
         self._averages = averages
         self.rollback_after = rollback_after
         self.snapshot_every_n_steps = snapshot_every_n_steps
         self._module = module
-        self._optimizers = list(optimizers)
+        self._optimizers = with_inner(optimizers)
         self.broken_at_start: tuple[str, ...] = ()
-        self._state = State(module, optimizers)
+        self._state = State(module, self._optimizers)
         self._since_snapshot = 0
-        self._started = False
+        self.started = False
         self._told_of_broken_state = False
         self._rollbacks = 0  # to one state, without a good stretch between them
         self._since_rollback = 1  # good steps
@@ -74,21 +88,22 @@ class Recovery:
 
         The next good state is taken at once: a snapshot of parameters that are gone is of no use.
         """
-        self._optimizers = [one for one in self._optimizers if not any(one is gone for gone in before)] + [*now]
+        left = with_inner(before)
+        self._optimizers = [one for one in self._optimizers if not any(one is gone for gone in left)] + with_inner(now)
         buffers = Buffers(self._module)
         if buffers.names != self.buffers.names:
             self.buffers = buffers
         self._state = State(self._module, self._optimizers)
         if self.snapshot is not None:
             self.snapshot = Snapshot(self._module, self._optimizers, self._averages)
-        self._started = False
+        self.started = False
 
     def start(self) -> None:
         """Takes the present state as the first good one: at the first step, or after a checkpoint was loaded.
 
         Says so, by name, if it is none.
         """
-        self._started = True
+        self.started = True
         self.buffers.keep()
         statistics = nonfinite_statistics(self._module)
         self.broken_at_start = (*self._state.weights(), *self._state.moments(), *statistics)
@@ -104,9 +119,9 @@ class Recovery:
         self._since_snapshot = 0
         if self.snapshot is None:
             return
-        if not any_process(bool(broken), self._params()):
+        if not self.together.any(bool(broken), self._params()):
             self.snapshot.take(step)
-        elif self._started and not self._told_of_broken_state and not self.broken_at_start:
+        elif self.started and not self._told_of_broken_state and not self.broken_at_start:
             self._told_of_broken_state = True
             what = in_words(broken) or "something on another process"
             kept = f"rollbacks go to step {self.snapshot.step}" if self.snapshot.step is not None else "there is none"
@@ -114,12 +129,8 @@ class Recovery:
 
     def begin_step(self) -> None:
         """Starts at the first step, if nobody did; later where its forward pass has left a buffer not finite."""
-        if not self._started and not self.buffers.not_finite():
+        if not self.started and not self.together.any(bool(self.buffers.not_finite()), self._params()):
             self.start()
-
-    def sum_of_buffers(self) -> Tensor | None:
-        """Sum over the buffers, on the device: not finite if one of them is not; ``None`` without buffers."""
-        return self.buffers.total() if self.buffers.names else None
 
     def good_step(self, step: int) -> None:
         """Takes note of a step whose gradients are fine; with them the weights that gave them, not yet updated."""
@@ -178,7 +189,7 @@ class Recovery:
 
     def has_nonfinite_weights(self) -> bool:
         """Whether a parameter is not finite, on any process: then dropping steps cannot help. Reads the host."""
-        return any_process(bool(self._state.weights()), self._params())
+        return self.together.any(bool(self._state.weights()), self._params())
 
     def remedy_of_nonfinite_weights(self) -> str:
         """What can be done about weights that are not finite, in a sentence, given what is at work already."""

@@ -49,6 +49,11 @@ class OnDevice(Passed):
 
 
 @dataclass(frozen=True, eq=False)
+class Over(Passed):
+    """A step that was taken a while ago: its gradients are gone, and ``measurement`` holds numbers alone."""
+
+
+@dataclass(frozen=True, eq=False)
 class Dropped:
     """A step that moves no weight: its gradients are gone, or left to a loss scaler that drops them.
 

@@ -20,8 +20,9 @@ from lightning_gradguard.incident.batch import named_tensors
 from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch, Place, digest_gradients
 from lightning_gradguard.incident.locate import Localisation, localise, place_from_gradients
 from lightning_gradguard.incident.trace import is_finite
+from lightning_gradguard.incident.watcher import NeedsOtherProcesses
 from lightning_gradguard.measurement.layout import Layout
-from lightning_gradguard.measurement.sharding import any_process
+from lightning_gradguard.measurement.together import Together
 
 # A step of more batches than this is saved without its first ones; accumulation rarely goes so far.
 _MAX_BATCHES = 64
@@ -46,6 +47,7 @@ class BlackBox:
             or one together where parameters are sharded.
         world_size: how many processes train together.
         outer: what the strategy wrapped around the module (FSDP), by which whole weights are gathered.
+        together: the processes that share the module; found out from ``outer`` if not given.
 
     Attributes:
         part: the guard under which its methods are to be called: what cannot be saved does not end the run.
@@ -66,6 +68,7 @@ class BlackBox:
         rank: int = 0,
         world_size: int = 1,
         outer: nn.Module | None = None,
+        together: Together | None = None,
     ) -> None:
         self.part = Part("the recorder of incidents", "bad steps are not saved any more")
         self.folder = folder
@@ -76,6 +79,7 @@ class BlackBox:
         self.rank = rank
         self.world_size = world_size
         self.outer = module if outer is None else outer
+        self.together = Together(self.outer) if together is None else together
         self._batches: deque[MicroBatch] = deque(maxlen=_MAX_BATCHES)
         self._losses: deque[Tensor] = deque(maxlen=_MAX_BATCHES)
         self._versions: dict[int, int] = {}
@@ -145,11 +149,11 @@ class BlackBox:
         Returns where it went, where it began, and the command to replay it; ``None`` if nothing was saved.
         """
         params = list(self.module.parameters() if layout is None else layout.params)
-        if not self._batches or any_process(self.folder.is_full, params):
+        if self.together.any(not self._batches or self.folder.is_full, params):
             return None
         scale = None if scaler is None else float(scaler.get_scale())
         before = dict(buffers) if buffers is not None else {n: b.detach() for n, b in self.module.named_buffers()}
-        is_sharded = layout is not None and sharded.holds_parts(self.outer)
+        is_sharded = sharded.holds_parts(self.outer)
         found = None if is_sharded else self._localise(before, scale)
         if not (is_sharded or self._is_mine(found, params)):
             return None
@@ -176,7 +180,7 @@ class BlackBox:
             "localisation": found,
             "not_localised": self.not_run if found is None else None,
             "notes": self._notes(),
-            "suffix": "" if is_sharded or self.world_size == 1 else f"-rank{self.rank}",
+            "suffix": "" if (is_sharded and self.together.several) or self.world_size == 1 else f"-rank{self.rank}",
             "attributes": self._attributes.now(),
         }
 
@@ -189,7 +193,10 @@ class BlackBox:
     ) -> str | None:
         """Writes the bundle, under sharding all processes together; returns where it lies, in words."""
         state = scaler.state_dict() if scaler is not None else None
-        if is_sharded:
+        if is_sharded and not self.together.several:
+            lacks = ["state.pt: the weights are spread over processes, and the others could not be asked"]
+            place = self.folder.save(incident, self.module, None, state, lacks=lacks)
+        elif is_sharded:
             place = sharded.save(self.folder, incident, self.outer, state, saw_it=self._saw_it(), rank=self.rank)
         else:
             place = self.folder.save(incident, self.module, optimizer, state)
@@ -198,9 +205,9 @@ class BlackBox:
     def _is_mine(self, found: Localisation | None, params: Sequence[Tensor]) -> bool:
         """Tells whether this process writes a bundle: it met the fault in its batch, or is the first and nobody did."""
         # Every process asks, whatever it saw: the vote waits for all of them.
-        here = found is not None and (found.found or found.error is not None)
-        anywhere = any_process(here, params)
-        return self.world_size == 1 or here or (not anywhere and self.rank == 0)
+        here = self._saw_it() if found is None else found.found or found.error is not None
+        anywhere = self.together.any(here, params)
+        return not self.together.several or here or (not anywhere and self.rank == 0)
 
     def _saw_it(self) -> bool:
         """Tells whether a batch or a loss of this process is not finite."""
@@ -225,6 +232,9 @@ class BlackBox:
             return None
         try:
             return self._first_that_goes_bad(self.run, buffers, loss_scale)
+        except NeedsOtherProcesses as problem:
+            self.not_run = str(problem)
+            return None
         except Exception as problem:  # the run must not end because it could not be told why it went wrong
             why = " ".join(f"{type(problem).__name__}: {problem}".split())
             return Localisation(None, None, None, (), (), (), f"could not be located: {why[:300]}")

@@ -8,11 +8,12 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +35,8 @@ from lightning_gradguard.measurement.sharding import local
 
 FORMAT = "lightning-gradguard incident"
 VERSION = 2
+_OF_PROCESS = "-of-"  # in the name of a folder that is being written: behind it the machine and the process
+_HOST = re.sub(r"[^\w.]", "_", platform.node())
 PAYLOADS = ("batch.pt", "rng.pt", "state.pt")
 
 
@@ -118,9 +121,11 @@ class Place:
 class IncidentFolder:
     """Writes incidents as folders below one folder, the first ones of a run and no more.
 
+    What earlier runs left there stays, and takes nothing of the number, only of the bytes.
+
     Args:
         path: made when the first incident comes.
-        max_incidents: how many bundles it may hold; the first show the cause, later ones its consequences.
+        max_incidents: how many bundles a run may leave; the first show the cause, later ones its consequences.
         max_bytes: how much they may take together. Parameters, buffers and the state of Adam take 12 bytes a
             parameter. What would not fit is left out, the state first, and the report says so.
 
@@ -139,11 +144,22 @@ class IncidentFolder:
         self.max_incidents = max_incidents
         self.max_bytes = max_bytes
         self.saved: list[Path] = []
+        self._earlier = set(self._bundles())
 
     @property
     def is_full(self) -> bool:
-        """Tells whether it holds as many bundles as it may."""
-        return sum(1 for _ in self.path.glob("step-*/report.json")) >= self.max_incidents
+        """Tells whether this run has left as many bundles as it may, with those of all its processes."""
+        return len(set(self._bundles()) - self._earlier) >= self.max_incidents
+
+    def _bundles(self) -> Iterator[str]:
+        return (report.parent.name for report in self.path.glob("step-*/report.json"))
+
+    def remove_leftovers(self) -> None:
+        """Removes what processes of this machine that are no more have left half written."""
+        for folder in self.path.glob(f".step-*{_OF_PROCESS}*"):
+            host, _, number = folder.name.rpartition(_OF_PROCESS)[2].rpartition("-")[0].rpartition("-")
+            if host == _HOST and number.isdigit() and not _is_alive(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def save(
         self,
@@ -167,16 +183,20 @@ class IncidentFolder:
                 return None
             self.path.mkdir(parents=True, exist_ok=True)
             final = _free_name(self.path / incident.name)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{incident.name}-", dir=self.path))
+            prefix = f".{incident.name}{_OF_PROCESS}{_HOST}-{os.getpid()}-"
+            temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=self.path))
             state = lambda unsaved: _state(module, incident, optimizer, scaler_state, parameters, unsaved)  # noqa: E731
             left_out = self._write(temporary, final, incident, module, None if lacks else state, lacks)
             temporary.rename(final)
             _sync_folder(self.path)
             self.saved.append(final)
             return Place(final, tuple(left_out))
-        except Exception as problem:  # a full disk is an OSError, or torch.save's RuntimeError; batches hold anything
+        except BaseException as problem:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
+            if not isinstance(problem, Exception):  # Ctrl-C
+                raise
+            # A full disk is an OSError, or torch.save's RuntimeError; batches hold anything.
             warnings.warn(
                 f"the incident at step {incident.step} could not be saved to {self.path}: {problem}. "
                 "Training goes on; free some space or choose another incident_dir.",
@@ -358,6 +378,17 @@ def _sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _is_alive(process: int) -> bool:
+    """Tells whether a process of this machine is running; one of another user is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _free_name(path: Path) -> Path:

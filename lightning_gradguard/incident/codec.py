@@ -102,12 +102,22 @@ class _Encoder:
         if type(value) in (Tensor, torch.nn.Parameter):
             return tensor.to_dense() if tensor.layout == torch._mkldnn else _own(tensor)  # type: ignore[attr-defined]
         if value.layout == torch.jagged:
-            return tensor  # torch saves it with the offsets that it shares with others
+            return self._jagged(tensor, path)
         if hasattr(value, "__tensor_flatten__") or not can_be_made(type(value)):
             return self._describe(value, path)
         state = {name: self.encode(i, f"{path}.{name}") for name, i in vars(value).items() if name not in _TENSOR_STATE}
         plain = _own(tensor.as_subclass(Tensor))
         return {KIND: "tensor", "type": type_name(type(value)), "tensor": plain, "state": state}
+
+    def _jagged(self, tensor: Any, path: str) -> Any:
+        """A jagged tensor in parts: torch would read it back only where its own code for them is imported already.
+
+        Tensors that share their offsets still do, so that they can be added.
+        """
+        bounds = tensor.offsets(), tensor.lengths()
+        offsets, lengths = (None if bound is None else self._tensor(bound, path) for bound in bounds)
+        dim, values = tensor._ragged_idx, _own(tensor.values())
+        return {KIND: "jagged", "values": values, "offsets": offsets, "lengths": lengths, "dim": dim}
 
     def _builtin(self, value: Any, path: str) -> Any:
         if id(value) in self._open:
@@ -129,6 +139,8 @@ class _Encoder:
 
     def _object(self, value: Any, path: str) -> Any:
         """A named tuple, a container or an object of a class of its own: the name of the class, and what is in it."""
+        if id(value) in self._open:
+            return self._describe(value, path, "inside itself")
         if id(value) in self._numbers:
             return {KIND: "same", "number": self._numbers[id(value)]}
         cls, parts = type(value), parts_of(value)
@@ -139,14 +151,17 @@ class _Encoder:
         bases = [type_name(base) for base in cls.__bases__]
         encoded: dict[str, Any] = {KIND: "object", "number": number, "type": type_name(cls), "bases": bases}
         inside = [part for part in parts if not part.suffix.startswith(".")]
+        if isinstance(value, tuple):  # is made when its items are there: none of them can hold it
+            self._open.add(id(value))
+            encoded["sequence"] = [self.encode(part.item, path + part.suffix) for part in inside]
+            self._open.discard(id(value))
+            return encoded | {"fields": list(getattr(value, "_fields", ()))}
         if isinstance(value, dict):
             encoded["mapping"] = self._pairs(inside, path)
-        elif isinstance(value, list | tuple | deque):
+        elif isinstance(value, list | deque):
             encoded["sequence"] = [self.encode(part.item, path + part.suffix) for part in inside]
         if isinstance(value, defaultdict):
             encoded["factory"] = getattr(value.default_factory, "__name__", None)
-        if isinstance(value, tuple):
-            return encoded | {"fields": list(getattr(value, "_fields", ()))}
         attributes = [part for part in parts if part.suffix.startswith(".")]
         encoded["state"] = {part.key: self.encode(part.item, path + part.suffix) for part in attributes}
         encoded["view"] = self._pairs(_view_of(value), path)

@@ -86,20 +86,29 @@ class _Decoder:
 
     def _decode_weakref(self, value: dict[str, Any]) -> Any:
         target = self.decode(value["to"])
-        return _nothing if target is None else weakref.ref(target)
+        try:
+            return _nothing if target is None else weakref.ref(target)
+        except TypeError:  # a list or dict of Python's own, which stands in for what it was
+            return lambda: target
 
     def _decode_same(self, value: dict[str, Any]) -> Any:
         return self._objects[value["number"]]
 
     def _decode_tensor(self, value: dict[str, Any]) -> Any:
         tensor, cls = value["tensor"], imported(value["type"])
+        state = {str(name): self.decode(item) for name, item in value["state"].items()}
         if not isinstance(tensor, Tensor):
             raise TypeError("a tensor that is none")
         if cls is None or not issubclass(cls, Tensor) or not can_be_made(cls):
             return tensor
         made = tensor.as_subclass(cls)
-        made.__dict__.update({str(name): self.decode(item) for name, item in value["state"].items()})
+        made.__dict__.update(state)
         return made
+
+    def _decode_jagged(self, value: dict[str, Any]) -> Any:
+        values, offsets, lengths, dim = (value[name] for name in ("values", "offsets", "lengths", "dim"))
+        _check_jagged(values, offsets, lengths, dim)
+        return torch.nested.nested_tensor_from_jagged(values, offsets, lengths, jagged_dim=dim)
 
     def _decode_object(self, value: dict[str, Any]) -> Any:
         """As its class if that is known and of the same kind; a container of Python's own, or a stand-in, otherwise."""
@@ -128,10 +137,12 @@ class _Decoder:
         return made
 
     def _fill(self, made: Any, value: dict[str, Any]) -> None:
+        # In the order of the encoder, and all of it: an object stands where it was met first.
         pairs = [(self.decode(key), self.decode(item)) for key, item in value.get("mapping", ())]
         sequence = [self.decode(item) for item in value.get("sequence", ())]
+        state = {str(name): self.decode(item) for name, item in value["state"].items()}
+        view = [(self.decode(key), self.decode(item)) for key, item in value["view"]]
         if isinstance(made, Standin):
-            view = [(self.decode(key), self.decode(item)) for key, item in value["view"]]
             made.__dict__["_entries"] = dict(view or pairs or enumerate(sequence))
         elif isinstance(made, dict):
             for key, item in pairs:
@@ -140,10 +151,27 @@ class _Decoder:
             for index, item in enumerate(sequence):
                 put(made, Part("[]", index, item))
         known = [] if hasattr(made, "__dict__") else slots_of(type(made))
-        for name, item in value["state"].items():
+        for name, item in state.items():
             if not hasattr(made, "__dict__") and name not in known:
                 raise TypeError(f"{value['type']} has no attribute {name}")
-            put(made, Part(f".{name}", str(name), self.decode(item)))
+            put(made, Part(f".{name}", name, item))
+
+
+def _check_jagged(values: Any, offsets: Any, lengths: Any, dim: Any) -> None:
+    """Refuses what would make torch read beyond the values.
+
+    Raises:
+        TypeError, ValueError: for what is no jagged tensor.
+    """
+    bounds = [bound for bound in (offsets, lengths) if bound is not None]
+    if not all(type(tensor) is Tensor for tensor in (values, offsets, *bounds)) or type(dim) is not int:
+        raise TypeError("a jagged tensor that is none")
+    if not 1 <= dim <= values.dim() or any(b.dim() != 1 or b.dtype not in (torch.int32, torch.int64) for b in bounds):
+        raise ValueError("a jagged tensor of another shape")
+    starts, ends = offsets[:-1], offsets[1:] if lengths is None else offsets[:-1] + lengths
+    is_in = bool((starts >= 0).all() and (ends >= starts).all() and (ends <= values.shape[dim - 1]).all())
+    if len(offsets) < 2 or not is_in:
+        raise ValueError("a jagged tensor with offsets beyond its values")
 
 
 def _nothing() -> None:

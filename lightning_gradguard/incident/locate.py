@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_gradguard.harmless.rng import RngState
 from lightning_gradguard.incident.rerun import untouched
 from lightning_gradguard.incident.trace import Extreme, OperatorCall, Origin, TensorRange, is_finite
-from lightning_gradguard.incident.watcher import Recorder
+from lightning_gradguard.incident.watcher import NeedsOtherProcesses, Recorder
 from lightning_gradguard.measurement.layout import clean_name
 
 Step = Callable[[nn.Module, Any], Tensor | None]
@@ -128,6 +128,8 @@ def _watch(
                 loss = step(module, batch)
             gradients = _gradients(module, loss if loss is None or loss_scale is None else loss * loss_scale)
         bad_gradients = {name: grad for name, grad in gradients.items() if not is_finite(grad)}
+    except NeedsOtherProcesses:
+        raise
     except Exception as problem:
         error = f"running the step again raised {type(problem).__name__}: {problem}"
     bad_buffers = tuple(n for n, b in module.named_buffers() if n in finite_before and not is_finite(b))
@@ -231,7 +233,8 @@ def _sentence(origin: Origin, turned: OperatorCall | None) -> str:
         scale = origin.held.low if origin.held is not None else 0.0
         text = f"gradients are finite until the loss scale ({scale:.3g}) is divided out of them"
     else:
-        text = f"{origin.place} {origin.name} was not finite before the step ({origin.held})"
+        place = "" if origin.place == "batch" else f"{origin.place} "  # names of its parts begin with it
+        text = f"{place}{origin.name} was not finite before the step ({origin.held})"
         if call is not None:
             text += f"; first used by {call.operator} {_where(call)}"
     if turned is not None and turned is not call:

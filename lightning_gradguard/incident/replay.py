@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import os
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ class ReplayReport:
         if self.anomaly is not None:
             lines += ["  autograd's anomaly detection:", *(f"    {line}" for line in self.anomaly.splitlines())]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def replay(

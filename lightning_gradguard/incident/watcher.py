@@ -28,13 +28,20 @@ from lightning_gradguard.incident.trace import (
     shape_of,
 )  # fmt: skip
 from lightning_gradguard.measurement.layout import clean_name
+from lightning_gradguard.measurement.sharding import num_processes
 
 # Operators that only write constants: an infinity they write is meant (an attention mask), until it becomes a NaN.
 _FILLS = ("fill", "full", "masked_fill", "where", "constant_pad", "index_fill", "scalar_tensor", "lift", "triu", "tril")
 # Their results are uninitialized memory, whatever it holds.
 _UNINITIALIZED = ("empty", "new_empty", "resize")
 _TRAIL = 8
+# Operators by which processes talk to each other.
+_COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "torchmetrics")
+
+
+class NeedsOtherProcesses(Exception):
+    """A step that waits for other processes cannot be run again by one: raised before the first time it would."""
 
 
 @dataclass
@@ -105,6 +112,10 @@ class Recorder(TorchDispatchMode):
         """Runs one operator and looks at what it made."""
         kwargs = kwargs or {}
         name = func.__name__
+        if func.namespace in _COLLECTIVES and num_processes() > 1:
+            raise NeedsOtherProcesses(
+                f"the step talks to other processes ({func}), which do not run it again at the same time"
+            )
         call = _Call(self, func, args, kwargs)
         self._protect(call.written)
         result = func(*args, **kwargs)

@@ -43,6 +43,7 @@ class Layout:
             :class:`~lightning_gradguard.measurement.sharding.Sharding`.
         in_order: the same parameters in the order of the optimizer's groups.
         group_sizes: how many each group has.
+        given_names: the ``"name"`` of each group as it was given, ``None`` for one without.
     """
 
     params: tuple[nn.Parameter, ...]
@@ -55,6 +56,10 @@ class Layout:
     sharding: Sharding = field(default_factory=Whole)
     in_order: tuple[Tensor, ...] = ()
     group_sizes: tuple[int, ...] = ()
+    given_names: Sequence[Any] = ()
+
+    def __repr__(self) -> str:
+        return f"Layout(params={len(self.params)}, layers={len(self.layers)}, groups={len(self.group_names)})"
 
     @classmethod
     def from_optimizer(
@@ -96,18 +101,20 @@ class Layout:
             sharding=find_sharding(module, list(params)),
             in_order=tuple(parameter for group in groups for parameter in group["params"]),
             group_sizes=tuple(len(group["params"]) for group in groups),
+            given_names=[group.get("name") for group in groups],
         )
 
-    def fits(self, groups: Sequence[dict[str, Any]]) -> bool:
-        """Tells whether these are still the same parameters in the same groups.
+    def fits(self, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+        """Tells whether these plain optimizers still hold the same parameters in the same groups.
 
         Each parameter is compared by identity: one that was replaced by another of the same shape (an embedding that
         was resized and back, a new head) is another.
         """
+        groups = list(chain.from_iterable([optimizer.param_groups for optimizer in optimizers]))
         return (
             self.group_sizes == tuple([len(group["params"]) for group in groups])
             and all(map(is_, chain.from_iterable([group["params"] for group in groups]), self.in_order))
-            and self.group_names == _names_of_groups(groups)
+            and self.given_names == [group.get("name") for group in groups]
         )
 
     @functools.cached_property
@@ -164,14 +171,6 @@ class Layout:
             owners=tuple(self.owners[i] for i in indices),
             sharding=self.sharding.subset(indices),
         )
-
-    def gradients(self) -> list[Tensor | None]:
-        """Returns the gradient of each parameter now, or this process's piece of it; ``None`` where there is none."""
-        return self.sharding.gradients(self.params)
-
-    def has_gradients(self) -> bool:
-        """Tells whether there is a gradient anywhere; the same on every process."""
-        return self.sharding.has_gradients(self.params)
 
     def values(self) -> Sequence[Tensor]:
         """Returns the value of each parameter now, or this process's piece of it, to be read without autograd."""

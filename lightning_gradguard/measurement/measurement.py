@@ -44,6 +44,9 @@ class Measurement:
     found: Found = field(default_factory=dict)
     scale: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"Measurement({self.layout!r}, total={self.total!r})"
+
     @functools.cached_property
     def present(self) -> tuple[bool, ...]:
         """For each parameter whether it has a gradient; known on the host.
@@ -127,7 +130,7 @@ def measure(layout: Layout, needs: Needs = NOTHING) -> Measurement:
         >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
         5.0
     """
-    grads = tuple(layout.gradients())
+    grads = tuple(layout.sharding.gradients(layout.params))
     norms, found = layout.sharding.measure(grads, layout.norms_of_gradients, needs)
     return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), needs, found)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_gradguard.measurement.needs import Needs
 from lightning_gradguard.measurement.pieces import Piece
 from lightning_gradguard.measurement.unit_norms import UnitNorms
-from lightning_gradguard.measurement.units import Units
+from lightning_gradguard.measurement.units import Units, norm_of_norms
 
 SumEach = Callable[[Sequence[tuple[int, Tensor]]], list[Tensor]]
 
@@ -38,6 +38,12 @@ class ShardedUnits(UnitNorms):
         parts = factors.split([place.num_units for _, place in self.places])
         for (index, place), part in zip(self.places, parts, strict=True):
             yield index, part[place.unit_of]
+
+    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Adds the squares of the units of each parameter."""
+        parts = (self.norms * factors).split([place.num_units for _, place in self.places])
+        for (index, _), part in zip(self.places, parts, strict=True):
+            yield (index,), norm_of_norms(part.view(1, -1))
 
     def scaled(self, coefficient: Tensor) -> ShardedUnits:
         """Multiplies the norms of gradients."""

@@ -6,10 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, final
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lightning_gradguard.measurement.needs import Found, Needs
 from lightning_gradguard.measurement.norms import Norms
@@ -165,37 +163,14 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def trains_together(module: nn.Module) -> bool:
-    """Whether several processes share the parameters of a module: a wrapper of it says so, or they are pieces.
-
-    Processes of one group may as well train a model each (a sweep, an ensemble): then nobody waits for another.
-    """
-    if num_processes() == 1:
-        return False
-    wrapped = any(
-        isinstance(m, DistributedDataParallel) or hasattr(m, "_fsdp_wrapped_module") for m in module.modules()
-    )
-    return wrapped or any(map(is_distributed, module.parameters()))
-
-
-def any_process(flag: bool, params: Sequence[Tensor]) -> bool:
-    """Tells whether a flag is set on any process; every process must ask.
-
-    Args:
-        flag: of this process.
-        params: where they live, flags are compared.
-    """
-    if num_processes() == 1:  # nobody else to ask, and perhaps no process group
-        return flag
-    # Votes lie where the parameters do: NCCL knows no tensors of the CPU.
-    votes = torch.tensor(float(flag), dtype=torch.float32, device=local(params[0]).device if params else None)
-    dist.all_reduce(votes, dist.ReduceOp.MAX)
-    return bool(votes)
-
-
 def is_distributed(tensor: Tensor) -> bool:
     """Tells whether a tensor is a ``DTensor``, by what it has: importing the class takes a second."""
     return hasattr(tensor, "device_mesh")
+
+
+def is_flat(tensor: Tensor) -> bool:
+    """Tells whether FSDP has flattened several parameters into this one (``use_orig_params=False``)."""
+    return bool(getattr(tensor, "_is_flat_param", False))
 
 
 def local(tensor: Tensor) -> Tensor:

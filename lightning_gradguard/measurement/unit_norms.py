@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_gradguard.measurement.needs import Needs
 from lightning_gradguard.measurement.tensors import is_plain
-from lightning_gradguard.measurement.units import FoundUnits, UnitOrder, Units
+from lightning_gradguard.measurement.units import FoundUnits, UnitOrder, Units, norm_of_norms
 
 
 class UnitNorms(ABC):
@@ -30,6 +30,10 @@ class UnitNorms(ABC):
     @abstractmethod
     def spread(self, factors: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Hands out one factor for each unit: for each parameter its index, and what broadcasts over its gradient."""
+
+    @abstractmethod
+    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Tells what is left of gradients whose units are multiplied: for some parameters their indices and norms."""
 
     @abstractmethod
     def scaled(self, coefficient: Tensor) -> UnitNorms:
@@ -62,6 +66,10 @@ class PlainUnits(UnitNorms):
     def spread(self, factors: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Cuts the vector up."""
         return self.order.spread(factors)
+
+    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Adds the squares of the units of each parameter."""
+        return self.order.of_tensors(self.norms * factors)
 
     def scaled(self, coefficient: Tensor) -> PlainUnits:
         """Multiplies the norms."""
@@ -105,6 +113,10 @@ class OddUnits(UnitNorms):
     def spread(self, factors: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Shapes the vector like the gradient, or like its values."""
         yield self.index, self.units.spread(factors, self.values.shape, 1)[0]
+
+    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Adds the squares of its units."""
+        yield (self.index,), norm_of_norms((self.norms * factors).view(1, -1))
 
     def scaled(self, coefficient: Tensor) -> OddUnits:
         """Multiplies the norms."""

@@ -161,6 +161,11 @@ class UnitOrder:
         each = [values[index].expand(block.num_each) for block in self.blocks for index in block.indices]
         return torch.cat(each) if each else values.new_zeros(0)
 
+    def of_tensors(self, norms: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Puts norms of units together: for some tensors at a time their indices, and the norm of each."""
+        for block, part in zip(self.blocks, norms.split(self.sizes), strict=True):
+            yield block.indices, norm_of_norms(part.view(len(block.indices), -1))
+
     def spread(self, factors: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Cuts a vector of factors up: for each tensor its index, and its part in a shape that broadcasts over it."""
         for block, part in zip(self.blocks, factors.split(self.sizes), strict=True):
@@ -178,6 +183,12 @@ class FoundUnits(NamedTuple):
 
     norms: Tensor
     order: UnitOrder
+
+
+def norm_of_norms(norms: Tensor) -> Tensor:
+    """Returns the norm of what has these norms, along the last dimension; in float64 where the device has it."""
+    dtype = torch.float32 if norms.device.type == "mps" else torch.float64
+    return torch.linalg.vector_norm(norms, dim=-1, dtype=dtype)
 
 
 def norms_of_pieces(tensor: Tensor, num: int, dtype: torch.dtype | None) -> Tensor:

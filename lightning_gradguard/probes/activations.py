@@ -26,6 +26,7 @@ _SIGMOID_FLAT = 0.02
 # Such units never let a gradient through again once their input is negative for every sample.
 _CAN_DIE = ("ReLU", "ReLU6", "GELU", "SiLU")
 _ACTIVATION_MODULES = (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU)
+_SAMPLES = 8  # of a batch among which outputs are compared
 _DEAD_ABOVE = -1e-2  # GELU and SiLU tend to zero from below
 _MAX_CALLS = 8  # of one module in one forward pass; a cell in a loop over time would fill the record
 _WINDOW = 64  # sampled batches after which the memory of dead units is renewed, so that a revived one is seen
@@ -246,7 +247,8 @@ class Probe(SampledProbe):
             values["low"], values["high"] = low.amin(), high.amax()
         else:
             values["low"], values["high"] = torch.aminmax(floats)
-        if (inputs := plain_values(given)) is not None:
+        tokens = isinstance(module, nn.Embedding) and isinstance(given, Tensor)
+        if (inputs := plain_values(given.float() if tokens else given)) is not None:
             values["input_rms"] = inputs.to(accumulator(inputs.dtype)).square().mean().sqrt()
         if not kinds.isdisjoint(("Tanh", "RNN", "RNNCell")) and getattr(module, "nonlinearity", "tanh") == "tanh":
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
@@ -256,7 +258,10 @@ class Probe(SampledProbe):
             values["saturated"] = ((floats - 0.5).abs() > 0.5 - _SIGMOID_FLAT).float().mean()
 
     def _spread(self, values: dict[str, Tensor], output: Tensor, module: nn.Module | None) -> None:
-        """How much units differ, as their largest difference from the first one."""
+        """How much units differ, and how much samples do: largest difference from the first one, over a few samples."""
+        output = output[:_SAMPLES]
+        if output.dim() >= 2 and len(output) > 1:
+            values["sample_spread"] = (output - output[:1]).abs().amax()
         unit = 1 if output.dim() >= 4 or (isinstance(module, nn.Conv1d) and output.dim() == 3) else output.dim() - 1
         if output.dim() >= 2 and output.shape[unit] > 1:
             values["unit_spread"] = (output - output.narrow(unit, 0, 1)).abs().amax()
@@ -306,6 +311,8 @@ def _stats(entry: _Seen, values: dict[str, float]) -> ActivationStats:
     rms = norm / math.sqrt(entry.num_elements)
     if "unit_spread" in values:
         values["unit_spread"] = values["unit_spread"] / rms if rms > 0 else 0.0
+    if "sample_spread" in values:
+        values["sample_spread"] = values["sample_spread"] / rms if rms > 0 else 0.0
     return ActivationStats(
         module=entry.name,
         kind=entry.kind,

@@ -16,7 +16,7 @@ def modules_in_compiled_code(module: nn.Module) -> set[nn.Module]:
     themselves while it is traced; it may be compiled once more, to the same graph.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Linear(2, 2)))
+        >>> net = nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Linear(2, 2), backend="eager"))
         >>> net[1]._orig_mod in modules_in_compiled_code(net), net[0] in modules_in_compiled_code(net)
         (True, False)
     """

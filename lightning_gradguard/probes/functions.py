@@ -35,7 +35,8 @@ class FunctionWatch(TorchDispatchMode):
     """Calls back for each activation, softmax and attention that runs while it is on, and notes what losses are given.
 
     Operators are run as they are, and what they gave is passed on as it is: nothing changes but the time it takes. It
-    lies below autograd, so that looking builds no graph.
+    lies below autograd, so that looking builds no graph. Operators that take functions, such as ``flex_attention`` and
+    ``torch.cond``, are run as one, and what is inside of them is not looked at.
 
     Args:
         see: gets the kind, e.g. ``"ReLU"``, the output, and further figures.
@@ -45,11 +46,14 @@ class FunctionWatch(TorchDispatchMode):
         part: its guard. What fails in here takes the looking away, not the training.
     """
 
+    supports_higher_order_operators = True  # else torch refuses to run them while it looks
+
     def __init__(self, see: See) -> None:
         super().__init__()
         self.on = False
         self.part = Part("the look at functions", "rules that look at them stay silent", remove=self.stop)
         self._see = see
+        self._names: dict[Any, str | None] = {}  # of each operator that was met; none of one that is not looked at
         self._losses: list[tuple[str, Tensor, Tensor, Tensor]] = []  # kind; baseline, given probabilities, value
         self._given: Tensor | None = None  # whether the last log_softmax got probabilities
 
@@ -88,9 +92,10 @@ class FunctionWatch(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if self.on:
-            name = func.overloadpacket.__name__
-            if name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS:
+        if self.on:  # no code of ours stands above this: all that may fail is below the guard
+            if func not in self._names:
+                self._names[func] = self.part.run(_name_of, func)
+            if (name := self._names[func]) is not None:
                 self.part.run(self._look, name, args, kwargs, output)
         return output
 
@@ -157,6 +162,14 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "binary_cross_entropy": FunctionWatch._bce,
     "mse_loss": FunctionWatch._mse,
 }
+
+
+def _name_of(operator: Any) -> str | None:
+    """The operator's name, if its output is looked at."""
+    packet = getattr(operator, "overloadpacket", None)  # operators that take functions have none
+    name = str(getattr(packet, "__name__", ""))
+    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS
+    return name if looked_at else None
 
 
 def _is_plain(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_gradguard.measurement.sharding import is_distributed
 from lightning_gradguard.measurement.tensors import accumulator
@@ -26,9 +27,10 @@ def norms_over_time(
     direction, is differentiated with respect to the input. That leaves the user's graph, gradients, generators and
     buffers as they were.
 
-    Not measured, and left out: packed, nested and sparse sequences; inputs under ``torch.func`` or inference mode;
-    weights that are sharded; and subclasses with a ``forward`` of their own, unless ``super().forward``, called with
-    the first argument and the one named ``hx``, gives the output that theirs gave.
+    Of packed sequences the longest ones are taken. Not measured, and left out: nested and sparse sequences; inputs
+    under ``torch.func`` or inference mode; weights that are sharded; and subclasses with a ``forward`` of their own,
+    unless ``super().forward``, called with the first argument and the one named ``hx``, gives the output that theirs
+    gave.
 
     Args:
         module: that was called.
@@ -70,9 +72,16 @@ def _inputs(
 ) -> tuple[Tensor, Sequence[Tensor]] | None:
     """Input and states of a call, both with a dimension for the batch; ``None`` where they are not what they seem."""
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    x = plain_values(next(iter(arguments.values()), None))
+    first = next(iter(arguments.values()), None)
     given = arguments.get("hx")
     states = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    if isinstance(first, PackedSequence):
+        return (
+            None
+            if any(plain_values(value) is None for value in (first.data, *states))
+            else _longest(first, states, module.batch_first)
+        )
+    x = plain_values(first)
     if x is None or torch.is_inference_mode_enabled() or x.dim() not in (2, 3) or x.shape[-1] != module.input_size:
         return None
     if any(plain_values(state) is None for state in states):
@@ -80,6 +89,17 @@ def _inputs(
     if x.dim() == 2:  # one sequence, without a batch
         return x.unsqueeze(0 if module.batch_first else 1), [state.unsqueeze(1) for state in states]
     return x, states
+
+
+def _longest(packed: PackedSequence, states: Sequence[Tensor], batch_first: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    """The sequences of full length, as one tensor, and the states that they began with."""
+    starts = packed.batch_sizes.cumsum(0) - packed.batch_sizes  # they are on the host
+    rows = starts[:, None] + torch.arange(int(packed.batch_sizes[-1]))
+    x = packed.data[rows.to(packed.data.device)]
+    places = packed.sorted_indices
+    if places is not None:
+        states = [state.index_select(1, places) for state in states]
+    return (x.transpose(0, 1) if batch_first else x), states
 
 
 @contextmanager

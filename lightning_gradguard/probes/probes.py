@@ -21,7 +21,7 @@ from lightning_gradguard.probes.losses import Losses
 from lightning_gradguard.probes.optimizer import optimizer_facts
 from lightning_gradguard.probes.outside import frozen_last, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
-from lightning_gradguard.probes.sampled import SampledProbe, is_early, is_sampled
+from lightning_gradguard.probes.sampled import SampledProbe, early_steps
 from lightning_gradguard.probes.steps import Steps
 from lightning_gradguard.probes.structure import Structure
 from lightning_gradguard.probes.updates import UpdateMeter
@@ -56,6 +56,7 @@ class Instruments:
 
     Attributes:
         step: of the last forward pass.
+        awaits_steps: whether an optimizer has not stepped yet.
         clip_outside: the norm at which the Trainer itself clips, after our records are made; set by who knows it.
 
     Raises:
@@ -65,26 +66,34 @@ class Instruments:
     def __init__(self, module: nn.Module, every_n_steps: int = 50, *, eagerly: bool = False) -> None:
         self.module = module
         self.every_n_steps = every_n_steps
+        self.eagerly = eagerly
         self.probe = Probe(module, every_n_steps, eagerly=eagerly)
         self.temporal = TemporalProbe(module, every_n_steps, eagerly=eagerly)
         compiled = modules_in_compiled_code(module)
         self._eagerly = Eagerly() if eagerly and compiled else None
         self._num_unseen = 0 if eagerly else sum(map(is_watched, compiled))
         self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
+        self._hooks = Part("the set of hooks", "no module is looked at any more", remove=self.detach)
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
         self._inputs = Part("the look at batches", "rules that look at them stay silent")
         self._counting = Part("the count of backward passes", "rules that look for steps that are missing stay silent")
         self._settings = Part("the look at the optimizer's settings", "rules that look at them stay silent")
-        self._watched: list[_Watched] = []  # one for each optimizer
+        self._watched: dict[Layout, _Watched] = {}  # one for each optimizer
         self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self.batch = BatchProbe()
         self.step = 0  # of the last forward pass
         self.clip_outside: float | None = None
-        self._sampling = False
+        self._sampling = False  # whether the present step is sampled
+        self.awaits_steps = True
+        self._compares: set[Layout] = set()  # parameters that were copied before their step
+        self._early = early_steps(every_n_steps)
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
         self._batches: deque[tuple[int, int, int]] = deque(maxlen=_BATCHES)  # (step, epoch, index) of the last ones
+
+    def __repr__(self) -> str:
+        return f"Instruments({type(self.module).__name__}, every_n_steps={self.every_n_steps}, eagerly={self.eagerly})"
 
     def before_forward(self, step: int, batch: Any = None, index: int | None = None, epoch: int = 0) -> None:
         """Attaches the hooks of a sampled step.
@@ -95,22 +104,23 @@ class Instruments:
             index: of the batch in its epoch, where there is one, so that a bad batch can be named.
             epoch: its epoch.
         """
-        if step != self.step:
-            self._counting.run(self._begin_step)
+        if self._sampling:  # the step before may have ended in an exception
+            self._hooks.run(self.detach)
+            if step != self.step:
+                self._counting.run(self._begin_step)
         self.step = step
         if index is not None:
             self._batches.append((step, epoch, index))
-        for probe in self._probes:
-            probe.part.run(probe.start, step)
-        self._sampling = bool(self._inputs.run(is_sampled, step, self.every_n_steps))
-        if self._sampling and batch is not None:
+        self._sampling = self._is_sampled(step)
+        if not self._sampling:  # nothing to attach: most steps end here
+            return
+        if not self._hooks.gone:
+            for probe in self._probes:
+                probe.part.run(probe.start, step)
+        if batch is not None:
             self._inputs.run(self.batch.look, batch)
         if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
             self._eagerly.start()
-
-    def is_early(self, step: int) -> bool:
-        """Whether a record is made at this step even if none is logged, so that what is certain is said at once."""
-        return is_early(step)
 
     def after_forward(self, loss: Tensor | None = None, root: Tensor | None = None) -> None:
         """Removes them, and adds the loss that is about to be back-propagated; no host sync.
@@ -126,11 +136,13 @@ class Instruments:
                 "weights then differ in their last bits from those of a run that is not watched."
             )
             self._num_unseen = 0
-        self.detach()
+        if self._sampling:
+            self._hooks.run(self.detach)
         if loss is None:
             return
         self._loss.run(self._add_loss, loss)
-        self._counting.run(self._count_backward, loss if root is None else root)
+        if self._sampling or self.awaits_steps:
+            self._counting.run(self._count_backward, loss if root is None else root)
 
     def detach(self) -> None:
         """Takes every hook off, whatever happened in between."""
@@ -147,21 +159,31 @@ class Instruments:
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
-        self._updates.run(self._copy_parameters, layout, step)
-        self.without_step(layout)
+        if self._is_sampled(step):
+            self._compares.add(layout)
+            self._updates.run(self._copy_parameters, layout, step)
+        self.without_step(layout, fed=True)
 
-    def without_step(self, layout: Layout) -> None:
-        """Takes the loss of a step for which no parameter of an optimizer has a gradient."""
-        self._counting.run(self._count_step, layout)
-        self._loss.run(self._claim_loss, layout)
+    def without_step(self, layout: Layout, *, fed: bool = False) -> None:
+        """Takes the loss of a step for which no parameter of an optimizer has a gradient, or of one that is ``fed``."""
+        if self._sampling or self.awaits_steps or layout not in self._watched:
+            self._counting.run(self._count_step, layout, fed)
+        if self._pending is not None:
+            self._loss.run(self._claim_loss, layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
-        self._updates.run(self._compare_parameters, layout)
+        if layout in self._compares:
+            self._compares.discard(layout)
+            self._updates.run(self._compare_parameters, layout)
 
     def waiting(self, layout: Layout) -> int | None:
         """Backward passes without a step of this optimizer, now and then once they are suspiciously many."""
         return self._counting.run(self._waiting, layout)
+
+    def leads_to(self, layout: Layout) -> bool | None:
+        """Whether the last backward pass led to a parameter of this optimizer; ``None`` where nobody looked."""
+        return self._of(layout).steps.reached
 
     def enrich(self, record: StepRecord, layout: Layout, optimizers: Optimizers | None = None) -> StepRecord:
         """The record with all that was seen since the last one; several host reads, on a logged step."""
@@ -223,7 +245,7 @@ class Instruments:
 
     def _outside(self, num_optimizers: int) -> dict[str, Any]:
         """What is outside the optimizers, once all of them are known."""
-        layouts = [watched.meter.layout for watched in self._watched]
+        layouts = list(self._watched)
         if len(layouts) < num_optimizers or not all(layout.sharding.whole for layout in layouts):
             return {}
         return {
@@ -232,26 +254,31 @@ class Instruments:
         }
 
     def _begin_step(self) -> None:
-        for watched in self._watched:
+        for watched in self._watched.values():
             watched.steps.begin()
 
     def _count_backward(self, root: Tensor) -> None:
-        for watched in self._watched:
+        for watched in self._watched.values():
             watched.steps.add_backward()
+            if self._sampling and not watched.steps.fed:
+                watched.steps.look_where_it_leads(root)
         if self._sampling and root.requires_grad:
             root.register_hook(self._counting.hook(self._look_for_old_gradients, "the loss"))
 
     def _look_for_old_gradients(self, gradient: Tensor) -> None:
         """Runs when the backward pass of a sampled step begins."""
-        for watched in self._watched:
+        for watched in self._watched.values():
             if watched.meter.layout.sharding.whole:
                 watched.steps.look([parameter.grad for parameter in watched.meter.layout.params])
 
     def _waiting(self, layout: Layout) -> int | None:
         return self._of(layout).steps.waiting()
 
-    def _count_step(self, layout: Layout) -> None:
-        self._of(layout).steps.step()
+    def _count_step(self, layout: Layout, fed: bool) -> None:
+        steps = self._of(layout).steps
+        steps.step()
+        steps.fed = steps.fed or fed
+        self.awaits_steps = not all(watched.steps.ever and watched.steps.fed for watched in self._watched.values())
 
     def _take_old_gradients(self, layout: Layout, stepped: bool) -> bool | None:
         steps = self._of(layout).steps
@@ -269,16 +296,17 @@ class Instruments:
             self._pending = None
 
     def _of(self, layout: Layout) -> _Watched:
-        for watched in self._watched:
-            if watched.meter.layout is layout:
-                return watched
-        # A layout that was built anew: parameters have come, and modules perhaps.
-        self._watched = [w for w in self._watched if not _overlap(w.meter.layout, layout)]
-        self._watched.append(
-            _Watched(UpdateMeter(layout, self.every_n_steps), Structure(layout, self._kinds), Losses(), Steps(layout))
-        )
-        self.probe.look_for_modules()
-        return self._watched[-1]
+        if layout not in self._watched:  # built anew: parameters have come, and modules perhaps
+            self._watched = {known: w for known, w in self._watched.items() if not _overlap(known, layout)}
+            self._watched[layout] = _Watched(
+                UpdateMeter(layout, self.every_n_steps), Structure(layout, self._kinds), Losses(), Steps(layout)
+            )
+            self.awaits_steps = True
+            self.probe.look_for_modules()
+        return self._watched[layout]
+
+    def _is_sampled(self, step: int) -> bool:
+        return step % self.every_n_steps == 0 or step in self._early
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning_gradguard.harmless.part import Part
 
-_LAST_EARLY = 64  # by then what is certain has been said
+EARLY = frozenset([0, *(2**k for k in range(7))])  # 0, 1, 2, 4 … 64: by then what is certain has been said
 
 
 class SampledProbe(ABC):
@@ -32,15 +33,12 @@ class SampledProbe(ABC):
         """Returns what was seen since the last call, for the record; ``None`` without a new sample."""
 
 
+@functools.cache
+def early_steps(every_n_steps: int) -> frozenset[int]:
+    """Returns 0, 1, 2, 4, 8 … up to 64 and below the interval: runs break there."""
+    return EARLY | {2**k for k in range(every_n_steps.bit_length()) if 2**k < every_n_steps}
+
+
 def is_sampled(step: int, every_n_steps: int) -> bool:
-    """Whether a step is sampled: regularly, and 0, 1, 2, 4, 8 … up to 64 and below the interval: runs break there."""
-    return step % every_n_steps == 0 or is_early(step) or (step < every_n_steps and _is_power(step))
-
-
-def is_early(step: int) -> bool:
-    """Whether a step is one of 0, 1, 2, 4, 8 … 64."""
-    return step <= _LAST_EARLY and _is_power(step)
-
-
-def _is_power(step: int) -> bool:
-    return step & (step - 1) == 0
+    """Tells whether a step is sampled: regularly, and early ones more often."""
+    return step % every_n_steps == 0 or step in early_steps(every_n_steps)

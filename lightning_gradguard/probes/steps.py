@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_gradguard.measurement.layout import Layout
 
 _MANY = 32  # backward passes without a step from which it is said; more than one accumulates by hand
+_MOST_NODES = 20_000  # of a graph that are looked at
 _AGAIN = 16  # and after as many more
 
 
@@ -21,6 +22,8 @@ class Steps:
 
     Attributes:
         ever: whether there was a step, of this optimizer or of somebody else who moved its weights.
+        fed: whether it ever had a gradient to step with.
+        reached: whether the last graph that was looked at leads to one of its parameters.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -29,6 +32,8 @@ class Steps:
         self._told = 0
         self._versions: list[int] = []
         self.ever = False
+        self.fed = False
+        self.reached: bool | None = None
         self._smallest: Tensor | None = None  # largest gradient element as a backward began, the smallest since a step
         self._old: Tensor | None = None
 
@@ -37,6 +42,21 @@ class Steps:
         self._backwards += 1
         if self._backwards == 1:
             self._versions = [parameter._version for parameter in self._layout.params]
+
+    def look_where_it_leads(self, root: Tensor) -> None:
+        """Walks the graph of a loss; asked for on sampled steps, as long as no gradient ever came to a step."""
+        params, left = set(map(id, self._layout.params)), [root.grad_fn]
+        seen: set[object] = set()
+        self.reached = False
+        while left and len(seen) < _MOST_NODES:
+            node = left.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if id(getattr(node, "variable", None)) in params:
+                self.reached = True
+                return
+            left.extend(next_node for next_node, _ in node.next_functions)
 
     def begin(self) -> None:
         """Tells that another step begins: what backward passes of other optimizers left behind does not count."""

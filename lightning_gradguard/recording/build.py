@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from lightning_gradguard.clip.apply import cosine
 from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
-from lightning_gradguard.guard.verdict import Dropped, Judgement, Passed, verdict_of
+from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, verdict_of
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer, measure_exactly, p_norms
 from lightning_gradguard.record import StepRecord
@@ -148,7 +148,7 @@ class Layers:
     ) -> tuple[float | None, ...] | None:
         """Returns the smallest coefficient of each layer: what was folded, and what this step's norms say."""
         if not self.after:
-            return None
+            return None if folded is None else tuple(folded)
         raw, clipped = by_layer(layout, exact), by_layer(layout, torch.tensor(self.after, dtype=torch.float64))
         now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
         return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
@@ -183,8 +183,8 @@ class Since:
             total_norms=since.total_norms.values(),
         )
 
-    def fields(self, since: SinceLast, counters: Counters, view: View) -> dict[str, Any]:
-        """Returns the record's fields, from the host's values."""
+    def fields(self, since: SinceLast, counters: Counters, view: View, now: float | None) -> dict[str, Any]:
+        """Returns the record's fields, from the host's values; ``now`` is the coefficient of this step."""
         largest = self.max_layer_norms or []
         return {
             "num_steps": since.num_steps,
@@ -192,7 +192,7 @@ class Since:
             "num_nonfinite": int(self.num_nonfinite),
             "max_layer_norms": _where_present(since.layout, largest, since.present) if view.per_layer else (),
             "max_total_norm": self.max_total_norm,
-            "min_coefficient": self.min_coefficient if view.clips else None,
+            "min_coefficient": min(self.min_coefficient, 1.0 if now is None else now) if view.clips else None,
             "clip_rate": self.clipped_total / counters.steps if view.clips else None,
             "nonfinite_total": int(self.nonfinite_total),
             "skipped_total": counters.skipped,
@@ -223,9 +223,8 @@ def build_record(
         step: x-axis of the run.
         scaler: the live loss scaler.
     """
-    dropped = judgement if isinstance(judgement, Dropped) else None
     clips = None if isinstance(judgement, Dropped) else judgement.decision.clips
-    after = clips.after(measurement) if clips is not None else None
+    after = None if clips is None or _cannot_tell(judgement, clips, view) else clips.after(measurement)
     weights = view.per_layer and weights_are_due(counters.steps, since.num_steps)
     totals, layers, fold = on_host(
         Totals.of(measurement, clips, after, view),
@@ -233,13 +232,13 @@ def build_record(
         Since.of(since, counters, view),
     )
 
-    damage = dropped.damage if dropped is not None else None
-    passed_by = judgement.damage if isinstance(judgement, Passed) else None
+    damage = judgement.damage if isinstance(judgement, Dropped) else None
     if damage is None and not math.isfinite(totals.total_norm):  # nobody guards: say at least what went through
         damage = inspect(measurement)
     norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
-    if damage is None:
+    if damage is None and not isinstance(judgement, Over):
         norms, total = _exact(measurement, norms, total)
+    of_totals = totals.fields(total, damage, view)
     return StepRecord(
         step=step,
         optimizer=view.optimizer,
@@ -249,17 +248,19 @@ def build_record(
         **_judged(
             measurement.layout,
             judgement,
-            damage or passed_by,
+            damage or judgement.damage,
             scaler,
             clipped=bool(totals.clipped) and not view.dry_run,
         ),
-        **totals.fields(total, damage, view),
+        **of_totals,
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
-        **fold.fields(since, counters, view),
+        **fold.fields(since, counters, view, of_totals["coefficient"]),
     )
 
 
-def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None = None) -> StepRecord:
+def no_step_record(
+    layout: Layout, view: View, step: int, *, waiting: int | None = None, cleared: bool | None = None
+) -> StepRecord:
     """Makes the record of a step that did not come: no parameter has a gradient, or nobody steps the optimizer.
 
     Args:
@@ -267,6 +268,7 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
         view: what records hold in this run.
         step: x-axis of the run.
         waiting: backward passes since the last step; ``None`` if there is no gradient to step with.
+        cleared: whether there was one that something cleared.
     """
     none = (None,) * len(layout.layers) if view.per_layer else ()
     return StepRecord(
@@ -296,13 +298,20 @@ def no_step_record(layout: Layout, view: View, step: int, *, waiting: int | None
         layer_shapes=layout.layer_shapes if view.per_layer else None,
         early=True,
         waiting=waiting,
+        cleared=cleared,
     )
+
+
+def _cannot_tell(judgement: Judgement, clips: Clips, view: View) -> bool:
+    """Whether what clipping left is not known any more: gradients are gone that would have to be measured."""
+    return isinstance(judgement, Over) and view.clips and clips.single_coefficient is None
 
 
 def _judged(
     layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, *, clipped: bool
 ) -> dict[str, Any]:
     """The record's fields about what became of the step, and why."""
+    clipped = judgement.clipped if isinstance(judgement, Over) else clipped
     drops = scaler is not None and (damage is None or damage.loss is None)  # a scaler asks no loss
     return {
         "verdict": verdict_of(judgement, nonfinite=damage is not None, clipped=clipped, scaled=drops),

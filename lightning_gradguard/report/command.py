@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         pictures, unreadable = read_pictures(options.logdir)
         if out is not None and pictures:
-            write_whole(out, build_page([picture for picture in pictures if picture.flow.layers], title))
+            drawn = [picture for picture in pictures if picture.flow.layers]
+            write_whole(out, build_page(drawn, title, {run.run: run.reason for run in unreadable}))
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

@@ -74,7 +74,8 @@ def show_finding(finding: Finding, *, short: bool = False, cleared: bool = False
     head = Text("  ").append(finding.severity, COLOURS[finding.severity]).append(f" {finding.rule}", "bold")
     if finding.count > 1 or cleared:
         head.append(f" (since step {finding.step}, held for {plural(finding.count, 'record')}", "not bold")
-        head.append(", now over)" if cleared else ")")
+        over = "now over" if finding.until is None else f"over since step {finding.until}"
+        head.append(f", {over})" if cleared else ")")
     return Group(head, *(Padding(line, (0, 0, 0, 4)) for line in _explained(finding, short)))
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from lightning_gradguard.record import Finding, Severity, StepRecord
 from lightning_gradguard.report.console import as_text, show_finding, show_run
 from lightning_gradguard.report.picture import pictures_of
-from lightning_gradguard.report.summary import Summary, summarize
+from lightning_gradguard.report.summary import SEVERITIES, Summary, summarize
 from lightning_gradguard.sinks import MemorySink, Sink
 from lightning_gradguard.tensorboard.events import EventLog
 
@@ -22,6 +22,8 @@ Say = Callable[[Severity, str], None]
 @final
 class ConsoleSink(Sink):
     """Says each new finding once, when it comes, and sums the run up in a few lines when it ends.
+
+    One that becomes graver later is said once more, without what was explained already.
 
     Holds the last 1,000 records and at most 200 events for each optimizer, whatever the length of the run.
 
@@ -50,7 +52,7 @@ class ConsoleSink(Sink):
         self._memory = MemorySink(max_records=1000)
         self._events: dict[int, EventLog] = {}
         self._steps: dict[int, tuple[int, int]] = {}  # by optimizer: steps and clipped ones, up to the last record
-        self._said: set[tuple[int, str, Severity]] = set()
+        self._said: dict[tuple[int, str], int] = {}  # by optimizer and rule: how grave it was when it was said
         self._ended = False
 
     def __repr__(self) -> str:
@@ -63,15 +65,21 @@ class ConsoleSink(Sink):
         steps, clipped = self._steps.get(record.optimizer, (0, 0))
         self._steps[record.optimizer] = steps + record.num_steps, clipped + record.num_clipped
         for finding in record.findings:
-            if (key := (record.optimizer, finding.rule, finding.severity)) in self._said:
+            key, grade = (record.optimizer, finding.rule), SEVERITIES.index(finding.severity)
+            said = self._said.get(key, -1)
+            if grade <= said or finding.until is not None:
                 continue
-            self._said.add(key)
-            self.tell(finding, f" of optimizer {record.optimizer}" if record.num_optimizers > 1 else "")
+            self._said[key] = grade
+            where = f"{record.step} of optimizer {record.optimizer}" if record.num_optimizers > 1 else f"{record.step}"
+            self._tell(finding, where, short=said >= 0)
 
-    def tell(self, finding: Finding, where: str = "") -> None:
+    def tell(self, finding: Finding) -> None:
         """Says one finding, with its causes and remedies, most likely first."""
-        head = Text(f"GradGuard at step {finding.step}{where}:")
-        self.say(finding.severity, as_text(Group(head, show_finding(finding)), self.width))
+        self._tell(finding, f"{finding.step}", short=False)
+
+    def _tell(self, finding: Finding, where: str, *, short: bool) -> None:
+        head = Text(f"GradGuard at step {where}:")
+        self.say(finding.severity, as_text(Group(head, show_finding(finding, short=short)), self.width))
 
     def close(self) -> None:
         """Sums up, unless :meth:`end` did."""

@@ -7,7 +7,7 @@ import gzip
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -36,11 +36,16 @@ _PAGE = """<!doctype html>
 """
 
 
-def build_page(pictures: Sequence[Picture], title: str) -> str:
+def build_page(pictures: Sequence[Picture], title: str, unreadable: Mapping[str, str] | None = None) -> str:
     """Returns a page that needs no server, no network and no other file.
 
     The modules of the tab go in as they are, as data addresses under the names that they import each other by; the
     values as gzipped frames, which every browser since 2023 unpacks by itself. Without scripts the findings are shown.
+
+    Args:
+        pictures: of the runs, those of one run together.
+        title: of the page.
+        unreadable: runs that could not be read, with the reason.
     """
     assets = {name: content.decode() for name, content in read_assets().items()}
     modules = {f"gradguard/{name}": _module(source) for name, source in assets.items() if name.endswith(".js")}
@@ -49,7 +54,7 @@ def build_page(pictures: Sequence[Picture], title: str) -> str:
         style=assets["style.css"],
         modules=_embedded({"imports": modules}),
         plain=_plain(pictures),
-        data=_embedded(_data(pictures)),
+        data=_embedded(_data(pictures) | {"unreadable": dict(unreadable or {})}),
     )
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import Finding, Findings, StepRecord
 from lightning_gradguard.report.frame import rows_by
 from lightning_gradguard.report.html import run_html
 from lightning_gradguard.report.offline import RECORDS_NAME, run_name
@@ -53,7 +53,7 @@ class Run:
     @property
     def findings(self) -> list[Finding]:
         """What was found in the run, optimizer by optimizer."""
-        return [finding for summary in self.summaries for finding in summary.findings]
+        return Findings(finding for summary in self.summaries for finding in summary.findings)
 
     def plot(self, optimizer: int = 0) -> Figure:
         """Draws the run: norms of layers × steps, their profile over depth, and the total norm with what happened.

@@ -156,6 +156,7 @@ def finding_of(values: Mapping[str, Any]) -> Finding:
         causes=tuple(values.get("causes", ())),
         remedies=tuple(values.get("remedies", ())),
         count=int(values.get("count", 1)),
+        until=values.get("until"),
     )
 
 

@@ -43,8 +43,7 @@ def finding_markdown(finding: Finding) -> str:
         lines.append("**Likely causes:** " + "; ".join(finding.causes) + ".")
     if finding.remedies:
         lines.append("**Try, in this order:**\n\n" + "\n".join(f"1. {remedy}" for remedy in finding.remedies))
-    until = getattr(finding, "until", None)  # of one that has cleared
-    since = f"Step {finding.step:,}" + ("" if until is None else f" until step {until:,}")
+    since = f"Step {finding.step:,}" + ("" if finding.until is None else f" until step {finding.until:,}")
     since += f", held for {finding.count:,} records" if finding.count > 1 else ""
     lines.append(f"*{since}.*")
     return "\n\n".join(lines)

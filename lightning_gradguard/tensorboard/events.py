@@ -98,6 +98,7 @@ def _nonfinite_event(record: StepRecord) -> Event:
         "buffer": "the forward pass made a buffer non-finite",
         "exception": "the step raised an exception, and something was not finite",
         "loss": "the loss is NaN although every gradient is finite",
+        "square": "a finite gradient too large to be squared, which the optimizer does",
         "spike": f"gradient norm {record.total_norm:.3g} or loss far above the usual",
     }.get(record.cause or "", f"{what} gradient in {where}")
     outcome = {

@@ -63,6 +63,9 @@ class TensorBoardSink(Sink):
         self._norms: dict[int, tuple[int, int]] = {}  # by optimizer: the step its tag begins at, and records under it
         self._weights = LastWeights()
 
+    def __repr__(self) -> str:
+        return f"TensorBoardSink({self._board}, prefix={self._tag_prefix.removesuffix('-')!r})"
+
     def write(self, record: StepRecord) -> None:
         """Writes one record as one event; flushes if the step was not finite."""
         events = self._events.setdefault(record.optimizer, EventLog())

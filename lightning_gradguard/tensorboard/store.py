@@ -91,17 +91,19 @@ class FlowStore:
         """Returns what the list of runs shows of each that has flow data, see :func:`summarize`; the newest first.
 
         Two reads for all runs together, the last column of each and its events: a hundred runs cost as many requests
-        to the data server as one.
+        to the data server as one. A run that cannot be read is named in ``unreadable`` and hides no other.
         """
         listed = self._list(None)
         last = self._read_kind(listed, "flow", limit=1)
         events = self._read_kind(listed, "events", limit=_MAX_EVENTS_IN_LIST)
-        found = [
-            summarize(run, _last_matrices(last[run], tags), _payloads(events.get(run, {}))) | _extent(tags)
-            for run, tags in listed.items()
-            if last.get(run)
-        ]
-        return sorted(found, key=lambda run: -float(run["wall_time"]))
+        found = []
+        for run in listed.keys() & last.keys() - self.unreadable.keys():
+            try:
+                matrices = _last_matrices(last[run], listed[run])
+                found.append(summarize(run, matrices, _payloads(events.get(run, {}))) | _extent(listed[run]))
+            except Exception as error:  # whatever a file holds that we did not write
+                self.unreadable[run] = _not_ours(error)
+        return sorted(found, key=lambda run: (-float(run["wall_time"]), run["name"]))
 
     def flow(self, run: str, optimizer: int) -> Flow:
         """Returns the picture of one optimizer; layer sets that changed on the way are merged by name.
@@ -181,7 +183,7 @@ class FlowStore:
         for name, tags in tensors.items():
             try:
                 found[name] = {tag: (series, _read_meta(series.plugin_content)) for tag, series in tags.items()}
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self.unreadable[name] = f"what was written with its tensors is not ours: {error}"
         return found
 
@@ -197,7 +199,19 @@ class FlowStore:
 
     def _read_kind(self, listed: Listed, kind: str, limit: int) -> dict[str, dict[str, Any]]:
         tags = {tag for by_tag in listed.values() for tag, (_, meta) in by_tag.items() if meta["kind"] == kind}
-        return self._read(list(listed), sorted(tags), limit) if tags else {}
+        if not tags:
+            return {}
+        try:
+            return self._read(list(listed), sorted(tags), limit)
+        except Exception:  # one of them holds what is no tensor: it is found by reading each by itself
+            return {run: found for run in listed if (found := self._read_one(run, sorted(tags), limit))}
+
+    def _read_one(self, run: str, tags: Sequence[str], limit: int) -> dict[str, Any]:
+        try:
+            return self._read([run], tags, limit).get(run, {})
+        except Exception as error:
+            self.unreadable[run] = _not_ours(error)
+            return {}
 
 
 def _read_meta(content: bytes) -> dict[str, Any]:
@@ -214,6 +228,11 @@ def _read_meta(content: bytes) -> dict[str, Any]:
     if meta["kind"] == "flow" and not all(isinstance(meta.get(name), list) for name in ("layer_stats", "step_stats")):
         raise ValueError("its columns have no names")
     return meta
+
+
+def _not_ours(error: Exception) -> str:
+    """Returns why a run cannot be read, in words for its user."""
+    return f"what it holds under our name is not ours, or was damaged: {type(error).__name__}: {error}"
 
 
 def _last_matrices(by_tag: dict[str, Any], tags: dict[str, tuple[Any, dict[str, Any]]]) -> dict[int, Array]:

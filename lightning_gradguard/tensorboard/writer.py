@@ -30,6 +30,9 @@ class BoardWriter:
         self._own: SummaryWriter | None = None
         self._failed = False
 
+    def __str__(self) -> str:
+        return repr(str(self._folder)) if self._folder is not None else type(self._writer).__name__
+
     def current(self) -> Any:
         """Returns the writer in use now."""
         if self._folder is None:

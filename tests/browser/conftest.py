@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from tests.browser.tab import Tab
 from tests.tensorboard.synthetic import (
@@ -26,6 +27,7 @@ from tests.tensorboard.synthetic import (
     steady_run,
     trained_run,
     vanishing_run,
+    write_foreign,
     write_run,
 )
 
@@ -106,6 +108,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder / f"trained_{name}", trained_run(name))
     write_run(folder / "single", (record for record in busy_run() if record.cause))
     write_run(folder / "vanishing", vanishing_run())
+    write_foreign(folder / "foreign", [("flow", b"not json", make_tensor_proto([[1.0]]))])
     return folder
 
 

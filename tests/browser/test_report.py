@@ -9,7 +9,7 @@ from tests.browser.tab import Tab
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, logdir):
     out = tmp_path_factory.mktemp("report") / "report.html"
-    assert main([str(logdir), "--out", str(out)]) == 0
+    assert main([str(logdir), "--out", str(out)]) == 2, "one of the runs cannot be read"
     return out
 
 
@@ -27,3 +27,7 @@ def test_the_report_shows_the_same_picture_from_a_file(driver, page):
     tab.choose("run", "vanishing")
     tab.wait(lambda: tab.all("#diagnosis .finding"), "finding")
     assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
+    driver.get("about:blank")
+    driver.get(f"file://{page}")
+    tab.wait(lambda: tab.data("state") == "runs", "list of runs")
+    assert "foreign: what was written with its tensors is not ours" in tab.find("#unreadable").text

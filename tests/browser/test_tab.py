@@ -67,6 +67,12 @@ def test_all_runs_are_listed_the_newest_first_and_each_row_is_a_way_in(tab):
     assert tab.linked("run") is None
 
 
+def test_a_run_that_cannot_be_read_is_named_below_the_list(tab):
+    tab.load(state="runs")
+    told = tab.find("#unreadable").text
+    assert told.startswith("1 run cannot be read:\nforeign: what was written with its tensors is not ours")
+
+
 def test_events_are_listed_and_a_click_pins_their_step(tab):
     tab.open(run="busy")
     rows = tab.all("#events tbody tr")

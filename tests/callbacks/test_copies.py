@@ -100,7 +100,8 @@ def test_module_and_callbacks_are_copied_in_the_middle_of_a_step(make, duplicate
     trainer, copying = make_trainer(callbacks=make(tmp_path)), Copying(duplicate)
     trainer.fit(copying, batches(3))
     activations = trainer.callbacks[0].records[0].activations
-    assert [stats.module for stats in activations] == ["net.0", "net.1", "net.2"], "calls of the copy do not count"
+    modules = [stats.module for stats in activations if "()" not in stats.module]  # functions have no owner
+    assert modules == ["net.0", "net.1", "net.2"], "calls of the copy do not count"
     make_trainer(callbacks=copying.callbacks).fit(model(), batches(3))
     assert len(copying.callbacks[0].records) == 3
 

@@ -18,7 +18,7 @@ def test_findings_reach_mlflow(make_trainer, tmp_path, monkeypatch):
     guard = GradGuard()
     make_trainer(callbacks=[guard], logger=logger, max_epochs=2).fit(Regression(), batches())
     run = logger.experiment.get_run(logger.run_id)
-    assert run.data.tags["gradguard.verdict"] == "critical: updates-too-large"
+    assert run.data.tags["gradguard.verdict"] == "warning: updates-too-large", "it learns: nothing is critical"
     text = (Path(run.info.artifact_uri.removeprefix("file:")) / "gradguard" / "findings.md").read_text()
     assert "updates-too-large" in text and "1. lower the learning rate" in text
     records = tmp_path / "mlruns" / logger.experiment_id / logger.run_id / "gradguard.jsonl"

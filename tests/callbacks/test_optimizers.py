@@ -181,7 +181,7 @@ class Rare(Fold):
 
 
 def test_each_optimizer_has_records_about_as_often_as_asked_its_first_step_and_its_last(make_trainer):
-    monitor = GradientNormMonitor(log_every_n_steps=20, probe_every_n_steps=None, rules=[])
+    monitor = GradientNormMonitor(log_every_n_steps=20, rules=[])
     make_trainer(callbacks=[monitor], log_every_n_steps=20).fit(Rare(), batches(103))
     steps = [[r.step for r in monitor.records if r.optimizer == index] for index in (0, 1)]
     assert steps == [[0, 19, 39, 59, 79, 99, 102], [0, 20, 40, 60, 80, 100]]

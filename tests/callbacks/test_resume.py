@@ -61,7 +61,7 @@ def test_resume_is_bit_exact(make_trainer, tmp_path, make_model, make_callbacks,
     assert same(weights(whole), weights(resumed))
     num = len(again[0].records)
     assert num > 0
-    assert [repr(record) for record in again[0].records] == [repr(record) for record in ours[0].records[-num:]]
+    assert [r.to_json() for r in again[0].records] == [r.to_json() for r in ours[0].records[-num:]]
     states = [[pipeline.state_dict() for pipeline in c[0]._session.pipelines] for c in (ours, again)]
     assert repr(states[0]) == repr(states[1])
 

@@ -76,7 +76,7 @@ class TestRows:
         monitor = GradientNormMonitor(log_every_n_steps=2)
         make_trainer(callbacks=[monitor], logger=logger, max_epochs=2).fit(Silent(), batches(4))
         found = [(row["step"], row["epoch"], bool(row["grad_norm_total/pre_clip"])) for row in rows(logger)]
-        assert found == [(step, epoch, True) for step, epoch in zip("01357", "00011", strict=True)]
+        assert found == [(step, epoch, True) for step, epoch in zip("0123457", "0000111", strict=True)]
 
     def test_a_bad_step_between_logged_ones_has_a_row(self, make_trainer, tmp_path):
         logger = CSVLogger(tmp_path)
@@ -84,7 +84,7 @@ class TestRows:
         with pytest.warns(UserWarning, match="step 1 was skipped"):
             trainer.fit(Regression({1: math.nan}), batches(4))
         found = [(row["step"], row["epoch"], bool(row["train_loss"])) for row in rows(logger)]
-        assert found == [("0", "0", False), ("1", "0", False), ("3", "0", True)]
+        assert found == [("0", "0", False), ("1", "0", False), ("2", "0", False), ("3", "0", True)]
 
     def test_optimizers_share_the_row_of_their_step(self, make_trainer, tmp_path):
         logger = CSVLogger(tmp_path)
@@ -143,13 +143,14 @@ def test_gradients_stand_at_the_steps_of_the_users_own_metrics(make_trainer, boa
     accumulator = read(board)
     steps = [event.step for event in accumulator.Scalars("grad_norm_total/pre_clip")]
     assert [event.step for event in accumulator.Scalars("train_loss")] == [2, 5]
-    assert steps == [0, 2, 5, 7]  # and the first and the last one, so that beginning and end of a run are seen
+    # And the first and the last one, so that beginning and end of a run are seen, and the early ones.
+    assert steps == [0, 1, 2, 4, 5, 7]
 
 
 def test_an_interval_of_its_own_is_kept(make_trainer, board):
     trainer = make_trainer(callbacks=[GradGuard(log_every_n_steps=4)], logger=board, log_every_n_steps=1)
     trainer.fit(Regression(), batches())
-    assert [event.step for event in read(board).Scalars("grad_norm/net.0")] == [0, 3, 7]
+    assert [event.step for event in read(board).Scalars("grad_norm/net.0")] == [0, 1, 2, 3, 4, 7]
 
 
 def test_two_optimizers_have_tags_of_their_own_at_the_same_steps(make_trainer, board):
@@ -165,8 +166,8 @@ def test_two_optimizers_have_tags_of_their_own_at_the_same_steps(make_trainer, b
 def test_a_bad_step_shows_between_logged_steps(make_trainer, board):
     make_trainer(callbacks=[GradGuard()], logger=board, log_every_n_steps=5).fit(Regression({2: math.nan}), batches())
     totals = read(board).Scalars("grad_norm_total/pre_clip")
-    assert [event.step for event in totals] == [0, 2, 4, 7]
-    assert math.isnan(totals[1].value)
+    assert [event.step for event in totals] == [0, 1, 2, 4, 7]
+    assert math.isnan(totals[2].value)
 
 
 def test_clipping_alone_logs_totals_and_no_layers(make_trainer, board):

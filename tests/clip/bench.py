@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradguard.clip.apply import apply_
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State
+from lightning_gradguard.clip.base import Clip, ClipPolicy, State, fresh_state
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import Needs
@@ -30,12 +30,18 @@ class Run:
         self.policy = policy
         self.layout = layout_of() if layout is None else layout
         self.needs = Needs.of([policy], self.layout)
-        self.state: State = policy.init_state(self.layout, torch.device("cpu"))
+        self.state: State = fresh_state(policy, self.layout, torch.device("cpu"))
 
     def measure(self, grads: Sequence[Tensor | None]) -> Measurement:
         for parameter, grad in zip(self.layout.params, grads, strict=True):
             parameter.grad = None if grad is None else grad.clone().to(parameter.dtype)
         return measure(self.layout, self.needs)
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """The state as tensors, whatever the arithmetic: in single precision."""
+        whole = {k: v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for k, v in self.state.items()}
+        return {key: value.float().clone() for key, value in whole.items()}
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor | None]) -> tuple[Clip, list[Tensor | None]]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_gradguard.clip.apply import apply_
-from lightning_gradguard.clip.base import ClipPolicy
+from lightning_gradguard.clip.base import ClipPolicy, fresh_state
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import measure
 from tests.clip.policies import ALL
@@ -32,7 +32,7 @@ def counted(make: Callable[[], ClipPolicy], num_params: int) -> tuple[Counting, 
     net = nn.ModuleList([nn.Linear(SIDE, SIDE, bias=False) for _ in range(num_params)])
     layout = Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))
     policy = make()
-    state = policy.init_state(layout, torch.device("cpu"))
+    state = fresh_state(policy, layout, torch.device("cpu"))
     for _ in range(3):
         for parameter in net.parameters():
             parameter.grad = torch.randn_like(parameter)

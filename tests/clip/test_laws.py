@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
+from lightning_gradguard.clip.arithmetic import as_on_a_device
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.measurement.layout import Layout
 from tests import reference
@@ -23,6 +26,7 @@ from tests.counting import Counting
 Make = Callable[[], ClipPolicy]
 every = pytest.mark.parametrize("make", ALL.values(), ids=ALL.keys())
 every_adaptive = pytest.mark.parametrize("make", ADAPTIVE.values(), ids=ADAPTIVE.keys())
+both = pytest.mark.parametrize("arithmetic", [nullcontext, as_on_a_device], ids=["host", "device"])
 RISES = (1.2, 1.5, 2.0, 3.0, 10.0)
 
 
@@ -86,50 +90,58 @@ def test_a_step_at_or_below_the_threshold_is_left_alone(make: Make) -> None:
     assert idle or clip.threshold is None or clip.then is not None
 
 
+@both
 @every
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30], ids=["nan", "inf", "-inf", "overflow"])
-def test_nothing_that_is_not_finite_enters_the_state(make: Make, bad: float) -> None:
-    run = Run(make())
-    feed(run, 10)
-    before = {key: value.clone() for key, value in run.state.items()}
-    grads = grads_of(1.0)
-    grads[0][1, 2] = bad
-    run.step(grads)
-    assert all(torch.equal(value, before[key]) for key, value in run.state.items())
+def test_nothing_that_is_not_finite_enters_the_state(make: Make, bad: float, arithmetic: Any) -> None:
+    with arithmetic():
+        run = Run(make())
+        feed(run, 10)
+        before = run.memory
+        grads = grads_of(1.0)
+        grads[0][1, 2] = bad
+        run.step(grads)
+        assert all(torch.equal(value, before[key]) for key, value in run.memory.items())
 
 
+@both
 @every
-def test_a_run_that_begins_with_bad_steps_is_a_run_without_them(make: Make) -> None:
-    run, clean = Run(make()), Run(make())
-    for bad in (math.nan, math.inf, math.nan):
-        run.step([grad * bad for grad in grads_of(1.0)])
-    feed(run, 30)
-    feed(clean, 30)
-    assert all(torch.equal(value, clean.state[key]) for key, value in run.state.items())
+def test_a_run_that_begins_with_bad_steps_is_a_run_without_them(make: Make, arithmetic: Any) -> None:
+    with arithmetic():
+        run, clean = Run(make()), Run(make())
+        for bad in (math.nan, math.inf, math.nan):
+            run.step([grad * bad for grad in grads_of(1.0)])
+        feed(run, 30)
+        feed(clean, 30)
+        assert all(torch.equal(value, clean.memory[key]) for key, value in run.memory.items())
 
 
+@both
 @every
-def test_the_state_is_a_flat_dict_of_tensors_that_resumes_bit_for_bit(make: Make) -> None:
-    straight, first = Run(make()), Run(make())
-    sequence = list(reference.gradients(6, 60))
-    for grads in sequence[:30]:
-        straight.step(grads)
-        first.step(grads)
-    resumed = Run(make())
-    assert {key: value.shape for key, value in resumed.state.items()} == {
-        key: value.shape for key, value in first.state.items()
-    }
-    resumed.state = {key: value.clone() for key, value in first.state.items()}
-    for grads in sequence[30:]:
-        for one, other in zip(straight.step(grads)[1], resumed.step(grads)[1], strict=True):
-            assert torch.equal(one, other)
-    assert all(value.dtype in (torch.float32, torch.int64) for value in resumed.state.values())
+def test_the_state_is_a_flat_dict_that_resumes_bit_for_bit(make: Make, arithmetic: Any) -> None:
+    with arithmetic():
+        straight, first = Run(make()), Run(make())
+        sequence = list(reference.gradients(6, 60))
+        for grads in sequence[:30]:
+            straight.step(grads)
+            first.step(grads)
+        resumed = Run(make())
+        assert {key: value.shape for key, value in resumed.memory.items()} == {
+            key: value.shape for key, value in first.memory.items()
+        }
+        resumed.state = copy.deepcopy(first.state)
+        for grads in sequence[30:]:
+            for one, other in zip(straight.step(grads)[1], resumed.step(grads)[1], strict=True):
+                assert torch.equal(one, other)
+        kept = {key: value for key, value in resumed.state.items() if isinstance(value, Tensor)}
+        assert kept.keys() | set(resumed.policy.single) == resumed.state.keys()
+        assert all(value.dtype in (torch.float32, torch.int64) for value in kept.values())
 
 
 @every
 def test_state_per_parameter_is_named(make: Make) -> None:
     run = Run(make())
-    per_parameter = {key for key, value in run.state.items() if value.shape[:1] == (len(SHAPES),)}
+    per_parameter = {key for key, value in run.memory.items() if value.shape[:1] == (len(SHAPES),)}
     assert per_parameter == set(run.policy.per_parameter)
 
 
@@ -142,12 +154,12 @@ def test_one_policy_serves_two_optimizers(make: Make) -> None:
         one.step(grads)
         two.step([grad * 100.0 for grad in grads])
         alone.step(grads)
-    assert all(torch.equal(value, alone.state[key]) for key, value in one.state.items())
+    assert all(torch.equal(value, alone.memory[key]) for key, value in one.memory.items())
     assert vars(policy) == settings
 
 
 @functools.cache
-def settled(make: Make) -> tuple[float, dict[str, Tensor]]:
+def settled(make: Make) -> tuple[float, dict[str, Any]]:
     """How often a policy clips at rest, and its state then."""
     run = Run(make())
     feed(run, 200)
@@ -236,46 +248,69 @@ def everything_of_a_run(policy: ClipPolicy, layout: Layout, sequence: Sequence[l
     run, left = Run(policy, layout), []
     for grads in sequence:
         left += [grad.clone() for grad in run.step(grads)[1]]
-    return [*left, *run.state.values()]
+    return [*left, *run.memory.values()]
 
 
+@both
 @every
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=["fp16", "bf16", "fp64"])
-def test_nothing_depends_on_the_default_dtype(make: Make, dtype: torch.dtype, default_dtype: Any) -> None:
-    sequence, layout = list(reference.gradients(8, 30)), layout_of()
-    expected = everything_of_a_run(make(), layout, sequence)
-    default_dtype(dtype)
-    found = everything_of_a_run(make(), layout, sequence)
-    assert [value.dtype for value in found] == [value.dtype for value in expected]
-    assert all(torch.equal(value, right) for value, right in zip(found, expected, strict=True))
+def test_nothing_depends_on_the_default_dtype(
+    make: Make, dtype: torch.dtype, default_dtype: Any, arithmetic: Any
+) -> None:
+    with arithmetic():
+        sequence, layout = list(reference.gradients(8, 30)), layout_of()
+        expected = everything_of_a_run(make(), layout, sequence)
+        default_dtype(dtype)
+        found = everything_of_a_run(make(), layout, sequence)
+        assert [value.dtype for value in found] == [value.dtype for value in expected]
+        assert all(torch.equal(value, right) for value, right in zip(found, expected, strict=True))
+
+
+@both
+@every
+def test_missing_and_zero_gradients_do_no_harm(make: Make, arithmetic: Any) -> None:
+    with arithmetic():
+        run = Run(make())
+        nothing: list[Tensor | None] = [None, None, None]
+        run.step(nothing)
+        run.step([torch.zeros(shape) for shape in SHAPES])
+        for step in range(20):
+            grads: list[Tensor | None] = list(grads_of(1.0, seed=step))
+            grads[step % 3] = None
+            _, left = run.step(grads)
+            assert [grad is None for grad in left] == [grad is None for grad in grads]
+        _, left = run.step(grads_of(1.0))
+        assert all(grad.isfinite().all() and grad.any() for grad in left)
 
 
 @every
-def test_missing_and_zero_gradients_do_no_harm(make: Make) -> None:
+def test_no_policy_reads_a_value_of_a_device_on_the_host(make: Make) -> None:
+    with as_on_a_device():
+        run = Run(make())
+        feed(run, 5)
+        for level in (1.0, 1000.0):
+            measurement = run.measure(grads_of(level))
+            with Counting() as counted, torch.no_grad():
+                clip = run.policy.decide(measurement, run.state)
+                is_clipped(measurement, clip)
+                apply_(measurement, clip)
+            assert counted.host_reads == 0
+
+
+def everything_on_the_way(make: Make) -> Iterator[list[Tensor]]:
     run = Run(make())
-    nothing: list[Tensor | None] = [None, None, None]
-    run.step(nothing)
-    run.step([torch.zeros(shape) for shape in SHAPES])
-    for step in range(20):
-        grads: list[Tensor | None] = list(grads_of(1.0, seed=step))
-        grads[step % 3] = None
-        _, left = run.step(grads)
-        assert [grad is None for grad in left] == [grad is None for grad in grads]
-    _, left = run.step(grads_of(1.0))
-    assert all(grad.isfinite().all() and grad.any() for grad in left)
+    for grads in reference.gradients(9, 120):
+        yield [*run.step(grads)[1], *run.memory.values()]
 
 
 @every
-def test_no_policy_reads_a_value_on_the_host(make: Make) -> None:
-    run = Run(make())
-    feed(run, 5)
-    for level in (1.0, 1000.0):
-        measurement = run.measure(grads_of(level))
-        with Counting() as counted, torch.no_grad():
-            clip = run.policy.decide(measurement, run.state)
-            is_clipped(measurement, clip)
-            apply_(measurement, clip)
-        assert counted.host_reads == 0
+def test_both_arithmetics_decide_alike(make: Make) -> None:
+    on_host = list(everything_on_the_way(make))
+    with as_on_a_device():
+        on_device = list(everything_on_the_way(make))
+    for one, other in zip(on_host, on_device, strict=True):
+        for value, same in zip(one, other, strict=True):
+            torch.testing.assert_close(value, same, rtol=1e-5, atol=1e-7)
 
 
 @every

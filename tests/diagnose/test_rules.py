@@ -145,10 +145,38 @@ SICK = {
         NoGradient(),
         steady(layer_norms=(0.1, None, 0.1, 0.1, 0.1, 0.1), trainable=(True, False, True, True, True, True)),
     ),
-    "wrong sign": (WrongSign(), [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(N)]),
+    "wrong sign": (WrongSign(), [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(3 * N)]),
     "wrong sign, broken at once": (
         WrongSign(),
         [{"loss": -2.0}, *over("loss", [-math.inf] * N, total_norm=math.nan, verdict="skipped")],
+    ),
+    "the negative of a cross-entropy": (
+        WrongSign(),
+        [{"loss": -2.3, "losses": (LossStats("cross-entropy", 2.2, value=2.3),)}] * 2 + [{"loss": -9.0}] * N,
+    ),
+    "masks of 0 and 255": (
+        WrongSign(),
+        [{"loss": -5.0, "losses": (LossStats("binary-cross-entropy", math.nan, value=-5.0),)}] * N,
+    ),
+    "gradients that are cleared before the step": (
+        NoStep(),
+        [{"num_steps": 0, "layer_norms": (None,) * 6, "cleared": True}] * N,
+    ),
+    "rounding in the middle": (NoGradient(), steady(layer_norms=(0.0, 0.0, 0.0, 0.1, 0.1, 0.1))),
+    "a signal of which biases are left": (
+        PoorInitialization(),
+        steady(**acts(*[(f"l{i}", "Linear", {"sample_spread": 10.0 ** (-2 * i)}) for i in range(6)])),
+    ),
+    "one token for all": (
+        InputScale(),
+        steady(
+            **acts(("a", "Embedding", {"input_rms": 100.0}), HEAD),
+            inputs=(BatchStats("0", 100.0, varies=False, floating=False),),
+        ),
+    ),
+    "a warm-up of a million steps": (
+        SmallUpdates(),
+        over("update_ratios", [(1e-13 * 1.6**i,) * 6 for i in range(40)]),
     ),
     "fp16 underflow": (
         Fp16Underflow(),
@@ -276,6 +304,46 @@ WELL = {
             trainable=(True, False, True, True, True, True),
             layer_kinds=("Linear", "BatchNorm1d", "Linear", "Linear", "Linear", "Linear"),
         ),
+    ),
+    "a density whose spread shrinks": (
+        WrongSign(),
+        [{"loss": 0.2 - 0.05 * i if i < 50 else -2.3, "total_norm": 0.5 * 1.08**i} for i in range(80)],
+    ),
+    "scores before a softmax over one": (NoGradient(), steady(layer_norms=(0.0, 0.1, 0.1, 0.1, 0.1, 0.1))),
+    "dead units from the start": (
+        NoGradient(),
+        steady(
+            layer_norms=(0.0, 0.0, 0.0, 0.1, 0.1, 0.1), **acts(LINEAR, ("r", "ReLU", {"dead": 1.0}), HEAD)
+        ),
+    ),
+    "outputs that differ between samples": (
+        PoorInitialization(),
+        steady(**acts(*[(f"l{i}", "Linear", {"sample_spread": 0.5}) for i in range(6)])),
+    ),
+    "tokens of large numbers": (
+        InputScale(),
+        steady(
+            **acts(("a", "Embedding", {"input_rms": 3e4}), HEAD), inputs=(BatchStats("0", 3e4, floating=False),)
+        ),
+    ),
+    "branches that begin small": (
+        VanishingOverDepth(),
+        steady(layer_norms=(0.3, 1e-6, 2e-6, 1e-6, 2e-6, 0.5)),
+    ),
+    "a policy whose returns have grown": (
+        LossRises(),
+        [
+            {"loss": loss, "num_steps": num, "loss_std": None if num == 1 else 0.04}
+            for loss, num in zip(
+                (0.06, 0.03, 0.01, 0.41, 0.63, 0.58, 0.53, 0.48, 0.47, 0.43, 0.41),
+                (1, 1, 1, 2, 4, 8, 16, 17, 15, 35, 50),
+                strict=True,
+            )
+        ],
+    ),
+    "bad steps after a step that replaced the weights": (
+        BadBatches(),
+        [{}, {"update_ratios": (30.0,) * 6}, {}, {}, {}, BAD, BAD],
     ),
     "a density's loss": (WrongSign(), [{"loss": 1.0 - i, "total_norm": 1.0 + i} for i in range(N)]),
     "a loss below zero that settles": (WrongSign(), [{"loss": -2.0 - 1 / (i + 1)} for i in range(N)]),
@@ -454,3 +522,18 @@ def test_the_depth_profile_comes_with_its_slope_and_the_layers_left_behind(make_
 def test_bad_thresholds_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_few_layers_without_gradient_are_a_fact_and_most_of_them_are_not(make_record):
+    few, most = (0.0, 0.1, 0.1, 0.1, 0.1, 0.1), (0.0, 0.0, 0.0, 0.0, 0.1, 0.1)
+    severities = [ZeroGradient().observe(make_record(layer_norms=norms)).severity for norms in (few, most)]
+    assert severities == ["info", "critical"]
+
+
+def test_an_expert_that_starves_in_a_run_that_learns_is_a_fact(make_record):
+    diagnosis = Diagnosis([StarvingPart()])
+    for step in range(30):
+        norms = {"layers": EXPERTS, "layer_norms": (0.1, 0.1, 1e-7, 0.1, 0.2)}
+        diagnosis.observe(make_record(step, loss=0.9**step, **norms))
+    (finding,) = diagnosis.findings
+    assert finding.severity == "info"

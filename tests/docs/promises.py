@@ -47,6 +47,6 @@ def sentences(text: str) -> Iterator[str]:
     """Those of a text that promise; code blocks are left out."""
     for paragraph in _PARAGRAPH.split(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         for sentence in _END.split(" ".join(paragraph.split())):
-            words = re.sub(r"`[^`]*`|\]\([^)]*\)", "", sentence)
+            words = re.sub(r"``.*?``|`[^`]*`|\]\([^)]*\)", "", sentence)
             if PROMISE.search(words) and ">>>" not in sentence and len(sentence.split()) >= _LABEL:
                 yield sentence.strip(" -|*")

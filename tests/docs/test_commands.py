@@ -39,7 +39,10 @@ def recorded(monkeypatch, tmp_path):
 def test_help_tells_and_does_nothing(script, recorded, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        if script.name == "__main__.py":  # of a folder that is run with -m
+            runpy.run_module(".".join(script.parent.parts), run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
     assert ended.value.code in (0, None)
     assert len(capsys.readouterr().out) > 100
     assert list(tmp_path.iterdir()) == []

@@ -124,7 +124,7 @@ def test_a_nan_in_the_batch_is_named_with_the_entry_that_holds_it(make_trainer, 
             x, number = batch
             return (torch.full_like(x, math.nan) if int(number[0]) == 2 else x), number
 
-    with pytest.warns(UserWarning, match=r"Saved to .*step-000002-opt0; batch batch\[0\] was not finite.*replay"):
+    with pytest.warns(UserWarning, match=r"Saved to .*step-000002-opt0; batch\[0\] was not finite.*replay"):
         make_trainer(callbacks=[GradGuard(incident_dir=tmp_path)]).fit(Spoiled(), numbered())
     assert replay(tmp_path / "step-000002-opt0", Norms()).exact
 
@@ -281,3 +281,30 @@ def test_a_plain_loop_saves_and_replays_too(tmp_path):
     found = replay(tmp_path / "step-000001-opt0", net, step=step)
     assert (found.reproduced, found.exact) == (True, True)
     assert found.localisation.origin.call.operator == "aten.log.default"
+
+
+@QUIET
+def test_the_last_error_names_what_was_saved_of_its_streak(make_trainer, tmp_path):
+    guard = NonFiniteGuard(incident_dir=tmp_path / "incidents", max_incidents=1, patience=4)
+    spoiled = Norms({index: fill(math.nan) for index in range(2, 8)})
+    with pytest.raises(NonFiniteGradientError, match=r"step 5.*Of the same streak: Saved to .*step-000002-opt0"):
+        make_trainer(callbacks=[guard]).fit(spoiled, numbered())
+
+
+@QUIET
+def test_an_interrupt_while_a_step_is_saved_puts_the_buffers_back(make_trainer, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    model, guard = Norms({3: fill(math.nan)}), NonFiniteGuard(incident_dir=tmp_path / "incidents")
+    monkeypatch.setattr(IncidentFolder, "_write", interrupt)
+    with pytest.raises(SystemExit):
+        make_trainer(callbacks=[guard]).fit(model, numbered())
+    assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+    assert os.listdir(tmp_path / "incidents") == []
+
+
+def test_a_loss_scale_of_zero_is_named_by_the_error_that_it_leads_to(make_trainer):
+    trainer = make_trainer(callbacks=[NonFiniteGuard("raise")], plugins=half_precision(0.0))
+    with pytest.raises(NonFiniteGradientError, match=r"The loss scale is 0, .* fresh GradScaler"):
+        trainer.fit(Regression(), batches())

@@ -9,7 +9,7 @@ from lightning_gradguard.guard.damage import Damage
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.verdict import Decision, Dropped, Passed
+from lightning_gradguard.guard.verdict import Dropped, Passed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import measure
 from lightning_gradguard.measurement.optimizers import Optimizers
@@ -31,7 +31,7 @@ def judge_of(net, guard):
 
 
 def nobody_clips(measurement):
-    return Decision(measurement, Clips())
+    return Clips()
 
 
 def judged(judge, layout, step=0, *, nan=False, **options):

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from lightning_gradguard import GradientPipeline, MemorySink, NonFiniteGradientError, NormClip, ZClip
 from lightning_gradguard.guard.guard import Guard
+from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.spikes import SpikeRule
 
 FUSED = {
@@ -123,10 +124,13 @@ def test_dropping_on_the_device_reads_nothing_on_the_host():
         for parameter in net.parameters():
             parameter.grad = torch.empty_like(parameter)
         optimizer = torch.optim.AdamW(net.parameters(), fused=True)
-        pipeline = GradientPipeline(net, optimizer, clip=ZClip(), on_nonfinite=Guard(on_device=True))
+        started = Recovery(nn.Module(), [])
+        started.start()  # of a model it reads the weights, once, before the first step
+        guard = Guard(on_device=True)
+        pipeline = GradientPipeline(net, optimizer, clip=ZClip(), on_nonfinite=guard, recovery=started)
         assert pipeline.before_step(log=False) is None
         assert optimizer.found_inf.shape == ()
-        asking = GradientPipeline(net, optimizer, clip=ZClip(), on_nonfinite=Guard())
+        asking = GradientPipeline(net, optimizer, clip=ZClip(), on_nonfinite=Guard(), recovery=started)
         with pytest.raises(DataDependentOutputException):
             asking.before_step(log=False)
 

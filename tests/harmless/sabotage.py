@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -80,8 +80,7 @@ def functions_called(training: Training, started_by: str, entered: Sequence[str]
 def sabotaged(code: CodeType, training: Training) -> Outcome:
     """Runs a training in which one function raises when it is called first."""
     outcome = Outcome(code)
-    for cached in _caches():
-        cached.cache_clear()
+    _forget()
 
     def strike(frame: FrameType, event: str, arg: Any) -> None:
         if event == "call" and frame.f_code is code:
@@ -101,11 +100,15 @@ def sabotaged(code: CodeType, training: Training) -> Outcome:
     return outcome
 
 
-@cache
-def _caches() -> list[Any]:
-    """Functions that remember their answers, and would not be called a second time."""
+def _forget() -> None:
+    """Empties what is called once only: functions that remember their answers, properties of constants."""
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("lightning_gradguard.")]
-    return [it for module in modules for it in vars(module).values() if isinstance(it, type(_caches))]
+    for constant in (it for module in modules for it in vars(module).values()):
+        if isinstance(constant, type(cache(len))):
+            constant.cache_clear()
+        for name, attribute in list(vars(type(constant)).items()):
+            if isinstance(attribute, cached_property):
+                vars(constant).pop(name, None)
 
 
 def _is_part(code: CodeType) -> bool:

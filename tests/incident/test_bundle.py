@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from lightning_gradguard.incident.bundle import IncidentFolder, digest_gradient
+from lightning_gradguard.incident.bundle import _HOST, IncidentFolder, digest_gradient
 from lightning_gradguard.incident.read import read_bundle
 from tests.incident.workshop import Net, bad_step
 
@@ -75,6 +75,37 @@ def test_the_first_incidents_are_kept_and_no_more(net, tmp_path):
     assert [folder.save(bad_step(net, step=step), net) is not None for step in (1, 2, 3)] == [True, True, False]
     assert sorted(os.listdir(tmp_path)) == ["step-000001-opt0", "step-000002-opt0"]
     assert folder.is_full
+
+
+def test_bundles_of_an_earlier_run_leave_room_for_this_one(net, tmp_path):
+    earlier = IncidentFolder(tmp_path, max_incidents=1)
+    assert earlier.save(bad_step(net, step=1), net) is not None and earlier.is_full
+    folder = IncidentFolder(tmp_path, max_incidents=1)
+    beside = IncidentFolder(tmp_path, max_incidents=1)  # another process of the same run
+    assert not folder.is_full
+    assert folder.save(bad_step(net, step=1), net).path.name == "step-000001-opt0-2"
+    assert folder.is_full and beside.is_full
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next_run_and_what_is_being_written_is_not(net, tmp_path):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left = [tmp_path / f".step-000004-opt0-of-{_HOST}-{number}-x{number}" for number in (killed.pid, os.getpid())]
+    left.append(tmp_path / f".step-000004-opt0-of-another.machine-{killed.pid}-abc")
+    for folder in left:
+        folder.mkdir()
+    IncidentFolder(tmp_path).remove_leftovers()
+    assert [folder.exists() for folder in left] == [False, True, True]
+
+
+def test_an_interrupt_in_a_save_leaves_nothing_half_written(net, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        IncidentFolder(tmp_path).save(bad_step(net), net)
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_same_step_of_another_run_gets_a_number(net, tmp_path):

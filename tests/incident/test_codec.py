@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import sys
+import weakref
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -175,3 +176,80 @@ def test_tensors_are_changed_in_a_copy(batch):
     assert type(changed) is type(batch)
     assert len(paths) == 1
     assert torch.equal(x, torch.arange(6.0).view(2, 3))
+
+
+def test_jagged_tensors_share_their_offsets_and_need_no_code_of_torch_to_be_read():
+    rows = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)
+    more = torch.nested.nested_tensor_from_jagged(rows.values() * 2, rows.offsets())
+    holes = torch.nested.narrow(
+        torch.ones(3, 5, 2), 1, torch.tensor([0, 1, 2]), torch.tensor([2, 3, 1]), layout=torch.jagged
+    )
+    file = io.BytesIO()
+    torch.save(encode([rows, more, rows.transpose(1, 2), holes]), file)
+    assert b"torch.nested" not in file.getvalue(), "a fresh process that has not imported it can read the file"
+    file.seek(0)
+    back = decode(torch.load(file, weights_only=True))
+    assert [tuple(part.shape) for part in (back[0] + back[1]).unbind()] == [(2, 3), (4, 3)]
+    assert [tuple(part.shape) for part in back[2].unbind()] == [(3, 2), (3, 4)]
+    assert [tuple(part.shape) for part in back[3].unbind()] == [(2, 2), (3, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offsets": torch.tensor([0, 2, 10_000])},
+        {"offsets": torch.tensor([0, -2, 6])},
+        {"offsets": torch.tensor([0])},
+        {"offsets": torch.tensor([0.0, 6.0])},
+        {"lengths": torch.tensor([2, 5])},
+        {"dim": 7},
+        {"dim": "1"},
+        {"values": None},
+    ],
+    ids=str,
+)
+def test_a_jagged_tensor_that_points_beyond_its_values_is_refused(change):
+    encoded = encode(torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged))
+    with pytest.raises((TypeError, ValueError), match=r"jagged|broadcast|size"):
+        decode({**encoded, **change})
+
+
+class Store:
+    """Answers to a mapping; its state holds what its items are, as the stores of a heterogeneous graph do."""
+
+    def __init__(self, parts):
+        self.parts = parts
+        self.first = next(iter(parts.values()))
+
+    def keys(self):
+        return self.parts.keys()
+
+    def __getitem__(self, key):
+        return self.parts[key]
+
+
+def test_where_its_class_is_not_known_what_an_object_holds_twice_is_one(monkeypatch):
+    file = io.BytesIO()
+    part = Sample(x, "one")
+    torch.save(encode([Store({"a": part, "b": Sample(x, "two")}), part]), file)
+    for cls in (Store, Sample):
+        monkeypatch.delattr(sys.modules[__name__], cls.__name__)
+    file.seek(0)
+    store, same_part = decode(torch.load(file, weights_only=True))
+    assert isinstance(store, Standin) and isinstance(same_part, Standin)
+    assert store["a"] is store.first is same_part and store["b"].name == "two"
+
+
+def test_a_weak_reference_to_what_a_plain_dict_stands_in_for_finds_it(monkeypatch):
+    owner = collections.UserDict(x=x)
+    made = through_a_file([owner, weakref.ref(owner)])
+    assert made[1]() is made[0]
+    assert decode({"__gradguard__": "weakref", "to": {"a": 1}})() == {"a": 1}
+
+
+def test_a_named_tuple_that_holds_itself_ends():
+    point = Point([x], 3)
+    point.x.append(point)
+    unsaved = []
+    made = decode(encode(point, unsaved=unsaved))
+    assert same(made.x[0], x) and len(unsaved) == 1 and "inside itself" in unsaved[0]

@@ -135,6 +135,17 @@ def test_what_was_bad_before_the_step_is_named_with_its_first_use(place, value):
     assert place in str(found)
 
 
+def test_a_part_that_cannot_be_looked_into_is_named_where_it_may_be_the_cause():
+    rows, y = make_batch()
+    rows[2, 1] = float("nan")
+    found = localise(
+        stack(nn.Identity()), lambda m, b: step(m, (next(b["rows"]), b["y"])), {"rows": iter([rows]), "y": y}
+    )
+    assert (
+        "made before the step, or in batch['rows'] (list_iterator), which could not be looked into" in found.origin.name
+    )
+
+
 def test_the_loss_is_named_as_the_training_step():
     found = localise(stack(nn.Identity()), lambda m, b: (m(b[0]) * 0).log().mean(), make_batch())
     assert (found.phase, found.module) == ("forward", "")

@@ -71,9 +71,9 @@ def test_a_layout_notices_that_parameters_were_added():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = sgd(net[1].parameters())
     layout = Layout.from_optimizer(net, optimizer)
-    assert layout.fits(optimizer.param_groups)
+    assert layout.fits([optimizer])
     optimizer.add_param_group({"params": net[0].parameters()})
-    assert not layout.fits(optimizer.param_groups)
+    assert not layout.fits([optimizer])
 
 
 def test_a_subset_keeps_names_layers_and_groups():

@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.sharded import Sharded
-from lightning_gradguard.measurement.sharding import Sharding, Whole, any_process, is_distributed, local, num_processes
+from lightning_gradguard.measurement.sharding import Sharding, Whole, is_distributed, local, num_processes
 
 
 def layout():
@@ -27,9 +27,10 @@ def test_without_processes_everything_is_whole_and_stays_what_it_was():
 
 def test_what_a_whole_layout_holds_is_its_own():
     own = layout()
-    assert own.gradients()[0] is own.params[0].grad and own.gradients()[1] is None
-    assert own.sharding.present(own.params, own.gradients()) == (True, False)
-    assert own.has_gradients() and not own.subset([1]).has_gradients()
+    grads = own.sharding.gradients(own.params)
+    assert grads[0] is own.params[0].grad and grads[1] is None
+    assert own.sharding.present(own.params, grads) == (True, False)
+    assert own.sharding.has_gradients(own.params) and not own.sharding.has_gradients(own.params[1:])
     assert all(value is parameter for value, parameter in zip(own.values(), own.params, strict=True))
     assert own.shapes == ((2, 3), (2,))
 
@@ -45,7 +46,6 @@ def test_both_kinds_answer_every_question_and_no_other_one_is_asked(kind):
 
 def test_alone_a_process_asks_nobody():
     assert num_processes() == 1
-    assert any_process(True, []) is True and any_process(False, [torch.ones(1)]) is False
 
 
 def test_what_is_local_of_a_plain_tensor_is_the_tensor_without_its_history():

@@ -28,11 +28,18 @@ Capability = Callable[[str, Mode], float]
 
 
 def see(folder: str, mode: Mode) -> float:
-    """Norms of every layer are those of the whole gradient; watching changes no weight."""
+    """Norms of every layer are those of the whole gradient; watching changes no weight.
+
+    What an optimizer does several times in one batch has one place: the first measurement, and the last of the run.
+    """
     watched = mode.train(folder)
     twin = Twin(accumulate=mode.accumulate, optimizer=mode.optimizer)
     worst = largest_deviation(watched.weights, twin.weights)
-    for record, layers, total in zip(watched.records, twin.layer_norms, twin.totals, strict=True):
+    last = len(twin.totals) - 1
+    told_of = sorted({*twin.first_of, last})
+    assert sum(record.num_steps for record in watched.records) == len(twin.totals)
+    for record, index in zip(watched.records, told_of, strict=True):
+        layers, total = twin.layer_norms[index], twin.totals[index]
         names = [name.removeprefix("net.") for name in record.layers]
         assert names == list(layers), f"layers {names} instead of {list(layers)}"
         found = dict(zip(names, record.layer_norms, strict=True))

@@ -165,4 +165,7 @@ def test_parameters_that_the_optimizer_does_not_hold_are_left_alone(tmp_path: An
 
 def test_without_an_optimizer_there_is_nothing_to_do(tmp_path: Any) -> None:
     with pytest.warns(UserWarning, match="no optimizer"):
-        assert watch(tmp_path, Problem(optimizer=lambda params: None)) == []
+        records = watch(tmp_path, Problem(optimizer=lambda params: None))
+    assert [(record.step, record.num_steps, record.total_norm) for record in records] == [
+        (step, 0, 0.0) for step in (0, 1, 2, 4)
+    ], "nothing steps, and the early records say so"

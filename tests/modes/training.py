@@ -132,6 +132,7 @@ class Twin:
         pipeline = GradientPipeline(net, stepping, clip=policy)
         self.layer_norms: list[dict[str, float]] = []
         self.totals: list[float] = []
+        self.first_of: list[int] = []  # of each step its first measurement; LBFGS calls its closure several times
 
         def evaluate(window: range) -> Tensor:
             stepping.zero_grad()
@@ -149,6 +150,7 @@ class Twin:
         for start in range(0, NUM_BATCHES, accumulate):
             window = range(start, min(start + accumulate, NUM_BATCHES))
             if not set(window) & set(bad):
+                self.first_of.append(len(self.totals))
                 stepping.step(lambda: evaluate(window))  # noqa: B023  # called at once
         self.weights = whole(net)
 

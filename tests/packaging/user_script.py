@@ -20,6 +20,7 @@ from lightning_gradguard import (
     Chain,
     Clip,
     ClipPolicy,
+    ConsoleSink,
     Diagnosis,
     Finding,
     GradGuard,
@@ -37,6 +38,7 @@ from lightning_gradguard import (
     QuantileClip,
     ReplayReport,
     Rule,
+    Run,
     Sink,
     SpikeRule,
     StepRecord,
@@ -47,6 +49,7 @@ from lightning_gradguard import (
     default_rules,
     measure,
     read_jsonl,
+    read_run,
     replay,
 )
 
@@ -130,7 +133,7 @@ def with_a_trainer() -> ReplayReport:
     guard = GradGuard(clip=ZClip(z=3.0), on_nonfinite="skip", incident_dir="incidents")
     fit(guard)
     assert [record.verdict for record in guard.records].count("skipped") == 1
-    sinks: list[Sink] = [JsonlSink("runs/gradients.jsonl"), MemorySink(), Count()]
+    sinks: list[Sink] = [JsonlSink("runs/gradients.jsonl"), MemorySink(), ConsoleSink(), Count()]
     fit(
         GradientNormMonitor(rules=[Large(), *default_rules()], sinks=sinks),
         AdaptiveGradientClipping({0: Chain([AGC(), NormClip(1.0)])}),
@@ -170,7 +173,8 @@ def main() -> None:
     report = with_a_trainer()
     assert report.reproduced and report.exact
     records: list[StepRecord] = list(read_jsonl("runs/gradients.jsonl"))
-    assert len(records) == 10
+    run: Run = read_run("runs/gradients.jsonl")
+    assert len(records) == 10 and run.records == records and "large" in [finding.rule for finding in run.findings]
     for policy in (AdaGC(), AutoClip(), MaxClip(), QuantileClip(), ValueClip(1.0), Halve()):
         assert [finding.rule for finding in without_a_trainer(policy)] == ["large"]
     try:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 
 from lightning_gradguard.probes.activations import Probe
 
@@ -46,6 +47,23 @@ def test_functions_are_seen_beside_modules_wherever_they_are_applied():
     assert seen["relu()"].dead == 0.0
     assert seen["attend.softmax()"].entropy == pytest.approx(1.0, abs=0.05)
     assert seen["attention()"].max_logit > 1.0
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_operators_that_take_functions_run_while_it_looks():
+    x = torch.randn(1, 1, 8, 4)
+
+    def forward():
+        shared = torch.cond(x.sum() > 0, torch.tanh, torch.sin, (x,))
+        return flex_attention(shared, x, x)
+
+    probe = Probe(nn.Linear(1, 1))
+    expected = forward()
+    probe.start(0)
+    result = forward()
+    probe.stop()
+    assert torch.equal(result, expected)
+    assert not probe.functions.part.gone
 
 
 def test_looking_changes_no_bit_of_outputs_gradients_and_random_numbers():

@@ -80,10 +80,6 @@ MEASURED = {
     "frozen": (nn.GRU(3, 5, batch_first=True).requires_grad_(False), lambda m, x: m(x)),
 }
 LEFT_OUT = {
-    "packed": (
-        nn.GRU(3, 5, batch_first=True),
-        lambda m, x: m(nn.utils.rnn.pack_padded_sequence(x, [7] * len(x), batch_first=True)),
-    ),
     "scaled": (Scaled(3, 5, batch_first=True), lambda m, x: m(x, scale=2.0)),
     "reads backwards": (Backwards(3, 5, batch_first=True), lambda m, x: m(x)),
     "takes anything": (Anything(3, 5, batch_first=True), lambda m, x: m(x)),

@@ -68,10 +68,49 @@ def test_models_without_recurrence_and_steps_that_are_not_sampled_cost_nothing()
     assert probe.take() is None
 
 
-def test_packed_sequences_are_left_alone():
-    net = nn.GRU(2, 2, batch_first=True)
-    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(2, 4, 2), [4, 2], batch_first=True)
-    assert look(net, packed)[0] is None
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_of_packed_sequences_the_longest_are_measured(batch_first):
+    net, time = nn.GRU(2, 2, batch_first=batch_first), 1 if batch_first else 0
+    x = torch.randn(4, 5, 2) if batch_first else torch.randn(5, 4, 2)
+    lengths, longest = torch.tensor([2, 5, 3, 5]), torch.tensor([1, 3])
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=batch_first, enforce_sorted=False)
+    (norms,) = look(net, packed)[0].values()
+    (expected,) = look(net, x.index_select(1 - time, longest))[0].values()
+    assert norms == pytest.approx(expected, rel=1e-5)
+
+
+class Loop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.RNNCell(4, 4, nonlinearity="relu", bias=False)
+        with torch.no_grad():
+            self.cell.weight_hh.copy_(0.5 * torch.eye(4))
+            self.cell.weight_ih.copy_(torch.eye(4))
+
+    def forward(self, x):
+        h = None
+        for now in x:
+            h = self.cell(now) if h is None else self.cell(now, h)
+        return h
+
+
+def test_cells_in_a_loop_are_seen_by_the_gradient_of_their_states():
+    net = Loop()
+    expected = torch.autograd.grad(net(torch.ones(10, 3, 4)).sum(), net.parameters())
+    probe = TemporalProbe(net)
+    assert probe.start(0)
+    loss = net(torch.ones(10, 3, 4)).sum()
+    net(torch.ones(2, 3, 4))  # another sequence, which is not taken for more of the same
+    probe.stop()
+    assert probe.take() is None, "nothing is known before the backward pass"
+    probe = TemporalProbe(net)
+    probe.start(0)
+    loss = net(torch.ones(10, 3, 4)).sum()
+    net(torch.ones(2, 3, 4))
+    probe.stop()
+    assert all(map(torch.equal, torch.autograd.grad(loss, net.parameters()), expected))
+    (norms,) = probe.take().values()
+    assert [a / b for a, b in itertools.pairwise(norms)] == pytest.approx([0.5] * 9, rel=1e-5)
 
 
 def test_the_factor_ignores_what_underflowed_and_short_sequences(make_record):

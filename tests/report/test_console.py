@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,9 @@ def test_a_finding_that_is_over_says_so(make_record):
     assert "held for 7 records, now over)" in shown(
         [make_record(findings=(FINDING,))], cleared=("vanishing-over-depth",)
     )
+    since = replace(FINDING, until=64)
+    text = shown([make_record(findings=(since,))], cleared=("vanishing-over-depth",))
+    assert "over since step 64)" in " ".join(text.split())
 
 
 def test_a_healthy_run_is_one_line_and_has_nothing_to_report(make_record):

@@ -1,15 +1,12 @@
 import numpy as np
 import pytest
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from lightning_gradguard.report.offline import read_pictures
 from lightning_gradguard.report.picture import MAX_COLUMNS, thin
 from lightning_gradguard.sinks import JsonlSink
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS
-from tests.tensorboard.synthetic import busy_run, gan_run, large_run, vanishing_run, write_run
+from tests.tensorboard.synthetic import busy_run, gan_run, large_run, vanishing_run, write_foreign, write_run
 
 
 def write_jsonl(path, records):
@@ -104,16 +101,13 @@ def foreign(content):
     """An event file of the plugin's name with metadata that we do not write."""
 
     def write(path):
-        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="gradguard", content=content))
-        metadata.data_class = DATA_CLASS_TENSOR
-        tensor = make_tensor_proto(np.zeros((2, 2), np.float32))
-        value = Summary.Value(tag="gradguard/x", metadata=metadata, tensor=tensor)
         path.unlink()
-        writer = EventFileWriter(str(path.parent))
-        writer.add_event(Event(step=1, wall_time=1.0, summary=Summary(value=[value])))
-        writer.close()
+        write_foreign(path.parent, [("x", content, make_tensor_proto(np.zeros((2, 2), np.float32)))])
 
     return write
+
+
+OTHER_SHAPE = b'{"kind": "flow", "optimizer": 0, "layers": ["a", "b", "c"], "layer_stats": ["x"], "step_stats": ["y"]}'
 
 
 @pytest.mark.parametrize(
@@ -124,9 +118,10 @@ def foreign(content):
         (unlink, "cannot be read: No such file"),
         (foreign(b"not json"), "run 'bad': what was written with its tensors is not ours"),
         (foreign(b'{"kind": "flow", "optimizer": 0}'), "no layers are given"),
-        (foreign(b'{"kind": "flow", "optimizer": 0, "layers": ["a", "b", "c"]}'), "run 'bad' cannot be read"),
+        (foreign(b'{"kind": "flow", "optimizer": 0, "layers": ["a", "b", "c"]}'), "its columns have no names"),
+        (foreign(OTHER_SHAPE), "run 'bad' cannot be read"),
     ],
-    ids=["flipped", "zeros", "dangling", "foreign", "no layers", "other shape"],
+    ids=["flipped", "zeros", "dangling", "foreign", "no layers", "no columns", "other shape"],
 )
 def test_an_event_file_that_cannot_be_read_costs_its_run_alone_and_is_named(tmp_path, spoil, reason):
     write_run(tmp_path / "good", vanishing_run())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import nn
 
 from lightning_gradguard import GradientPipeline
@@ -246,3 +251,16 @@ def write_run(folder: Path, records: Iterator[StepRecord]) -> None:
     for record in records:
         sink.write(record)
     sink.close()
+
+
+def write_foreign(folder: Path, values: Sequence[tuple[str, bytes | dict[str, object], TensorProto]]) -> None:
+    """Writes a run that holds something else under our plugin's name: tags, what stands beside each, and a tensor."""
+    summary = Summary()
+    for tag, content, tensor in values:
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="gradguard", content=content))
+        metadata.data_class = DATA_CLASS_TENSOR
+        summary.value.append(Summary.Value(tag=tag, metadata=metadata, tensor=tensor))
+    writer = EventFileWriter(str(folder))
+    writer.add_event(Event(step=1, wall_time=1.0, summary=summary))
+    writer.close()

@@ -7,16 +7,14 @@ import pytest
 from tensorboard.backend import experiment_id
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins.base_plugin import TBContext
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 from werkzeug.test import Client
 
 from lightning_gradguard.tensorboard.assets import STATIC
 from lightning_gradguard.tensorboard.plugin import GradientFlowPlugin
-from tests.tensorboard.synthetic import steady_run, write_run
+from tests.tensorboard.synthetic import steady_run, write_foreign, write_run
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +81,7 @@ def test_a_wrong_request_is_told_what_is_wrong(get, address, status, words):
 
 def test_every_module_is_served_with_its_type_and_nothing_else_is(plugin, get):
     routes = {route for route in plugin.get_plugin_apps() if route.startswith("/static/")}
-    assert routes == {f"/static/{path.name}" for path in STATIC.iterdir()}
+    assert routes == {f"/static/{path.name}" for path in STATIC.iterdir() if path.suffix in (".js", ".css")}
     for route in routes:
         response = get(route)
         kind = "text/css" if route.endswith(".css") else "text/javascript"
@@ -121,26 +119,52 @@ def test_modules_import_only_modules_that_exist():
                 assert line.split('"')[1].removeprefix("./") in names, f"{path.name}: {line}"
 
 
-def test_a_run_with_what_is_not_ours_is_named_and_the_others_are_served(tmp_path):
-    write_run(tmp_path / "good", steady_run())
-    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="gradguard", content=b"not json"))
-    metadata.data_class = DATA_CLASS_TENSOR
-    writer = EventFileWriter(str(tmp_path / "bad"))
-    value = Summary.Value(tag="x", metadata=metadata, tensor=make_tensor_proto(np.zeros((2, 2), np.float32)))
-    writer.add_event(Event(step=1, wall_time=1.0, summary=Summary(value=[value])))
-    writer.close()
-    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+FLOW = {"kind": "flow", "optimizer": 0, "layers": ["a", "b"], "layer_stats": ["norm"], "step_stats": ["total_norm"]}
+EVENTS = {"kind": "events", "optimizer": 0}
+MATRIX = make_tensor_proto(np.ones((3, 1), np.float32))
+FOREIGN = {
+    "no json": [("flow", b"not json", MATRIX)],
+    "no text": [("flow", b"\xff\xfe", MATRIX)],
+    "deeply nested": [("flow", b"[" * 100_000, MATRIX)],
+    "another shape": [("flow", FLOW, make_tensor_proto(np.zeros((9, 9), np.float32)))],
+    "words for numbers": [("flow", FLOW, make_tensor_proto([["x"], ["y"], ["z"]]))],
+    "no statistics": [("flow", {**FLOW, "layer_stats": []}, MATRIX)],
+    "lists for names": [("flow", {**FLOW, "layers": [["a"], ["b"]]}, MATRIX)],
+    "no tensor": [("flow", FLOW, TensorProto(dtype=1, tensor_content=b"\0\0\0"))],
+    "events of another kind": [("flow", FLOW, MATRIX), ("events", EVENTS, make_tensor_proto([b"[1, 2]"]))],
+    "events that are no json": [("flow", FLOW, MATRIX), ("events", EVENTS, make_tensor_proto([b"{"]))],
+    "findings without a rule": [
+        ("flow", FLOW, MATRIX),
+        ("events", EVENTS, make_tensor_proto([b'{"counts": {}, "events": [], "findings": [{}]}'])),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def fetch_among_foreign(tmp_path_factory):
+    """Asks a board on which one run is ours and all others hold something else under our name."""
+    folder = tmp_path_factory.mktemp("foreign")
+    write_run(folder / "good", steady_run(num_records=5))
+    for name, values in FOREIGN.items():
+        write_foreign(folder / name, values)
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder))
     multiplexer.Reload()
-    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    provider = MultiplexerDataProvider(multiplexer, str(folder))
     apps = GradientFlowPlugin(TBContext(data_provider=provider, logdir="")).get_plugin_apps()
+    environ = {experiment_id.WSGI_ENVIRON_KEY: ""}
+    return lambda address: Client(apps[address.partition("?")[0]]).get(address, environ_overrides=environ)
 
-    def fetch(address):
-        environ = {experiment_id.WSGI_ENVIRON_KEY: ""}
-        return Client(apps[address.partition("?")[0]]).get(address, environ_overrides=environ)
 
-    answer = fetch("/runs").get_json()
+def test_runs_with_what_is_not_ours_are_named_and_the_others_are_served(fetch_among_foreign):
+    answer = fetch_among_foreign("/runs").get_json()
     assert [run["name"] for run in answer["runs"]] == ["good"]
-    assert "not ours" in answer["unreadable"]["bad"]
-    assert fetch("/flow?run=good").status_code == 200
-    assert fetch("/flow?run=bad").status_code == 400
-    assert fetch("/events?run=bad").status_code == 200
+    assert set(answer["unreadable"]) == set(FOREIGN)
+    assert all("not ours" in reason for reason in answer["unreadable"].values())
+    assert fetch_among_foreign("/flow?run=good").status_code == 200
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_run_with_what_is_not_ours_is_refused_in_words(fetch_among_foreign, name):
+    answers = [fetch_among_foreign(f"/{route}?run={name}") for route in ("flow", "events")]
+    assert any(answer.status_code == 400 for answer in answers)
+    assert all(answer.status_code == 200 or name in answer.get_json()["error"] for answer in answers)

@@ -42,7 +42,7 @@ def test_a_record_is_one_event(tmp_path):
     (event,) = events_of(tmp_path)
     assert event.step == 7
     tags = [value.tag for value in event.summary.value]
-    assert tags[:2] == ["grad_norm_total/pre_clip", "grad_norm_total/post_clip"]
+    assert tags[:3] == [f"grad_norm_total/{name}" for name in ("pre_clip", "largest", "post_clip")]
     assert {"grad_norm/stem", "grad_norm/head"} < set(tags)
     assert sum(tag.startswith("gradguard/flow/") for tag in tags) == 1
 

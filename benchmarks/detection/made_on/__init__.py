@@ -2,19 +2,32 @@
 
 from ..kind import Kind
 from . import (
+    actor_critic,
+    adapting,
     adversaries,
     autoencoders,
     control,
     convolutional,
     dense,
+    density,
+    distances,
+    equations,
+    graphs,
+    latents,
+    optimizers,
     pairs,
+    patches,
     recurrent,
     regression,
+    series,
     sets,
+    signals,
     tables,
     tasks_in_one,
     transformers,
     tuning,
+    vision,
+    words,
 )
 
 _FAMILIES = (
@@ -31,6 +44,19 @@ _FAMILIES = (
     control,
     tuning,
     tasks_in_one,
+    patches,
+    vision,
+    words,
+    signals,
+    latents,
+    density,
+    distances,
+    graphs,
+    equations,
+    series,
+    actor_critic,
+    adapting,
+    optimizers,
 )
 
 

@@ -56,7 +56,7 @@ KINDS = [
             Fault(
                 "sigmoid output for standardized pixels",
                 "output is saturated",
-                "https://stackoverflow.com/questions/52441877",
+                "https://github.com/MorvanZhou/tutorials/issues/33",
                 m.setting(model=lambda: mlp(64, 48, 16, 48, 64, last=nn.Sigmoid())),
             ),
             Fault(

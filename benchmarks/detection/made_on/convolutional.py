@@ -67,7 +67,7 @@ KINDS = [
             Fault(
                 "pixels from 0 to 255, no norm",
                 "input too large",
-                "https://stackoverflow.com/questions/4674623",
+                "https://github.com/keras-team/keras/issues/2711",
                 m.both(m.setting(model=lambda: plain(norm=False)), m.inputs(lambda x: (x + 0.83) * 97)),
             ),
         ),
@@ -85,7 +85,7 @@ KINDS = [
             Fault(
                 "detach() before the head",
                 "graph is cut",
-                "https://discuss.pytorch.org/t/detach-no-grad-and-requires-grad/16915",
+                "https://github.com/pytorch/pytorch/issues/7462",
                 m.model(cut),
             ),
         ),

@@ -61,7 +61,7 @@ KINDS = [
             Fault(
                 "features of very different scale",
                 "inputs differ in scale",
-                "https://stackoverflow.com/questions/4674623",
+                "https://github.com/tensorflow/ranking/issues/87",
                 m.inputs(lambda x: x * torch.tensor([1e3, 1e-3, 1.0, 1e2, 1.0, 1e-2, 1e3, 1.0])),
             ),
             Fault(
@@ -86,14 +86,14 @@ KINDS = [
             Fault(
                 "sigmoid before BCEWithLogits",
                 "output activation and loss do not fit",
-                "https://discuss.pytorch.org/t/bceloss-vs-bcewithlogitsloss/33586",
+                "https://github.com/lopuhin/kaggle-imet-2019/issues/3",
                 m.setting(model=lambda: mlp(8, 32, 32, 1, last=nn.Sigmoid()), metric=probability_error),
                 "subtle",
             ),
             Fault(
                 "ReLU after the last layer",
                 "output activation and loss do not fit",
-                "https://stackoverflow.com/questions/55328966",
+                "https://github.com/hunkim/PyTorchZeroToAll/pull/4",
                 m.setting(model=lambda: mlp(8, 32, 32, 1, last=nn.ReLU())),
             ),
         ),

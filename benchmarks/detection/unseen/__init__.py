@@ -5,37 +5,9 @@ takes its place.
 """
 
 from ..kind import Kind
-from . import (
-    adapting,
-    control,
-    density,
-    equations,
-    graphs,
-    latents,
-    optimizers,
-    pairs,
-    patches,
-    series,
-    signals,
-    vision,
-    words,
-)
+from . import images, numbers, routines, sequences
 
-_FAMILIES = (
-    patches,
-    vision,
-    words,
-    signals,
-    latents,
-    density,
-    pairs,
-    graphs,
-    equations,
-    series,
-    control,
-    adapting,
-    optimizers,
-)
+_FAMILIES = (images, sequences, numbers, routines)
 
 
 def kinds() -> list[Kind]:

@@ -8,19 +8,21 @@ from collections.abc import Iterable
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
+from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.record import Finding, Severity, StepRecord
 
 _BAD = ("skipped", "nonfinite", "rolled_back")
 _MOST = 64  # batches that are remembered
 _LASTING = 3  # bad steps in a row with no good one after them
+_THROWN = 0.5  # update-to-weight ratio of a step that replaces the weights
 _LEAP = 10.0  # growth of the gradient norm that announces a break
 
 
 class BadBatches(Rule):
     """Some steps are not finite while others are: how many, since when, at which batches, forward or backward.
 
-    A run whose loss or gradient was rising before it broke is left to what made it rise, and one of which no step is
-    finite any more to ``diverged``. A step that a loss scaler leaves out is
+    A run whose loss or gradient was rising before it broke, or whose weights a step has replaced, is left to what made
+    it so, and one of which no step is finite any more to ``diverged``. A step that a loss scaler leaves out is
     its routine, and one that the guard drops as a spike is finite; neither is counted.
 
     Example:
@@ -53,10 +55,13 @@ class BadBatches(Rule):
         self._progress = Progress()
         self._norms: list[float] = []  # the first and the last one that was finite
         self._rising = False
+        self._ratios = SettledRatios()
+        self._thrown = False  # whether a step has replaced the weights: what comes after is its consequence
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._steps += record.num_steps
+        self._thrown = self._thrown or (self._ratios.median(record) or 0.0) > _THROWN
         at_this_step = record.verdict in _BAD and record.cause != "spike"
         bad = max(record.num_nonfinite if record.verdict != "overflow" else 0, record.num_nonfinite_losses)
         bad = max(bad, int(at_this_step))
@@ -69,7 +74,11 @@ class BadBatches(Rule):
             self._norms = [*self._norms[:1], record.total_norm]
             return None if self._first is None or self._rising else self._finding(record)
         if self._first is None:
-            self._rising = self._progress.state == "rises" or self._norms[-1:] > [_LEAP * n for n in self._norms[:1]]
+            self._rising = (
+                self._thrown
+                or self._progress.state == "rises"
+                or self._norms[-1:] > [_LEAP * n for n in self._norms[:1]]
+            )
             self._first = record.step
         self._bad += bad
         self._last = record.step

@@ -51,11 +51,13 @@ class InputScale(Rule):
         if first is None or first.input_rms is None or "Norm" in first.kind:
             return None
         given = _of_batch(first, record)
-        if first.input_rms == 0:
+        if first.input_rms == 0 and "Embedding" not in first.kind:
             return self._finding(record, first, f"the input of {first.module} is all zero.", "critical", constant=True)
         if given is not None and not given.varies:
             what = f"all samples of the batch ({given.name}) are the same."
             return self._finding(record, first, what, "warning", constant=True)
+        if "Embedding" in first.kind:
+            return None  # tokens have no scale
         if not self.low <= first.input_rms <= self.rms:
             what = f"the input of {first.module} has a root mean square of {first.input_rms:.3g}; about 1 is usual."
             # Large input throws the first layers about; small input leaves their gradient as small.
@@ -86,4 +88,4 @@ class InputScale(Rule):
 def _of_batch(first: ActivationStats, record: StepRecord) -> BatchStats | None:
     """The tensor of the batch that went into the first layer, known by its root mean square."""
     rms = first.input_rms or 0.0
-    return next((b for b in record.inputs or () if abs(b.rms - rms) <= 1e-3 * abs(rms) and rms > 0), None)
+    return next((b for b in record.inputs or () if abs(b.rms - rms) <= 1e-3 * abs(rms)), None)

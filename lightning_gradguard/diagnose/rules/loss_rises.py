@@ -24,7 +24,7 @@ class LossRises(Rule):
     """
 
     id = "loss-rises"
-    patience = 2
+    patience = 3
     needs = ("loss",)
 
     def __init__(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.depth import execution_order, weight_layers
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import Finding, Severity, StepRecord
+
+_PART = 0.25  # of all elements that make up a part of the net
+_Why = Literal["cut", "flat", "frozen"]
 
 
 class NoGradient(Rule):
@@ -21,6 +26,10 @@ class NoGradient(Rule):
       pass it on: a warning;
     - layers that never ran, a copy of layers that train (a target network), or one here and there (a pooler whose
       output is not used): *info*, as long as they are fewer than half.
+
+    A gradient may also be there and exactly zero, since something on the way has the derivative zero: rounding, a sign,
+    an argmax or a comparison. That is reported of a part of several layers from the input on, at least a quarter of
+    all elements, that never had another gradient while its units are alive and all behind it train.
 
     A single stretch of frozen layers between trainable ones is reported as well, if the optimizer holds it. What
     people freeze on purpose looks otherwise: the first layers (fine-tuning), all normalization layers, or every layer
@@ -40,10 +49,12 @@ class NoGradient(Rule):
 
     def __init__(self) -> None:
         self._reached: set[str] = set()
+        self._moved: set[str] = set()  # layers that had a gradient other than zero
+        self._alive = True  # whether units of activations are
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        if record.waiting is not None or not record.layers:
+        if record.waiting is not None or record.cleared or not record.layers:
             return None
         if record.num_steps == 0:
             return self._nothing(record)
@@ -51,6 +62,10 @@ class NoGradient(Rule):
         self._reached.update(
             n for n, norm in zip(record.layers, record.max_layer_norms, strict=True) if norm is not None
         )
+        self._moved.update(n for n, norm in zip(record.layers, record.max_layer_norms, strict=True) if norm)
+        self._alive = not any((a.dead or 0.0) > 0.5 or a.rms == 0 for a in record.activations or ())
+        if flat := self._behind_a_step_function(record):
+            return self._finding(record, flat, "warning", "flat")
         if all(record.trainable) and len(self._reached) >= len(record.layers):
             return None
         unreached = tuple(
@@ -60,10 +75,10 @@ class NoGradient(Rule):
         )
         if unreached and len(unreached) < len(record.layers):
             severity = self._severity(record, frozenset(unreached))
-            return self._finding(record, unreached, severity, frozen=False)
+            return self._finding(record, unreached, severity, "cut")
         frozen = self._frozen_between(record)
         if frozen:
-            return self._finding(record, frozen, "warning", frozen=True)
+            return self._finding(record, frozen, "warning", "frozen")
         return None
 
     def _nothing(self, record: StepRecord) -> Finding | None:
@@ -104,6 +119,21 @@ class NoGradient(Rule):
         cut = flags[0] and True not in flags[flags.index(False) :] if False in flags else True
         return "warning" if cut or sum(flags) * 2 > len(flags) else "info"
 
+    def _behind_a_step_function(self, record: StepRecord) -> tuple[str, ...]:
+        """The layers from the input on whose gradient was always exactly zero, where that is a part of the net."""
+        order = weight_layers(record)
+        names = [record.layers[i] for i in order]
+        flat = [
+            record.max_layer_norms[i] == 0 and name not in self._moved for i, name in zip(order, names, strict=True)
+        ]
+        end = flat.index(False) if False in flat else 0
+        weights = record.weight_norms or (1.0,) * len(record.layers)
+        if end < 2 or True in flat[end:] or not self._alive or any(weights[i] == 0 for i in order):
+            return ()
+        sizes = record.layer_sizes or (1,) * len(record.layers)
+        is_a_part = sum(sizes[i] for i in order[:end]) > _PART * sum(sizes[i] for i in order)
+        return tuple(names[:end]) if is_a_part else ()
+
     def _frozen_between(self, record: StepRecord) -> tuple[str, ...]:
         """The frozen layers with trainable ones on either side, if they are one stretch."""
         assert record.trainable is not None and record.layer_kinds is not None
@@ -117,21 +147,32 @@ class NoGradient(Rule):
             return ()
         return tuple(record.layers[order[place]] for place in inner)
 
-    def _finding(self, record: StepRecord, layers: tuple[str, ...], severity: Severity, *, frozen: bool) -> Finding:
-        never = "requires a gradient and never gets one" if len(layers) == 1 else "require a gradient and never get one"
-        are = "is frozen between layers that train" if len(layers) == 1 else "are frozen between layers that train"
-        causes = (
-            ("requires_grad was switched off by mistake",)
-            if frozen
-            else ("a detached tensor cuts the graph", "the layer's output is not used in the loss")
-        )
+    def _finding(self, record: StepRecord, layers: tuple[str, ...], severity: Severity, why: _Why) -> Finding:
+        one = len(layers) == 1
+        what, causes, tries = {
+            "cut": (
+                "requires a gradient and never gets one" if one else "require a gradient and never get one",
+                ("a detached tensor cuts the graph", "the layer's output is not used in the loss"),
+                (remedies.CONNECT, remedies.UNFREEZE),
+            ),
+            "flat": (
+                "get a gradient of exactly zero in every step, and all behind them another",
+                ("something on the way has the derivative zero: round(), sign(), argmax(), a comparison",),
+                (remedies.STRAIGHT_THROUGH, remedies.CONNECT),
+            ),
+            "frozen": (
+                f"{'is' if one else 'are'} frozen between layers that train",
+                ("requires_grad was switched off by mistake",),
+                (remedies.UNFREEZE, remedies.CONNECT),
+            ),
+        }[why]
         return Finding(
             rule=self.id,
             severity=severity,
-            message=f"{named(layers)} {are if frozen else never}: {len(layers)} of {len(record.layers)} layers.",
+            message=f"{named(layers)} {what}: {len(layers)} of {len(record.layers)} layers.",
             step=record.step,
             layers=layers,
             evidence={"layers": float(len(layers)), "of": float(len(record.layers))},
             causes=causes,
-            remedies=(remedies.UNFREEZE, remedies.CONNECT) if frozen else (remedies.CONNECT, remedies.UNFREEZE),
+            remedies=tries,
         )

@@ -8,7 +8,9 @@ from lightning_gradguard.record import Finding, StepRecord
 
 
 class NoStep(Rule):
-    """There were many backward passes and never an optimizer step, nor has a weight moved otherwise.
+    """There were many backward passes and never an optimizer step that moved a weight, nor has one moved otherwise.
+
+    A step whose gradients were cleared before it is none either.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
@@ -26,14 +28,24 @@ class NoStep(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        if record.cleared:
+            what = "the backward pass gives the parameters gradients, and none is left when the optimizer steps."
+            cause = "zero_grad() stands between backward() and step()"
+            return self._finding(record, what, (cause,), remedies.ZERO_GRAD_FIRST)
         if record.waiting is None:
             return None
+        what = f"{record.waiting} backward passes, and no optimizer step yet: no weight has moved."
+        causes = ("optimizer.step() is never called", "gradients are accumulated over more batches than meant")
+        return self._finding(record, what, causes, remedies.CALL_STEP)
+
+    def _finding(self, record: StepRecord, what: str, causes: tuple[str, ...], remedy: str) -> Finding:
+        waiting = record.waiting or 0
         return Finding(
             rule=self.id,
-            severity="critical" if record.waiting > 64 else "warning",
-            message=f"{record.waiting} backward passes, and no optimizer step yet: no weight has moved.",
+            severity="critical" if record.cleared or waiting > 64 else "warning",
+            message=what,
             step=record.step,
-            evidence={"backward_passes": float(record.waiting)},
-            causes=("optimizer.step() is never called", "gradients are accumulated over more batches than meant"),
-            remedies=(remedies.CALL_STEP,),
+            evidence={"backward_passes": float(waiting)},
+            causes=causes,
+            remedies=(remedy,),
         )

@@ -42,8 +42,9 @@ class OutputScale(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         for loss in record.losses or ():
-            if self._first is None and loss.kind != "squared-error" and loss.value is not None and loss.baseline:
-                self._first = loss.value, loss.baseline
+            known = loss.value is not None and loss.baseline is not None and loss.baseline > 0
+            if self._first is None and loss.kind != "squared-error" and known:
+                self._first = loss.value or 0.0, loss.baseline or 0.0
         if self._first is None or self._first[0] < self.times * self._first[1]:
             return None
         value, baseline = self._first

@@ -11,19 +11,22 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
+_SAME = 1e-4  # of its size by which an output must differ between samples
 _HIDDEN = ("Linear", "Conv")
 
 
 class PoorInitialization(Rule):
     """At the first look the forward signal fades or blows up from layer to layer, or weights are all zero.
 
-    Three ways to start badly:
+    Four ways to start badly:
 
     - a layer's weights are all zero *and* so is its gradient: it cannot leave zero. (A zero-initialized branch or
       adapter gets a gradient at once, and is left alone.)
     - the output of a hidden layer is below ``low`` or above ``high`` in root mean square, where an initialization that
       fits the activation keeps it near one.
     - from the first hidden layer to the last it changes by a factor of more than ``spread``.
+    - the last hidden output is the same for all samples, to a ten-thousandth, while the first one is not: biases
+      alone are left of the signal.
 
     Args:
         low: smallest root mean square of a hidden output that is not remarked upon, > 0.
@@ -89,6 +92,25 @@ class PoorInitialization(Rule):
             remedies=(remedies.INIT_NORMAL,),
         )
 
+    def _same_for_all(self, record: StepRecord, hidden: Sequence[ActivationStats]) -> Finding | None:
+        first, last = hidden[0], hidden[-1]
+        varies = first.sample_spread is not None and first.sample_spread > _SAME
+        if not varies or last.sample_spread is None or last.sample_spread > _SAME or last.rms == 0:
+            return None
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=(
+                f"the forward signal is lost on its way: the output of {last.module} is the same for all samples, but "
+                f"for {last.sample_spread:.1g} of its size."
+            ),
+            step=record.step,
+            layers=(last.module,),
+            evidence={"first_spread": first.sample_spread or 0.0, "last_spread": last.sample_spread},
+            causes=("the initial weights are too small", *missing_norms(record)),
+            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP, normalizes=has_norms(record)),
+        )
+
     def _forward(self, record: StepRecord) -> Finding | None:
         hidden = _hidden(record.activations or ())
         if self._zero_at_first is None:  # adapters and closing layers of branches may begin so
@@ -98,6 +120,8 @@ class PoorInitialization(Rule):
             return None
         smallest = min(hidden, key=lambda a: a.rms)
         largest = max((*hidden, *_functions(record.activations or ())), key=lambda a: a.rms)
+        if (finding := self._same_for_all(record, hidden)) is not None:
+            return finding
         first, last = hidden[0].rms, hidden[-1].rms
         grows = largest.rms > self.high or (last > self.spread * first)
         fades = smallest.rms < self.low or (first > self.spread * last)

@@ -13,6 +13,8 @@ from lightning_gradguard.record import Finding, StepRecord
 
 _GOOD = 0.02  # the largest median over layers of runs that train well: measured 0.004 to 0.13
 
+_LONG = 10.0  # times the steps so far that a warm-up may still have to go before it is called too slow
+_MIN_STEPS = 32  # before them a warm-up has hardly begun
 _ONCE = 10.0  # times the share that no step ever reached: Adagrad's first steps are larger than all others
 
 
@@ -20,8 +22,8 @@ class SmallUpdates(Rule):
     """No layer is changed by more than a tiny part of its size in a step, and the loss stays where it is.
 
     Speaks of the largest ||change|| / ||weights|| of any layer over the last six that were measured, of a run in which
-    it never was ten times as much: the end of a decay and one layer without gradient are no cause, and while it rises,
-    as in a warm-up, judgement waits.
+    it never was ten times as much: the end of a decay and one layer without gradient are no cause, and while it rises
+    as in a warm-up judgement waits, unless at that pace it had ten times as long to go.
 
     Args:
         share: ratio that no layer exceeds, > 0.
@@ -61,7 +63,9 @@ class SmallUpdates(Rule):
         if ratios:
             now = max(ratios)
             self._median = max(self._median, statistics.median(ratios))
-            self._rising = self._last is not None and now > 1.5 * self._last
+            # A linear warm-up is at `share` after share / now times the steps so far.
+            soon = now * _LONG > self.share or record.step < _MIN_STEPS
+            self._rising = self._last is not None and now > 1.5 * self._last and soon
             self._last = now
             self._recent = [*self._recent[-5:], now]
             self._ever = max(self._ever, now)

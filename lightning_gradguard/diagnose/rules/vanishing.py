@@ -10,6 +10,8 @@ from lightning_gradguard.diagnose.depth import gradient_profile, has_norms, miss
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
+_REACHED = 1e-3  # of the strongest gradient from which it has reached the first layer
+
 
 class VanishingOverDepth(Rule):
     """Early layers get next to no gradient, or all hidden layers do.
@@ -17,7 +19,8 @@ class VanishingOverDepth(Rule):
     Over the layers in the order of the forward pass a line is fitted through log10 of the root mean square gradient;
     ``decades`` is what it falls from the last layer back to the first, with a slope at least three standard errors
     away from level. A network can be dead without a slope, since activations may fade as gradients do: so the level
-    counts as well, when the median layer's gradient-to-weight ratio is ``level`` times that of the best layer.
+    counts as well, when the median layer's gradient-to-weight ratio is ``level`` times that of the best layer, and the
+    first layer gets next to no gradient either: where it gets one, branches merely begin small, as under layer scale.
 
     Both are ratios within the network: they do not depend on loss scale or batch size.
 
@@ -57,7 +60,8 @@ class VanishingOverDepth(Rule):
         relative = relative_profile(record).values
         level = statistics.median(relative) / max(relative) if relative else 1.0
         sloped = line.is_certain and line.decades > self.decades
-        if not sloped and level > self.level:
+        reaches_back = profile.values[0] > _REACHED * max(profile.values)
+        if not sloped and (level > self.level or reaches_back):
             return None
         half = max(profile.values) * 1e-3
         faint = tuple(name for name, value in zip(profile.layers, profile.values, strict=True) if value < half)

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.record import Finding, StepRecord
 
+_SAME = 1e-3  # by which the loss may differ in size from what a loss function gave, to be that
+_TWICE = 1.9  # times as many steps make another stretch; records come at 2^k and at every 50th step
+_FASTER = 1.5
+
 
 class WrongSign(Rule):
     """The optimizer climbs a loss that should fall, or the loss falls below zero without end.
 
-    Three signs, of which the last two end in a run that breaks:
+    Certain at once:
+
+    - what is back-propagated is the negative of what a loss function gave, and such a loss is never below zero;
+    - a binary cross-entropy is below zero: its targets lie outside of 0 to 1.
+
+    Certain after a while:
 
     - the optimizer is set to ``maximize``, and the loss, which is positive, stays or rises with its gradient;
-    - the loss was negative from the first record, has grown to ``factor`` times its first size, and the gradient to
-      ``factor`` times its smallest. A loss with a floor slows down as it nears it, this one does not;
-    - it began above zero, fell below by as much as three times its first size, and falls faster and faster while the
-      gradient grows.
+    - the loss is below zero by ``depth`` times its first size or of one, the gradient has grown to ``factor`` times its
+      smallest, and from doubling to doubling of the steps the loss falls faster. One with a floor slows
+      down as it nears it; that of a density falls in proportion to the steps at most, while its spread shrinks.
 
-    Losses of densities may be negative as well, but they slow down. Not asked with several optimizers, where a
-    critic's loss may do so.
+    The last two are not asked with several optimizers, where a critic's loss may do so.
 
     Args:
-        factor: growth of loss and gradient, > 1. 3 is out of reach for a loss that only converges below zero.
+        factor: growth of the gradient, > 1.
+        depth: times its first size by which the loss is below zero, > 1. 10 is out of reach for a density.
 
     Raises:
-        ValueError: if ``factor`` is not above 1.
+        ValueError: if ``factor`` or ``depth`` is not above 1.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
         >>> rule = WrongSign()
-        >>> rule.observe(quiet_record(0, loss=-1.0)) is None
+        >>> rule.observe(quiet_record(0, loss=-2.3)) is None
         True
-        >>> rule.observe(quiet_record(1, loss=-8.0, total_norm=2.5)).message
-        'the loss began at -1 and fell to -8 without slowing down, while the gradient norm grew from 0.25 to 2.5.'
+        >>> from lightning_gradguard.record import LossStats
+        >>> rule.observe(quiet_record(1, loss=-2.3, losses=(LossStats("cross-entropy", 2.2, False, 2.3),))).message
+        'what is back-propagated, -2.3, is the negative of the cross-entropy.'
     """
 
     id = "wrong-sign"
@@ -44,14 +55,16 @@ class WrongSign(Rule):
     needs = ("loss",)
     sees_bad_steps = True
 
-    def __init__(self, factor: float = 3.0) -> None:
-        if not factor > 1:
-            raise ValueError(f"factor must be above 1, got {factor}")
-        self.factor = factor
+    def __init__(self, factor: float = 3.0, depth: float = 10.0) -> None:
+        for name, value in (("factor", factor), ("depth", depth)):
+            if not value > 1:
+                raise ValueError(f"{name} must be above 1, got {value}")
+        self.factor, self.depth = factor, depth
         self._first: float | None = None
         self._smallest = math.inf
         self._progress = Progress()
-        self._last: list[tuple[int, float]] = []  # step and loss of the last three records
+        self._sure: Finding | None = None
+        self._marks: list[tuple[int, float]] = []  # steps and the loss then, each after twice as many steps
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
@@ -62,38 +75,64 @@ class WrongSign(Rule):
         finite = math.isfinite(record.loss) and math.isfinite(record.total_norm)
         if finite:
             self._smallest = min(self._smallest, record.total_norm)
-            self._last = [*self._last[-2:], (record.step, record.loss)]
+            if not self._marks or self._progress.steps >= _TWICE * self._marks[-1][0]:
+                self._marks = [*self._marks[-3:], (self._progress.steps, self._progress.now)]
+        self._sure = self._sure or self._certain(record)
+        if self._sure is not None:
+            return self._sure
         if record.num_optimizers > 1:
             return None
         grew = not finite or record.total_norm > self.factor * self._smallest
         state = self._progress.state
         if record.maximizes and self._first > 0 and (state == "stalls" or (state == "rises" and grew)):
             return self._finding(record, "rose", "the optimizer is set to maximize")
-        if self._first < 0 and grew and (not finite or record.loss < self.factor * self._first):
+        if record.loss == -math.inf:
             return self._finding(record, "fell", "the loss has the wrong sign")
-        below = record.loss < -self.factor * abs(self._first) or not finite
-        if self._first >= 0 and self._last[-1:] and self._last[-1][1] < 0 and below and grew and self._faster():
+        # A density's loss is counted in nats, of which a few lie between a guess and what can be known.
+        below = not finite or record.loss < -self.depth * max(1.0, abs(self._first))
+        if grew and below and self._marks and self._marks[-1][1] < 0 and self._faster(broke=not finite):
             return self._finding(record, "fell", "the loss has the wrong sign")
         return None
 
-    def _faster(self) -> bool:
-        """Whether the loss fell by more a step in the last stretch than in the one before."""
-        if len(self._last) < 3:
-            return False
-        (a, x), (b, y), (c, z) = self._last
-        return (y - z) / max(1, c - b) > (x - y) / max(1, b - a) > 0
+    def _certain(self, record: StepRecord) -> Finding | None:
+        """What a loss function gave says it."""
+        if record.num_steps != 1 or record.loss is None or not record.loss < 0:
+            return None
+        for given in record.losses or ():
+            if given.value is None or abs(abs(given.value) - abs(record.loss)) > _SAME * abs(record.loss):
+                continue
+            if given.value > 0:
+                what = f"what is back-propagated, {record.loss:.3g}, is the negative of the {given.kind}."
+                return self._say(record, what, ("the loss has the wrong sign",), (remedies.FLIP_SIGN,))
+            if given.kind == "binary-cross-entropy":
+                what = (
+                    f"the binary cross-entropy is {record.loss:.3g}: with targets from 0 to 1 it is never below zero."
+                )
+                return self._say(record, what, ("its targets lie outside of 0 to 1",), (remedies.TARGETS_IN_RANGE,))
+        return None
+
+    def _faster(self, *, broke: bool) -> bool:
+        """Whether the loss fell faster, by half again, from each of the last stretches to the next."""
+        falls = [(x - y) / (n - m) for (m, x), (n, y) in pairwise(self._marks)]
+        falls = falls[-2:] if broke else falls
+        needed = 2 if broke else 3
+        return len(falls) >= needed and all(b > _FASTER * a > 0 for a, b in pairwise(falls))
 
     def _finding(self, record: StepRecord, moved: str, cause: str) -> Finding:
+        what = (
+            f"the loss began at {self._first:.3g} and {moved} to {record.loss:.3g} without slowing down, while the "
+            f"gradient norm grew from {self._smallest:.3g} to {record.total_norm:.3g}."
+        )
+        return self._say(record, what, (cause, "a loss that has no lower bound"), (remedies.FLIP_SIGN,))
+
+    def _say(self, record: StepRecord, what: str, causes: Sequence[str], tries: Sequence[str]) -> Finding:
         return Finding(
             rule=self.id,
             severity="critical",
-            message=(
-                f"the loss began at {self._first:.3g} and {moved} to {record.loss:.3g} without slowing down, while the "
-                f"gradient norm grew from {self._smallest:.3g} to {record.total_norm:.3g}."
-            ),
+            message=what,
             step=record.step,
             layers=record.layers,
             evidence={"first_loss": self._first or 0.0, "smallest_norm": self._smallest},
-            causes=(cause, "a loss that has no lower bound"),
-            remedies=(remedies.FLIP_SIGN,),
+            causes=tuple(causes),
+            remedies=tuple(tries),
         )

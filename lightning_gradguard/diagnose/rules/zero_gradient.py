@@ -12,7 +12,8 @@ from lightning_gradguard.record import Finding, StepRecord
 class ZeroGradient(Rule):
     """A layer takes part in the graph, and its gradient has been exactly zero for several records.
 
-    Mostly a consequence: of dead units, of weights that are all zero, of underflow.
+    Mostly a consequence: of dead units, of weights that are all zero, of underflow. *Info* as long as most layers get a
+    gradient: a softmax over one variable passes none on, nor does an expert that nothing is routed to.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
@@ -31,12 +32,13 @@ class ZeroGradient(Rule):
         """The finding that holds at this record, or ``None``."""
         if record.num_nonfinite >= record.num_steps:
             return None  # no good step since the last record, hence no norm: NaN is not zero
-        zero = tuple(record.layers[i] for i in weight_layers(record) if record.max_layer_norms[i] == 0)
+        layers = weight_layers(record)
+        zero = tuple(record.layers[i] for i in layers if record.max_layer_norms[i] == 0)
         if not zero:
             return None
         return Finding(
             rule=self.id,
-            severity="critical",
+            severity="critical" if 2 * len(zero) > len(layers) else "info",
             message=f"{named(zero)}: the gradient is exactly zero.",
             step=record.step,
             layers=zero,

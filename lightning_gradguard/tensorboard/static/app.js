@@ -77,7 +77,7 @@ export class App {
     try {
       if (!this.view) this.show("loading", loadingNotice("the runs"));
       if (!this.loader.runs.length) await this.loader.refresh();
-      if (!this.loader.runs.length) return this.show("empty", emptyNotice());
+      if (!this.loader.runs.length && !this.hasUnreadable()) return this.show("empty", emptyNotice());
       if (!(await this.findRun())) return this.list();
       const view = await this.prepare();
       if (turn !== this.turn) return undefined; // a later choice has overtaken this one
@@ -97,8 +97,12 @@ export class App {
   async findRun() {
     const isKnown = () => this.loader.runs.some((run) => run.name === this.state.run);
     if (this.state.run && !isKnown()) await this.loader.refresh(); // it may have begun just now
-    if (!isKnown() && this.loader.runs.length === 1) this.state = { ...this.state, run: this.loader.runs[0].name };
+    if (!isKnown() && this.loader.runs.length === 1 && !this.hasUnreadable()) this.state = { ...this.state, run: this.loader.runs[0].name };
     return isKnown();
+  }
+
+  hasUnreadable() {
+    return Object.keys(this.loader.unreadable).length > 0;
   }
 
   /** All runs, in place of the picture of one. */
@@ -107,7 +111,7 @@ export class App {
     const note = this.state.run ? `There is no run “${this.state.run}”; these are the runs that there are.` : "";
     this.state = { ...this.state, run: "" };
     this.show("runs", null);
-    this.overview.draw(this.loader.runs, note);
+    this.overview.draw(this.loader, note);
     writeLink(this.state);
     performance.mark("gradguard-runs");
   }
@@ -133,11 +137,11 @@ export class App {
   async refresh() {
     try {
       const grown = await this.loader.refresh();
-      if (document.documentElement.dataset.state === "runs") this.overview.draw(this.loader.runs);
+      if (document.documentElement.dataset.state === "runs") this.overview.draw(this.loader);
       else if (!this.view || grown.has(this.state.run) || grown.has(this.state.compare)) await this.load();
       else this.showAge();
     } catch (error) {
-      if (document.documentElement.dataset.state === "runs") this.overview.draw(this.loader.runs, error.message);
+      if (document.documentElement.dataset.state === "runs") this.overview.draw(this.loader, error.message);
       this.setLive("stale", error.message);
     }
   }

@@ -9,12 +9,15 @@ export class Loader {
     this.kept = new Map();
     /** @type {import("./types.js").RunInfo[]} */
     this.runs = [];
+    /** @type {Object<string, string>} */
+    this.unreadable = {};
   }
 
   /** Lists the runs; what belongs to a run that has grown is forgotten. @returns {Promise<Set<string>>} those runs. */
   async refresh() {
     const before = new Map(this.runs.map((run) => [run.name, JSON.stringify(run)]));
-    this.runs = await this.source.runs();
+    const { runs, unreadable = {} } = await this.source.runs();
+    Object.assign(this, { runs, unreadable });
     const grown = new Set(this.runs.filter((run) => before.get(run.name) !== JSON.stringify(run)).map((run) => run.name));
     for (const key of this.kept.keys()) if (grown.has(key.split("\n")[0])) this.kept.delete(key);
     return grown;

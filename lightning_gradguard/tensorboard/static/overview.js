@@ -32,18 +32,20 @@ export class Overview {
     this.count = el("span", { class: "quiet", role: "status" });
     this.note = el("p", { class: "reason", role: "alert" });
     this.body = el("tbody");
+    this.lost = el("div", { id: "unreadable" });
     this.heads = this.columns.map((column) => this.head(column));
     const table = el("table", { class: "runs" }, el("thead", {}, el("tr", {}, ...this.heads)), this.body);
     const field = el("label", { class: "field", for: "search" }, el("span", { text: "Search" }), this.search);
     const top = el("div", { class: "controls" }, el("h2", { text: "Runs" }), field, this.count);
-    this.node = el("section", { id: "overview", "aria-label": "All runs", hidden: true }, top, this.note, el("div", { class: "wide" }, table));
+    this.node = el("section", { id: "overview", "aria-label": "All runs", hidden: true }, top, this.note, el("div", { class: "wide" }, table), this.lost);
     this.runs = [];
   }
 
-  /** @param {import("./types.js").RunInfo[]} runs @param {string} note Why the list is shown, if not by choice. */
-  draw(runs, note = "") {
+  /** @param {import("./types.js").RunList} list @param {string} note Why the list is shown, if not by choice. */
+  draw({ runs, unreadable }, note = "") {
     this.runs = runs;
     this.note.textContent = note;
+    this.lost.replaceChildren(...lostRuns(unreadable));
     this.list();
   }
 
@@ -54,7 +56,7 @@ export class Overview {
     const inOrder = (a, b) => (by(a) < by(b) ? -1 : by(a) > by(b) ? 1 : b.wall_time - a.wall_time);
     this.body.replaceChildren(...found.sort(inOrder).map((run) => this.row(run)));
     this.count.textContent = found.length === this.runs.length ? plural(found.length, "run") : `${found.length} of ${plural(this.runs.length, "run")}`;
-    if (!found.length) this.body.append(el("tr", {}, el("td", { colspan: String(this.columns.length), class: "quiet", text: "No run has that in its name or verdict." })));
+    if (!found.length && this.runs.length) this.body.append(el("tr", {}, el("td", { colspan: String(this.columns.length), class: "quiet", text: "No run has that in its name or verdict." })));
     this.heads.forEach((head, i) => head.setAttribute("aria-sort", this.columns[i].id === this.sorted ? "ascending" : "none"));
   }
 
@@ -80,6 +82,14 @@ export class Overview {
   link(run) {
     return el("button", { class: "bare", text: run.name || ".", title: `Show ${run.name || "."}` });
   }
+}
+
+/** Runs of which nothing can be read, each with the reason. */
+function lostRuns(unreadable = {}) {
+  const names = Object.keys(unreadable).sort();
+  if (!names.length) return [];
+  const lines = names.map((name) => el("li", {}, el("b", { text: name || "." }), `: ${unreadable[name]}`));
+  return [el("p", { text: `${plural(names.length, "run")} cannot be read:` }), el("ul", {}, ...lines)];
 }
 
 function verdictCell(run) {

@@ -9,9 +9,9 @@ export class SourceError extends Error {}
 export class ServerSource {
   isLive = true;
 
-  /** @returns {Promise<import("./types.js").RunInfo[]>} */
+  /** @returns {Promise<import("./types.js").RunList>} */
   async runs() {
-    return (await (await ask("./runs", {})).json()).runs;
+    return (await ask("./runs", {})).json();
   }
 
   /** @returns {Promise<import("./types.js").Frame>} */
@@ -35,7 +35,7 @@ export class ReportSource {
   }
 
   async runs() {
-    return this.content.runs;
+    return this.content;
   }
 
   async flow(run, optimizer, stat) {

@@ -14,6 +14,10 @@
  * @property {Object<string, Float32Array>} step Values of the step as a whole, by name.
  * @property {Float32Array} values Row-major [layers × columns]; see marks in cells.js.
  *
+ * @typedef {Object} RunList
+ * @property {RunInfo[]} runs
+ * @property {Object<string, string>} [unreadable] Runs of which nothing can be read, with the reason.
+ *
  * @typedef {Object} RunInfo What the server lists.
  * @property {string} name
  * @property {number} last_step

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..made_on.sets import classes, community, wrong
 from ..recipe import Batch, Recipe, adam, sgd
 from ..tasks.models import mlp
+from .sets import classes, community, wrong
 
 
 class Attentive(nn.Module):

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..made_on.recurrent import Rows
-from ..made_on.tuning import known
 from ..recipe import Recipe, adam
 from ..tasks.digits import cross_entropy, digits, error_rate
 from ..tasks.models import mlp
+from .recurrent import Rows
+from .tuning import known
 
 
 class Prompted(nn.Module):

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..made_on.tuning import pretrained
 from ..recipe import Batch, Recipe, adam, counts_errors
 from ..tasks.digits import digits, error_rate
 from ..tasks.models import mlp
+from .tuning import pretrained
 
 
 def triplet(root: bool = False) -> Any:

@@ -89,13 +89,13 @@ KINDS = [
             Fault(
                 "SGD on raw values",
                 "rate too high",
-                "https://stackoverflow.com/questions/37232782",
+                "https://github.com/sktime/pytorch-forecasting/issues/649",
                 m.setting(optimizer=sgd(0.1), loss=squared),
             ),
             Fault(
                 "sigmoid output for values up to 30",
                 "output is saturated",
-                "https://stackoverflow.com/questions/47352366",
+                "https://github.com/microsoft/CNTK/issues/903",
                 m.setting(model=lambda: nn.Sequential(Stacked(), nn.Sigmoid())),
             ),
         ),

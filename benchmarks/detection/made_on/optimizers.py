@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..made_on.dense import PLAIN
 from ..recipe import Batch, Recipe, adam, adamw, sgd
 from ..tasks.digits import digits
 from ..tasks.models import mlp
+from .dense import PLAIN
 
 
 class Lion(torch.optim.Optimizer):
