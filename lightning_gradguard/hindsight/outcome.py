@@ -189,6 +189,13 @@ def share_above(norms: Norms, threshold: float) -> float:
     return float((steady > threshold).mean()) if len(steady) else 0.0
 
 
+def share_clipped(trial: Trial) -> float:
+    """Returns the share of the finite steps after the first 5 % that a policy would have clipped."""
+    late = slice(math.ceil(START * len(trial.norms)), None)
+    finite = np.isfinite(trial.norms[late])
+    return float(trial.clipped[late][finite].mean()) if finite.any() else float(trial.clipped.any())
+
+
 def _steady(norms: Norms) -> Norms:
     """The finite norms after the first 5 %; all of them if there are no others."""
     late = norms[math.ceil(START * len(norms)) :]
