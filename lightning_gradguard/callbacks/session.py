@@ -66,6 +66,7 @@ class Plan:
         contributor: who is writing now, for the error when two want the same.
         roles: who took which role: ``"see"``, ``"tame"``, ``"survive"``.
         joint: whether the optimizers are taken as one.
+        dry_run: whether policies decide and clip nothing.
     """
 
     contributor: str = ""
@@ -81,6 +82,7 @@ class Plan:
     norm_type: float = 2.0
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
+    dry_run: bool = False
     joint: bool = False
     verbose: bool = True
     keep_records: bool = True
@@ -98,9 +100,15 @@ class Plan:
         self.roles[role] = self.contributor
 
     @property
+    def clips(self) -> bool:
+        """Tells whether a policy may change gradients."""
+        return self.clip is not None and not self.dry_run
+
+    @property
     def acting(self) -> tuple[str, ...]:
         """Returns the roles taken that change a gradient; what only watches is none of them."""
-        return tuple(role for role in ("tame", "survive") if role in self.roles)
+        acts = {"tame": not self.dry_run, "survive": True}
+        return tuple(role for role in acts if role in self.roles and acts[role])
 
     def without(self, roles: Sequence[str]) -> Plan:
         """Returns a plan that leaves these acting roles out."""
@@ -225,6 +233,7 @@ class Session:
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
+            dry_run=self.plan.dry_run,
         )
         pipeline.holds = self._holds
         if pipeline.diagnosis is not None:
@@ -284,7 +293,7 @@ class Session:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
-        if self.plan.clip is None and self.plan.guard is None:
+        if not self.plan.clips and self.plan.guard is None:
             return self._watching.run(function, *args, **kwargs)
         return function(*args, **kwargs)
 
@@ -398,7 +407,7 @@ class Session:
         pipeline = next((one for one in self.pipelines if optimizer in one.optimizers), None)
         if pipeline is None or not self.run(pipeline.hand_over, optimizer):
             return
-        if self.plan.clip is not None and self._after_us:
+        if self.plan.clips and self._after_us:
             rank_zero_warn(
                 f"{self.plan.roles['tame']} clips before {' and '.join(self._after_us)}, and gradients are changed "
                 "once more after it: what the optimizer gets is not what the policy left (post_clip tells it)."

@@ -6,7 +6,7 @@ import { STATS } from "./cells.js";
 export function emptyState() {
   return {
     run: "", compare: "", optimizer: 0, stat: "", anchor: "", rows: "parameter", filter: "",
-    step: null, layer: "", steps: null, span: null,
+    step: null, layer: "", steps: null, span: null, clip: "",
   };
 }
 
