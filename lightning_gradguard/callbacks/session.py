@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from torch.optim import Optimizer
 from lightning_gradguard.callbacks.console import say, width
 from lightning_gradguard.callbacks.ending import tell_the_end
 from lightning_gradguard.callbacks.folders import run_folder
-from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls
+from lightning_gradguard.callbacks.idle import warn_of_idle_settings
+from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls, has_compiled_step
 from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
@@ -64,6 +66,7 @@ class Plan:
         contributor: who is writing now, for the error when two want the same.
         roles: who took which role: ``"see"``, ``"tame"``, ``"survive"``.
         joint: whether the optimizers are taken as one.
+        dry_run: whether policies decide and clip nothing.
     """
 
     contributor: str = ""
@@ -79,6 +82,7 @@ class Plan:
     norm_type: float = 2.0
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
+    dry_run: bool = False
     joint: bool = False
     verbose: bool = True
     keep_records: bool = True
@@ -96,9 +100,15 @@ class Plan:
         self.roles[role] = self.contributor
 
     @property
+    def clips(self) -> bool:
+        """Tells whether a policy may change gradients."""
+        return self.clip is not None and not self.dry_run
+
+    @property
     def acting(self) -> tuple[str, ...]:
         """Returns the roles taken that change a gradient; what only watches is none of them."""
-        return tuple(role for role in ("tame", "survive") if role in self.roles)
+        acts = {"tame": not self.dry_run, "survive": True}
+        return tuple(role for role in acts if role in self.roles and acts[role])
 
     def without(self, roles: Sequence[str]) -> Plan:
         """Returns a plan that leaves these acting roles out."""
@@ -159,8 +169,11 @@ class Session:
         """Builds one pipeline for each optimizer; does nothing the second time."""
         if self.pipelines:
             return
+        if "torch._dynamo" in sys.modules:  # a compiled step of an optimizer calls us, and must not compile us as well
+            self.run = torch.compiler.disable(self.run)  # type: ignore[method-assign]
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
+        warn_of_idle_settings(trainer, module, self.plan)
         outer = outer_module(trainer, module)
         further = self._further = self._further_views(trainer)
         self.views = Views([self.memory, *further])
@@ -171,6 +184,8 @@ class Session:
             clips = trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val
             if self.instruments is not None and clips:
                 self.instruments.clip_outside = float(clips)
+            if self.instruments is not None and any(map(has_compiled_step, optimizers)):
+                self.instruments.leave_functions_out()  # Lightning runs the forward pass inside of that step
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
@@ -218,6 +233,7 @@ class Session:
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
+            dry_run=self.plan.dry_run,
         )
         pipeline.holds = self._holds
         if pipeline.diagnosis is not None:
@@ -277,7 +293,7 @@ class Session:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
-        if self.plan.clip is None and self.plan.guard is None:
+        if not self.plan.clips and self.plan.guard is None:
             return self._watching.run(function, *args, **kwargs)
         return function(*args, **kwargs)
 
@@ -337,6 +353,8 @@ class Session:
                 self.survival.recovery.overflow_step()  # its forward passes count, unless one has spoiled a buffer
             return
         pipeline = self._pipeline_of(trainer, optimizer)
+        if pipeline is not None and self.calls is not None:
+            pipeline.steps_elsewhere = self.calls.met_unseen
         if pipeline is None or not steps_now(trainer) or not self._begins(pipeline, optimizer):
             return
         if self.survival is not None and self.survival.window_is_lost:
@@ -389,7 +407,7 @@ class Session:
         pipeline = next((one for one in self.pipelines if optimizer in one.optimizers), None)
         if pipeline is None or not self.run(pipeline.hand_over, optimizer):
             return
-        if self.plan.clip is not None and self._after_us:
+        if self.plan.clips and self._after_us:
             rank_zero_warn(
                 f"{self.plan.roles['tame']} clips before {' and '.join(self._after_us)}, and gradients are changed "
                 "once more after it: what the optimizer gets is not what the policy left (post_clip tells it)."
