@@ -111,7 +111,7 @@ class Instruments:
         self.step = step
         if index is not None:
             self._batches.append((step, epoch, index))
-        self._sampling = self._is_sampled(step)
+        self._sampling = step % self.every_n_steps == 0 or step in self._early  # on every step: no call
         if not self._sampling:  # nothing to attach: most steps end here
             return
         if not self._hooks.gone:
