@@ -187,7 +187,7 @@ class TestTheTotalNorm:
     @pytest.mark.parametrize("make", [GradGuard, GradientNormMonitor])
     def test_shows_in_the_progress_bar_if_asked(self, make, make_trainer):
         for options, shown in (({}, False), ({"prog_bar": True}, True)):
-            trainer = make_trainer(callbacks=[make(**options)])
+            trainer = make_trainer(callbacks=[make(**options)], enable_progress_bar=True)
             trainer.fit(Regression(), batches())
             assert ("grad_norm_total" in trainer.progress_bar_metrics) is shown
         assert trainer.progress_bar_metrics["grad_norm_total"] > 0
