@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Where each page of the reference takes its names from: the beginnings of their modules.
 REFERENCE = {
     "callbacks": ("Callbacks", ("callbacks",)),
-    "policies": ("Policies", ("clip.",)),
+    "policies": ("Policies", ("clip.", "hindsight.")),
     "diagnosis": ("Diagnosis", ("diagnose", "spikes")),
     "core": ("Without Lightning", ("pipeline", "measurement.", "probes.")),
     "records": ("Records and sinks", ("record", "sinks", "tensorboard.", "report")),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lightning_gradguard.diagnose.diagnosis import Diagnosis as Diagnosis
     from lightning_gradguard.diagnose.diagnosis import Rule as Rule
     from lightning_gradguard.guard.guard import NonFiniteGradientError as NonFiniteGradientError
+    from lightning_gradguard.hindsight.table import WhatIf as WhatIf
+    from lightning_gradguard.hindsight.table import whatif as whatif
     from lightning_gradguard.incident.replay import ReplayReport as ReplayReport
     from lightning_gradguard.incident.replay import replay as replay
     from lightning_gradguard.measurement.layout import Layout as Layout
@@ -84,12 +86,14 @@ _HOME = {
     "TemporalProbe": "probes.recurrence",
     "TensorBoardSink": "tensorboard.sink",
     "ValueClip": "clip.value",
+    "WhatIf": "hindsight.table",
     "ZClip": "clip.zclip",
     "default_rules": "diagnose",
     "measure": "measurement.measurement",
     "read_jsonl": "sinks",
     "read_run": "report.run",
     "replay": "incident.replay",
+    "whatif": "hindsight.table",
 }
 
 __all__ = sorted(_HOME)

@@ -15,6 +15,10 @@ COMMANDS = {
         "lightning_gradguard.report.command",
         "summarize the runs below a log folder, as a page, text or Markdown",
     ),
+    "whatif": (
+        "lightning_gradguard.report.whatif_command",
+        "tell what other clipping policies would have done to a run, and which one it asks for",
+    ),
     "replay": (
         "lightning_gradguard.incident.command",
         "run the step of a saved incident again, and name where it began",

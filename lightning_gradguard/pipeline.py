@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_gradguard.arguments import check_count
-from lightning_gradguard.clip.clipper import Clipper, Policies, leave_alone, warn_of_waiting
+from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, leave_alone, warn_of_waiting
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, Passed
-from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement, measure
@@ -70,6 +70,8 @@ class GradientPipeline:
             around the forward pass.
         recovery: what puts buffers and weights back, shared by the pipelines of a model; made if not given.
         incidents: saves bad steps for replay, shared by the pipelines of a model; ``None`` saves nothing.
+        dry_run: whether the policy decides and nothing is clipped: gradients are those of a run that is only watched,
+            records tell what it would have done. A policy that fails is then taken away, and the run goes on.
 
     Attributes:
         total_norm: of the last step before clipping, on the device; ``None`` before the first.
@@ -116,6 +118,7 @@ class GradientPipeline:
         instruments: Instruments | None = None,
         recovery: Recovery | None = None,
         incidents: BlackBox | None = None,
+        dry_run: bool = False,
     ) -> None:
         check_count(log_every_n_steps, "log_every_n_steps")
         guard = Guard(on_nonfinite, patience) if isinstance(on_nonfinite, str) else on_nonfinite
@@ -132,9 +135,8 @@ class GradientPipeline:
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
         self.log_every_n_steps = log_every_n_steps
-        self.view = View(
-            optimizer_index, num_optimizers, per_layer, norm_type, clips=clip is not None, handed_on=handed_on
-        )
+        clips = clip is not None
+        self.view = View(optimizer_index, num_optimizers, per_layer, norm_type, clips, dry_run, handed_on)
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
@@ -158,6 +160,11 @@ class GradientPipeline:
         self._diagnosing = Part(f"the diagnosis {which}", "no rule looks at it any more")
         self._showing = Part(f"the views {which}", "they get no more records")
         self._probing = Part(f"the probes {which}", "its updates are not measured any more")
+        policies = self._clip.values() if isinstance(self._clip, Mapping) else (self._clip,)
+        foreign = not all(map(is_ours, policies))
+        self._deciding = Part(
+            f"the dry run of the policy {which}", "a policy's answers are not recorded any more", foreign=foreign
+        )
 
     def __repr__(self) -> str:
         optimizers = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.plain)
@@ -173,6 +180,8 @@ class GradientPipeline:
         self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
         self._decide = self.clipper.decide if self.clipper else leave_alone
+        if self.view.dry_run:
+            self._decide = self._decide_in_dry_run
 
     @property
     def waiting_groups(self) -> tuple[str, ...]:
@@ -240,7 +249,7 @@ class GradientPipeline:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
-        if isinstance(self.judge, Unguarded) and self.clipper is None:
+        if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
             return self._measuring.run(self._step, **options)
         return self._step(**options)
 
@@ -285,7 +294,7 @@ class GradientPipeline:
         self.since_last.num_nonfinite += judgement.damage is not None
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
-        if judgement.clipped:
+        if judgement.clipped and not self.view.dry_run:
             clips.apply_()
             self._recording.run(self.since_last.add_clipped, judgement.decision.measurement, judgement.signals, clips)
         if live_scaler is not None and stepping is not None:
@@ -364,6 +373,11 @@ class GradientPipeline:
             self.instruments.after_step(self.layout)
             if self.instruments.awaits_steps:
                 self._measuring.run(self._record_waiting)
+
+    def _decide_in_dry_run(self, measurement: Measurement) -> Clips:
+        """What the policies would do; nothing where they have failed before."""
+        answer = None if self.clipper is None else self._deciding.run(self.clipper.decide, measurement)
+        return leave_alone(measurement) if answer is None else answer
 
     def _is_shared_otherwise(self) -> bool:
         """Whether the first step finds that processes share gradients in another way: DDP was given a hook since."""

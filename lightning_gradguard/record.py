@@ -230,6 +230,8 @@ class StepRecord:
             version and in those of no step.
         steps_per_norm: how many steps each of them stands for. 1 up to 4,096 steps between two records; beyond that
             each is the largest finite norm of 2, 4, ... steps, and NaN where none was finite.
+        dry_run: whether the policy decided and clipped nothing: threshold, coefficient, ``num_clipped``,
+            ``min_coefficient`` and ``clip_rate`` are what it would have done, and ``post_clip_norm`` is the raw norm.
     """
 
     step: int
@@ -288,6 +290,7 @@ class StepRecord:
     flows: tuple[bool | None, ...] | None = None
     total_norms: tuple[float, ...] | None = None
     steps_per_norm: int = 1
+    dry_run: bool = False
     cleared: bool | None = None
 
     def __repr__(self) -> str:

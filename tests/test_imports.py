@@ -15,18 +15,18 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("arguments", "harmless", "record"),
     ("measurement", "sinks", "spikes"),
     ("clip", "diagnose", "incident", "probes"),
-    ("guard", "whatif"),
+    ("guard", "hindsight"),
     ("recording", "tensorboard"),
     ("pipeline", "report"),
     ("callbacks",),
     ("__init__", "__main__", "demo", "environment", "huggingface"),
 )
 # What reads records and nothing else of ours: rules, and every view.
-READERS = ("diagnose", "report", "tensorboard", "whatif")
-READ = ("harmless", "arguments", "record", "sinks", "spikes", "diagnose", "report", "tensorboard", "whatif")
+READERS = ("diagnose", "report", "tensorboard", "hindsight")
+READ = ("harmless", "arguments", "record", "sinks", "spikes", "diagnose", "report", "tensorboard", "hindsight")
 # One view answers what another policy would have done, and a second implementation of a policy could only be wrong: it
 # runs the real ones over what records hold. It asks them through the same `decide` as a step does, and nothing else.
-READ_BESIDES = {"whatif": ("clip", "measurement")}
+READ_BESIDES = {"hindsight": ("clip", "measurement")}
 # What only one part may import: everything else works where it is not installed.
 ONLY = {"lightning": ("callbacks", "demo"), "pytorch_lightning": ("callbacks",), "tensorboard": ("tensorboard",)}
 ONLY |= {"transformers": ("huggingface",), "matplotlib": ("report",), "pandas": ("report",)}
@@ -88,7 +88,7 @@ def test_a_file_imports_only_what_lies_below_it(path: Path) -> None:
         ("clip", "from lightning_gradguard.guard.guard import Guard"),
         ("diagnose", "from lightning_gradguard.measurement.layout import Layout"),
         ("tensorboard", "from lightning_gradguard.clip.zclip import ZClip"),
-        ("whatif", "from lightning_gradguard.guard.guard import Guard"),
+        ("hindsight", "from lightning_gradguard.guard.guard import Guard"),
         ("pipeline", "import lightning.pytorch as pl"),
         ("record", "from tensorboard.compat.proto.summary_pb2 import Summary"),
     ],

@@ -50,6 +50,7 @@ class GradGuard(GradientCallback):
         verbose: whether each new finding, and a summary when the run ends, is said through Lightning's logging.
         keep_records: whether records are written to ``gradguard.jsonl`` in the run's log folder, at most 4 MB, for
             ``gradguard report``. Not without a logger, nor beside a ``JsonlSink`` among ``sinks``.
+        dry_run: whether ``clip`` decides and clips nothing: records and loggers tell what it would have done.
 
     Raises:
         ValueError, TypeError: for bad arguments.
@@ -76,9 +77,12 @@ class GradGuard(GradientCallback):
         joint: bool = False,
         verbose: bool = True,
         keep_records: bool = True,
+        dry_run: bool = False,
     ) -> None:
         if clip is not None:
             check_policies(clip, "clip")
+        else:
+            warn_without_effect("GradGuard", "clip=None", {"dry_run": (dry_run, False)})
         if on_nonfinite is not None:
             check_choice(on_nonfinite, get_args(Action), "on_nonfinite")
         else:
@@ -98,6 +102,7 @@ class GradGuard(GradientCallback):
         self.joint = joint
         self.verbose = verbose
         self.keep_records = keep_records
+        self.dry_run = dry_run
         self._parts: list[GradientCallback] = [
             GradientNormMonitor(
                 rules=rules,
@@ -113,7 +118,7 @@ class GradGuard(GradientCallback):
             )
         ]
         if clip is not None:
-            self._parts.append(AdaptiveGradientClipping(clip))
+            self._parts.append(AdaptiveGradientClipping(clip, dry_run=dry_run))
         if on_nonfinite is not None:
             self._parts.append(NonFiniteGuard(on_nonfinite, patience, incident_dir))
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from lightning_gradguard.callbacks.console import say, width
 from lightning_gradguard.callbacks.ending import tell_the_end
 from lightning_gradguard.callbacks.folders import run_folder
+from lightning_gradguard.callbacks.idle import warn_of_idle_settings
 from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls, has_compiled_step
 from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
@@ -33,6 +34,7 @@ from lightning_gradguard.callbacks.trainer import (
     refuse_what_cannot_work,
     steps_now,
     steps_parameters_of,
+    steps_without_backward,
 )
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
@@ -64,6 +66,7 @@ class Plan:
         contributor: who is writing now, for the error when two want the same.
         roles: who took which role: ``"see"``, ``"tame"``, ``"survive"``.
         joint: whether the optimizers are taken as one.
+        dry_run: whether policies decide and clip nothing.
     """
 
     contributor: str = ""
@@ -79,6 +82,7 @@ class Plan:
     norm_type: float = 2.0
     clip: ClipPolicy | PolicyMap | None = None
     guard: GuardOptions | None = None
+    dry_run: bool = False
     joint: bool = False
     verbose: bool = True
     keep_records: bool = True
@@ -96,9 +100,15 @@ class Plan:
         self.roles[role] = self.contributor
 
     @property
+    def clips(self) -> bool:
+        """Tells whether a policy may change gradients."""
+        return self.clip is not None and not self.dry_run
+
+    @property
     def acting(self) -> tuple[str, ...]:
         """Returns the roles taken that change a gradient; what only watches is none of them."""
-        return tuple(role for role in ("tame", "survive") if role in self.roles)
+        acts = {"tame": not self.dry_run, "survive": True}
+        return tuple(role for role in acts if role in self.roles and acts[role])
 
     def without(self, roles: Sequence[str]) -> Plan:
         """Returns a plan that leaves these acting roles out."""
@@ -163,6 +173,7 @@ class Session:
             self.run = torch.compiler.disable(self.run)  # type: ignore[method-assign]
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
+        warn_of_idle_settings(trainer, module, self.plan)
         outer = outer_module(trainer, module)
         further = self._further = self._further_views(trainer)
         self.views = Views([self.memory, *further])
@@ -222,6 +233,7 @@ class Session:
             instruments=self.instruments,
             recovery=self.survival.recovery if self.survival else None,
             incidents=self.survival.incidents if self.survival else None,
+            dry_run=self.plan.dry_run,
         )
         pipeline.holds = self._holds
         if pipeline.diagnosis is not None:
@@ -281,7 +293,7 @@ class Session:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
-        if self.plan.clip is None and self.plan.guard is None:
+        if not self.plan.clips and self.plan.guard is None:
             return self._watching.run(function, *args, **kwargs)
         return function(*args, **kwargs)
 
@@ -308,6 +320,8 @@ class Session:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self._probing.run(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
         if self.survival is not None:
+            if index == 0 and steps_without_backward(trainer):
+                self.survival.recovery.buffers.keep()  # they have just been reset
             self.survival.before_batch(batch, index)
 
     def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
@@ -334,8 +348,10 @@ class Session:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
         if self.calls is not None and self.calls.saw(optimizer) > 1:
             self._meet_second_closure(optimizer)
-        if getattr(trainer.fit_loop, "_skip_backward", False):
-            return  # the last epoch of weight averaging steps without a backward: the gradients are old ones
+        if steps_without_backward(trainer):
+            if self.survival is not None:
+                self.survival.recovery.overflow_step()  # its forward passes count, unless one has spoiled a buffer
+            return
         pipeline = self._pipeline_of(trainer, optimizer)
         if pipeline is not None and self.calls is not None:
             pipeline.steps_elsewhere = self.calls.met_unseen
@@ -391,7 +407,7 @@ class Session:
         pipeline = next((one for one in self.pipelines if optimizer in one.optimizers), None)
         if pipeline is None or not self.run(pipeline.hand_over, optimizer):
             return
-        if self.plan.clip is not None and self._after_us:
+        if self.plan.clips and self._after_us:
             rank_zero_warn(
                 f"{self.plan.roles['tame']} clips before {' and '.join(self._after_us)}, and gradients are changed "
                 "once more after it: what the optimizer gets is not what the policy left (post_clip tells it)."

@@ -43,6 +43,7 @@ class View:
         per_layer: whether records hold layers, or totals only.
         norm_type: p of the layer norms.
         clips: whether a policy is at work.
+        dry_run: whether that policy decides and clips nothing.
         handed_on: whether nobody changes gradients between this record and the optimizer; else what the optimizer gets
             is not known here, and not written.
     """
@@ -52,6 +53,7 @@ class View:
     per_layer: bool = True
     norm_type: float = 2.0
     clips: bool = False
+    dry_run: bool = False
     handed_on: bool = True
 
 
@@ -86,12 +88,13 @@ class Totals:
         if view.clips and self.post_clip_norm is not None and coefficient is None:
             # Clipped tensor by tensor or element by element: the whole has shrunk by so much.
             coefficient = min(1.0, self.post_clip_norm / exact_total) if self.clipped else 1.0
+        applied, cosine = (exact_total, 1.0) if view.dry_run else (self.post_clip_norm, self.cosine)
         return {
             "total_norm": exact_total,
-            "post_clip_norm": self.post_clip_norm if damage is None and view.handed_on else None,
+            "post_clip_norm": applied if damage is None and view.handed_on else None,
             "threshold": self.threshold,
             "coefficient": coefficient,
-            "cosine": self.cosine if view.handed_on else None,
+            "cosine": cosine if self.cosine is not None and view.handed_on else None,
         }
 
 
@@ -241,7 +244,14 @@ def build_record(
         optimizer=view.optimizer,
         num_optimizers=view.num_optimizers,
         clip_ratio=clips.ratio if clips is not None else None,
-        **_judged(measurement.layout, judgement, damage or judgement.damage, scaler, clipped=bool(totals.clipped)),
+        dry_run=view.dry_run,
+        **_judged(
+            measurement.layout,
+            judgement,
+            damage or judgement.damage,
+            scaler,
+            clipped=bool(totals.clipped) and not view.dry_run,
+        ),
         **of_totals,
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
         **fold.fields(since, counters, view, of_totals["coefficient"]),

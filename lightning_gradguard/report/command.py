@@ -10,12 +10,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lightning_gradguard.hindsight.advice import advise
 from lightning_gradguard.report.console import show_run, show_table
 from lightning_gradguard.report.files import write_whole
 from lightning_gradguard.report.markdown import runs_markdown
 from lightning_gradguard.report.offline import Unreadable, read_pictures
 from lightning_gradguard.report.page import build_page
+from lightning_gradguard.report.picture import Picture
 from lightning_gradguard.report.summary import SEVERITIES, Summary, summarize
+
+_ENOUGH = 20  # steps that tell anything of a run
 
 _EXIT = """exit status:
   0  the runs were read, and --fail-on, if given, found nothing
@@ -41,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"report: {run.run} cannot be read: {run.reason}", file=sys.stderr)
     summaries = [summarize(picture) for picture in pictures]
     _FORMATS[options.format](summaries, unreadable, title)
+    if options.format != "json":
+        print_clips(pictures)
     if out is not None and pictures:
         print(f"Wrote {out} ({out.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
     if options.fail_on is not None and any(is_as_grave(summary, options.fail_on) for summary in summaries):
@@ -61,6 +67,14 @@ def print_runs(summaries: Sequence[Summary], console: Console) -> None:
     for summary in summaries:
         if summary.findings:
             console.print(show_run(summary, title=f"{summary.name}:"))
+
+
+def print_clips(pictures: Sequence[Picture]) -> None:
+    """A line for each run whose steps are all known: which clip its norms ask for, and why."""
+    for picture in pictures:
+        if picture.series is not None and len(picture.series) >= _ENOUGH:
+            which = "" if picture.optimizer == 0 else f", optimizer {picture.optimizer}"
+            print(f"Which clip for {picture.run}{which}? {advise(picture.series)} `gradguard whatif` tries others.\n")
 
 
 def _parser() -> argparse.ArgumentParser:

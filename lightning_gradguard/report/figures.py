@@ -12,11 +12,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lightning_gradguard.hindsight.series import outline
 from lightning_gradguard.report.picture import Picture
 from lightning_gradguard.report.summary import summarize
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
 
 _LABELS = 24  # layer names that find room
+_PLACES = 2000  # of the curve of every step
 _MARKS = {"nonfinite": ("x", "tab:red"), "rollback": ("v", "tab:red"), "overflow": ("1", "tab:gray")}
 _MARKS |= {"spike": ("^", "tab:orange"), "finding": ("d", "tab:purple")}
 
@@ -81,6 +83,10 @@ def _draw_total(axes: Axes, picture: Picture) -> None:
         drawn = np.where(np.isfinite(values[name]) & (values[name] > 0), values[name], np.nan)
         if not np.isnan(drawn).all():
             axes.plot(picture.flow.steps, drawn, style, label=label, marker="." if len(drawn) == 1 else "")
+    if picture.series is not None and len(picture.series):
+        shown = outline(picture.series, _PLACES)
+        places, norms = picture.series.steps[shown], picture.series.norms[shown]
+        axes.plot(places[norms > 0], norms[norms > 0], color="tab:gray", linewidth=0.6, zorder=1, label="every step")
     for kind, (marker, color) in _MARKS.items():
         steps = [event["step"] for event in picture.events["events"] if event["kind"] == kind]
         if steps:

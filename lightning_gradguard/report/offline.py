@@ -80,7 +80,8 @@ def _from_events(folder: Path, unreadable: list[Unreadable]) -> Iterator[Picture
     left_out: list[str] = []
     for store, run, optimizer in stores_of_event_files(folder, left_out):
         try:
-            picture = Picture(run, optimizer, store.flow(run, optimizer), store.events(run, optimizer))
+            flow, events = store.flow(run, optimizer), store.events(run, optimizer)
+            picture = Picture(run, optimizer, flow, events, series=store.norms(run, optimizer))
         except ValueError as error:
             unreadable.append(Unreadable(run, str(error)))
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_gradguard.hindsight.series import Series, series_by_optimizer
 from lightning_gradguard.record import LastWeights, StepRecord
 from lightning_gradguard.tensorboard.events import EventLog
 from lightning_gradguard.tensorboard.flow import flow_matrix, fold, layout_of
@@ -29,6 +30,7 @@ class Picture:
         events: counts, events and findings.
         skipped: steps that moved no weight; ``None`` where it is not known.
         loss: the last one, where it is known.
+        series: the total norm of every step, where records hold them.
     """
 
     run: str
@@ -37,6 +39,7 @@ class Picture:
     events: dict[str, Any]
     skipped: int | None = None
     loss: float | None = None
+    series: Series | None = None
 
 
 def pictures_of(records: Iterable[StepRecord], run: str) -> list[Picture]:
@@ -72,8 +75,10 @@ class _Collector:
         self._weights = LastWeights()
         self._skipped = 0
         self._loss: float | None = None
+        self._records: list[StepRecord] = []
 
     def add(self, record: StepRecord) -> None:
+        self._records.append(record)
         self._log.observe(record)
         layout = self._layouts.setdefault((record.layers, record.depth), layout_of(record))
         time = float(len(self._columns))  # records have no clock; their order is what counts
@@ -89,4 +94,5 @@ class _Collector:
             events=merge_events([self._log.content()]),
             skipped=self._skipped,
             loss=self._loss,
+            series=series_by_optimizer(self._records)[optimizer],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_gradguard.hindsight.series import Series
 from lightning_gradguard.record import Finding, StepRecord
 from lightning_gradguard.report.summary import finding_of
 from lightning_gradguard.tensorboard.event_files import stores_of_event_files
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
-from lightning_gradguard.tensorboard.store import Flow
-from lightning_gradguard.whatif.series import Series
+from lightning_gradguard.tensorboard.store import Flow, FlowStore
 
 
 def stored_records(folder: Path) -> list[StepRecord]:
@@ -30,6 +31,18 @@ def stored_records(folder: Path) -> list[StepRecord]:
     if len(runs) != 1:
         what = f"holds several runs ({', '.join(runs[:5])}): name one of them" if runs else "has no gradients"
         raise ValueError("; ".join([f"{folder} {what}", *damaged]))
+    return records_of(stores)
+
+
+def records_of(stores: Sequence[tuple[FlowStore, str, int]]) -> list[StepRecord]:
+    """The records of one run, by step, from the stores of its optimizers.
+
+    Args:
+        stores: with the name of the run and the index of the optimizer.
+
+    Raises:
+        ValueError: if one cannot be read; the message names the run.
+    """
     found: list[StepRecord] = []
     for store, run, optimizer in stores:
         findings = [finding_of(values) for values in store.events(run, optimizer)["findings"]]
@@ -72,6 +85,7 @@ def _record(
     total = math.nan if head["total_norm"] is None else head["total_norm"]
     bad = tuple(n for n, x in zip(flow.layers, norms, strict=True) if x is not None and not math.isfinite(x))
     counts: dict[str, Any] = {key: int(head[key] or 0) for key in ("num_steps", "num_clipped", "num_nonfinite")}
+    clipped = bool(head["num_clipped"]) and not flow.dry_run
     return StepRecord(
         step=step,
         optimizer=optimizer,
@@ -80,7 +94,7 @@ def _record(
         layer_norms=norms,
         total_norm=total,
         cosine=None,
-        verdict="nonfinite" if not math.isfinite(total) else "clipped" if head["num_clipped"] else "ok",
+        verdict="nonfinite" if not math.isfinite(total) else "clipped" if clipped else "ok",
         nonfinite_layers=bad,
         cause=None if math.isfinite(total) else "nan" if math.isnan(total) else "inf",
         **{name: head[name] for name in ("post_clip_norm", "threshold", "coefficient", "loss_scale")},
@@ -97,6 +111,7 @@ def _record(
         min_layer_coefficients=coefficients if any(value is not None for value in coefficients) else None,
         update_ratios=updates if any(value is not None for value in updates) else None,
         clip_ratio=flow.clip_ratio,
+        dry_run=flow.dry_run,
     )
 
 

@@ -28,13 +28,14 @@ class Summary:
         layers: how many were watched.
         norm: median total norm; ``None`` if none was finite.
         largest: largest finite total norm.
-        clipped: steps that were clipped; ``None`` without a policy.
+        clipped: steps that were clipped, or would have been in a dry run; ``None`` without a policy.
         nonfinite: steps whose gradients were not finite, overflows under a loss scaler left out.
         skipped: steps that moved no weight; ``None`` where it is not known.
         spikes: steps far above the usual.
         loss: the last one; ``None`` where it is not known.
         findings: what the rules found, in the order in which it is to be told.
         profile: layers in the order of the forward pass, each with its median norm; ``None``: it never had one.
+        dry_run: whether the policy only said what it would have clipped.
     """
 
     run: str
@@ -51,6 +52,7 @@ class Summary:
     loss: float | None
     findings: tuple[Finding, ...]
     profile: tuple[tuple[str, float | None], ...]
+    dry_run: bool = False
 
     @property
     def name(self) -> str:
@@ -78,7 +80,8 @@ class Summary:
     @property
     def counts(self) -> str:
         """Steps, and what happened to them, in words."""
-        parts = [] if self.clipped is None else [share(self.clipped, self.steps, "clipped")]
+        clipped = "would be clipped (dry run)" if self.dry_run else "clipped"
+        parts = [] if self.clipped is None else [share(self.clipped, self.steps, clipped)]
         if self.nonfinite and self.nonfinite == self.skipped:
             parts.append(share(self.nonfinite, self.steps, "not finite and skipped"))
         else:
@@ -110,6 +113,7 @@ def summarize(picture: Picture) -> Summary:
         loss=picture.loss,
         findings=tuple(finding_of(values) for values in picture.events["findings"]),
         profile=_profile(picture),
+        dry_run=flow.dry_run,
     )
 
 

@@ -119,7 +119,7 @@ def _spike_event(record: StepRecord, spike: Spike) -> Event:
     largest = sorted(((norm, layer) for layer, norm in norms if norm is not None), reverse=True)
     factor = spike.value / spike.usual
     text = f"gradient norm {spike.value:.3g}, {factor:.1f} times the usual one"
-    if record.min_coefficient is not None and record.min_coefficient < 1.0:
+    if record.min_coefficient is not None and record.min_coefficient < 1.0 and not record.dry_run:
         text += f", cut to {record.min_coefficient:.2g} of it"
     return _event(record.step, "spike", text, tuple(layer for _, layer in largest[:1])) | {"factor": factor}
 

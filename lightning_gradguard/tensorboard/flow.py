@@ -98,6 +98,7 @@ def layout_of(record: StepRecord) -> dict[str, Any]:
         "layer_stats": LAYER_STATS,
         "step_stats": STEP_STATS,
         "clip_ratio": record.clip_ratio,
+        "dry_run": record.dry_run,
     }
 
 

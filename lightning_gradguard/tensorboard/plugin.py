@@ -13,6 +13,7 @@ from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response, wrappers
 
 from lightning_gradguard.tensorboard.assets import CONTENT_TYPES, read_assets
+from lightning_gradguard.tensorboard.curve import curve_of
 from lightning_gradguard.tensorboard.flow import LAYER_STATS, PLUGIN_NAME
 from lightning_gradguard.tensorboard.frame import encode_frame
 from lightning_gradguard.tensorboard.store import FlowStore
@@ -25,7 +26,8 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
     """Serves the pictures of gradients over layers and steps, and the page that draws them.
 
     Routes, all read-only: ``/runs``, with those that cannot be read and why; ``/flow?run=&optimizer=&stat=``;
-    ``/events?run=&optimizer=``; and each file of ``static/`` under its own name, listed once at start, so that no
+    ``/events?run=&optimizer=``; ``/whatif?run=&optimizer=&clip=``, the total norm of every step and what a policy would
+    have done to it; and each file of ``static/`` under its own name, listed once at start, so that no
     request reaches another file.
     """
 
@@ -38,6 +40,7 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
     def get_plugin_apps(self) -> dict[str, App]:
         """Route to WSGI application."""
         apps = {"/runs": _app(self._runs), "/flow": _app(self._flow), "/events": _app(self._events)}
+        apps["/whatif"] = _app(self._whatif)
         return apps | {f"/static/{name}": _app(self._static_answer(name)) for name in self._static}
 
     def is_active(self) -> bool:
@@ -71,6 +74,17 @@ class GradientFlowPlugin(base_plugin.TBPlugin):
         except (ValueError, KeyError) as error:
             return _refusal(request, error)
         return http_util.Respond(request, events, "application/json")
+
+    def _whatif(self, request: Request) -> Response:
+        try:
+            series = self._store(request).norms(*_run_and_optimizer(request))
+        except (ValueError, KeyError) as error:
+            return _refusal(request, error)
+        try:
+            answer = curve_of(series, request.args.get("clip", ""))
+        except ValueError as error:  # a policy that cannot be tried is an answer: the curve is shown without it
+            answer = curve_of(series) | {"problem": str(error)}
+        return http_util.Respond(request, answer, "application/json")
 
     def _static_answer(self, name: str) -> Answer:
         return lambda request: http_util.Respond(request, self._static[name], CONTENT_TYPES[Path(name).suffix])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tensorboard.context import RequestContext
 from tensorboard.data.provider import DataProvider, RunTagFilter
 
+from lightning_gradguard.hindsight.series import Series, join, pieces_of
 from lightning_gradguard.record import forward_order
 from lightning_gradguard.tensorboard.flow import (
     HEAD_ROWS,
@@ -24,7 +25,6 @@ from lightning_gradguard.tensorboard.flow import (
     fold,
 )
 from lightning_gradguard.tensorboard.overview import summarize
-from lightning_gradguard.whatif.series import Series, join, pieces_of
 
 # TensorBoard's data server sends no more than 256 MiB at once. A user who has it keep more than our default of 1,000
 # columns gets as many of them as fit.
@@ -47,6 +47,7 @@ class Flow:
         wall_times: seconds since 1970 at which each was written, float64 ``[columns]``.
         matrices: float32 ``[columns, HEAD_ROWS + layers, stats]``, see :mod:`lightning_gradguard.tensorboard.flow`.
         clip_ratio: the gradient-to-weight ratio from which the policy clips, where it goes by one.
+        dry_run: whether the policy only said what it would have clipped.
     """
 
     layers: tuple[str, ...]
@@ -56,6 +57,7 @@ class Flow:
     wall_times: NDArray[np.float64]
     matrices: Array
     clip_ratio: float | None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,7 @@ def flow_of(metas: Sequence[dict[str, Any]], columns: Iterable[tuple[dict[str, A
         wall_times=np.array([column.wall_time for column in kept], dtype=np.float64),
         matrices=np.stack([column.matrix for column in kept]),
         clip_ratio=ratios[-1] if ratios else None,
+        dry_run=any(meta.get("dry_run") for meta in metas),
     )
 
 

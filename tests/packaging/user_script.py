@@ -45,12 +45,14 @@ from lightning_gradguard import (
     TemporalProbe,
     TensorBoardSink,
     ValueClip,
+    WhatIf,
     ZClip,
     default_rules,
     measure,
     read_jsonl,
     read_run,
     replay,
+    whatif,
 )
 
 
@@ -175,6 +177,8 @@ def main() -> None:
     records: list[StepRecord] = list(read_jsonl("runs/gradients.jsonl"))
     run: Run = read_run("runs/gradients.jsonl")
     assert len(records) == 10 and run.records == records and "large" in [finding.rule for finding in run.findings]
+    table: WhatIf = whatif(run.records, [AutoClip(percentile=90.0), "NormClip(0.5)"])
+    assert table.rows()[-1]["policy"] == "NormClip(max_norm=0.5)"
     for policy in (AdaGC(), AutoClip(), MaxClip(), QuantileClip(), ValueClip(1.0), Halve()):
         assert [finding.rule for finding in without_a_trainer(policy)] == ["large"]
     try:

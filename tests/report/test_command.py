@@ -11,9 +11,10 @@ from rich.console import Console
 from lightning_gradguard.record import Finding
 from lightning_gradguard.report.command import main, print_runs
 from lightning_gradguard.report.offline import read_pictures
+from lightning_gradguard.report.run import Run
 from lightning_gradguard.report.summary import summarize
 from lightning_gradguard.sinks import JsonlSink
-from tests.tensorboard.synthetic import busy_run, gan_run, vanishing_run, write_run
+from tests.tensorboard.synthetic import busy_run, gan_run, vanishing_run, with_every_norm, write_run
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +161,15 @@ def test_a_run_that_was_only_clipped_is_reported_too(tmp_path, capsys, make_reco
     JsonlSink(tmp_path / "totals.jsonl").write(make_record(1, coefficient=0.5, num_clipped=1, **totals))
     assert main([str(tmp_path), *options_for(tmp_path)]) == 0
     assert "totals" in capsys.readouterr().out
+
+
+def test_a_run_whose_steps_are_all_known_is_told_which_clip_it_asks_for(tmp_path, capsys):
+    write_run(tmp_path / "first", with_every_norm(vanishing_run()))
+    assert main([str(tmp_path), "--format", "md"]) == 0
+    assert "Which clip for first? " in capsys.readouterr().out
+
+
+def test_the_curve_of_every_step_is_drawn(tmp_path):
+    run = Run(list(with_every_norm(vanishing_run())), "first")
+    labels = [line.get_label() for axes in run.plot().axes for line in axes.get_lines()]
+    assert "every step" in labels

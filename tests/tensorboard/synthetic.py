@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -163,6 +163,14 @@ def gan_run(num_records: int = 60) -> Iterator[StepRecord]:
             yield make_record(i * 10, layers, norms, optimizer=optimizer, num_optimizers=2)
 
 
+def only_nan_run(num_records: int = 20) -> Iterator[StepRecord]:
+    """No step of it was finite."""
+    layers = ("stem", "body", "head")
+    bad = {"cause": "nan", "verdict": "skipped", "nonfinite_layers": layers, "total_norm": math.nan, "loss": math.nan}
+    for i in range(num_records):
+        yield make_record(i * 10, layers, np.full(3, math.nan), **bad)
+
+
 @dataclass(frozen=True)
 class ClearedFinding(Finding):
     """A finding that did not hold any more at some step."""
@@ -264,3 +272,12 @@ def write_foreign(folder: Path, values: Sequence[tuple[str, bytes | dict[str, ob
     writer = EventFileWriter(str(folder))
     writer.add_event(Event(step=1, wall_time=1.0, summary=summary))
     writer.close()
+
+
+def with_every_norm(records: Iterable[StepRecord], seed: int = 0) -> Iterator[StepRecord]:
+    """The same records with the total norm of each of their steps, one in a hundred of them ten times too large."""
+    random = np.random.default_rng(seed)
+    for record in records:
+        norms = record.total_norm * random.uniform(0.9, 1.1, record.num_steps)
+        norms[random.random(record.num_steps) < 0.01] *= 10.0
+        yield replace(record, total_norms=tuple(norms.tolist()), max_total_norm=float(norms.max()))

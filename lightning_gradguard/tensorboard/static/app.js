@@ -20,6 +20,7 @@ import { download, figureCanvas, toCsv } from "./save.js";
 import { emptyState, settle } from "./state.js";
 import { isDark, watchTheme } from "./theme.js";
 import { describeCell, Tooltip } from "./tooltip.js";
+import { Trial } from "./trial.js";
 import { makeVerdict } from "./verdict.js";
 import { makeView, zoom } from "./view.js";
 
@@ -42,10 +43,11 @@ export class App {
     this.top = el("header", { class: "top" });
     this.summary = el("div");
     this.notice = el("div");
+    this.trial = new Trial((clip) => this.change({ clip }));
     this.overview = new Overview((run) => this.change({ ...emptyState(), run }), source.isLive);
     this.below = el("div", { class: "below" });
     this.reading = el("p", { class: "reading", id: "reading", role: "status" });
-    const parts = [this.top, this.notice, this.overview.node, this.summary, this.picture.node, this.reading, this.below];
+    const parts = [this.top, this.notice, this.overview.node, this.summary, this.trial.node, this.picture.node, this.reading, this.below];
     root.append(el("main", {}, ...parts), this.help);
   }
 
@@ -64,7 +66,7 @@ export class App {
   async change(part) {
     const before = this.state;
     this.state = { ...before, ...part };
-    const data = ["run", "compare", "optimizer", "stat", "anchor", "rows", "filter"];
+    const data = ["run", "compare", "optimizer", "stat", "anchor", "rows", "filter", "clip"];
     if (data.some((name) => this.state[name] !== before[name])) await this.load();
     else if (this.view) {
       zoom(this.view, this.state);
@@ -124,13 +126,15 @@ export class App {
     const optimizer = this.loader.optimizerOf(run, this.state.optimizer);
     if (!this.view) this.show("loading", loadingNotice(`run “${run}”`));
     const events = this.loader.events(run, optimizer);
+    const curve = this.loader.curve(run, optimizer, this.state.clip);
     let frame = await this.loader.flow(run, optimizer, this.state.stat in STATS ? this.state.stat : "ratio");
     this.state = settle({ ...this.state, compare, optimizer }, frame);
     if (frame.stat !== this.state.stat) frame = await this.loader.flow(run, optimizer, this.state.stat);
     const other = compare
       ? await this.loader.flow(compare, this.loader.optimizerOf(compare, optimizer), this.state.stat)
       : null;
-    return makeView({ state: this.state, frame, other, events: await events });
+    const view = makeView({ state: this.state, frame, other, events: await events });
+    return Object.assign(view, { curve: await curve });
   }
 
   /** Looks whether the shown runs have grown; a failure is shown only as a line, the picture stays. */
@@ -150,6 +154,7 @@ export class App {
     setPageState(state);
     this.notice.replaceChildren(...(notice ? [notice] : []));
     for (const node of [this.summary, this.picture.node, this.reading, this.below]) node.hidden = state !== "ready";
+    this.trial.node.hidden = state !== "ready";
     this.overview.node.hidden = state !== "runs";
     this.top.hidden = state === "runs";
     if (state !== "ready") this.drawControls(null);
@@ -159,6 +164,7 @@ export class App {
     this.drawControls(this.view.frame);
     const pin = (step, layer = "") => this.change({ step, layer });
     this.summary.replaceChildren(makeVerdict(this.view, pin), makeCards(this.view, (step) => pin(step)));
+    this.trial.show(this.view.curve, this.state.clip);
     this.picture.draw(this.view, this.palette);
     Object.assign(document.documentElement.dataset, {
       rows: this.view.span[1] - this.view.span[0],

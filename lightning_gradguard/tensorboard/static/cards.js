@@ -73,7 +73,7 @@ function clipping(view) {
     if (value >= 0 && (hardest < 0 || value < coefficient[hardest])) hardest = j;
   });
   return {
-    id: "clipped", level: share > 0.5 ? "warn" : "ok", value: formatShare(share), label: "of steps clipped",
+    id: "clipped", level: share > 0.5 ? "warn" : "ok", value: formatShare(share), label: view.frame.dryRun ? "of steps it would clip (dry run)" : "of steps clipped",
     detail: `down to ${formatNumber(coefficient[hardest])} of the norm`, step: view.frame.steps[hardest],
   };
 }

@@ -31,6 +31,7 @@ export function decodeFrame(buffer) {
     kinds: header.kinds,
     measured: header.measured,
     clipRatio: header.clip_ratio,
+    dryRun: Boolean(header.dry_run),
     steps,
     wallTimes,
     step,

@@ -20,7 +20,7 @@ export function readLink() {
     if (at > 0 && pair.startsWith(PREFIX)) found[pair.slice(PREFIX.length, at)] = decode(pair.slice(at + 1));
   }
   const state = {};
-  for (const name of ["run", "compare", "stat", "anchor", "filter", "layer"]) {
+  for (const name of ["run", "compare", "stat", "anchor", "filter", "layer", "clip"]) {
     if (name in found) state[name] = found[name];
   }
   if (["parameter", "layer", "block"].includes(found.rows)) state.rows = found.rows;

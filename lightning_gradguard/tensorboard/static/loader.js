@@ -31,6 +31,11 @@ export class Loader {
     return this.once([run, optimizer, "events"], () => this.source.events(run, optimizer));
   }
 
+  /** The picture does not wait for it to succeed: a server of an older version has none. */
+  curve(run, optimizer, clip) {
+    return this.once([run, optimizer, "curve", clip], () => this.source.curve(run, optimizer, clip)).catch(() => null);
+  }
+
   /** The compared run has the same optimizer if it can, else its first. */
   optimizerOf(run, optimizer) {
     const known = this.runs.find((info) => info.name === run)?.optimizers || [0];

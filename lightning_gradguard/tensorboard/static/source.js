@@ -23,6 +23,11 @@ export class ServerSource {
   async events(run, optimizer) {
     return (await ask("./events", { run, optimizer })).json();
   }
+
+  /** The total norm of every step, and what a policy would have done; "" for none. */
+  async curve(run, optimizer, clip) {
+    return (await ask("./whatif", { run, optimizer, clip })).json();
+  }
 }
 
 /** Reads what a report carries in itself. */
@@ -48,6 +53,11 @@ export class ReportSource {
 
   async events(run, optimizer) {
     return this.content.events[`${run}\n${optimizer}`];
+  }
+
+  /** A page without a server runs no policy. */
+  async curve() {
+    return null;
   }
 }
 

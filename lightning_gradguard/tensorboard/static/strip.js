@@ -2,7 +2,7 @@
 
 import { fitText, linearTicks, logTicks } from "./axes.js";
 import { STATS } from "./cells.js";
-import { BOLD, columnToX, FONT } from "./geometry.js";
+import { BOLD, columnToX, FONT, stepToX } from "./geometry.js";
 import { quantileOf, sample } from "./statistics.js";
 
 /** A loss that was not known; the mark of flow.py. */
@@ -20,6 +20,7 @@ const HEAD = 18;
 export function drawStrip(context, rect, view, palette, focus) {
   const curves = focus ? rowCurves(view, focus.row) : totalCurves(view);
   drawCurves(context, rect, view, palette, curves, axisOf(curves, view.domain, { isLog: true, least: 0.8 }));
+  if (!focus && view.curve?.marks) drawWouldClip(context, rect, view, palette);
 }
 
 /** The loss, and that of the compared run: logarithmic where it is positive and falls far. */
@@ -38,9 +39,26 @@ export function hasLoss(frame) {
   return frame.step.loss?.some((value) => value !== NO_LOSS) ?? false;
 }
 
+/** A tick below the curves at each step that the tried policy would have clipped. */
+function drawWouldClip(context, rect, view, palette) {
+  context.fillStyle = palette.clip;
+  for (const step of view.curve.marks) {
+    if (step < view.domain[0] || step > view.domain[1]) continue;
+    context.fillRect(stepToX(rect, view.domain, step) - 1, rect.y + rect.height - 7, 2, 6);
+  }
+}
+
 function totalCurves(view) {
   const { steps, step } = view.frame;
   const curves = [{ label: "Total gradient norm", steps, get: (j) => step.total_norm[j], colour: "line", dash: [] }];
+  if (view.curve?.steps.length) {
+    const { curve } = view; // every step, not only the largest of each column
+    curves.push({ label: "every step", steps: curve.steps, get: (j) => curve.norms[j], colour: "soft", dash: [] });
+    if (curve.thresholds) {
+      const get = (j) => curve.thresholds[j];
+      curves.push({ label: `${curve.policy} would clip above`, steps: curve.steps, get, colour: "clip", dash: [2, 2] });
+    }
+  }
   if (step.threshold.some((value) => value > 0)) {
     curves.push({ label: "clip threshold", steps, get: (j) => step.threshold[j], colour: "clip", dash: [6, 4] });
   }
@@ -83,9 +101,10 @@ function compared(label, steps, get) {
  * @returns {{isDrawn: function(number): boolean, place: function(number): number, ticks: {value: number, text: string}[]}}
  */
 function axisOf(curves, domain, { isLog, least }) {
-  const isDrawn = isLog ? (value) => value > 0 && value < Infinity : Number.isFinite;
+  const isDrawn = isLog ? (value) => value >= 0 && value < Infinity : Number.isFinite; // a zero runs along the bottom
+  const counts = isLog ? (value) => value > 0 && value < Infinity : Number.isFinite;
   const unit = isLog ? Math.log10 : (value) => value;
-  const found = curves.map((curve) => shownValues(curve, domain, isDrawn)).filter((sorted) => sorted.length);
+  const found = curves.map((curve) => shownValues(curve, domain, counts)).filter((sorted) => sorted.length);
   let low = found.length ? Math.min(...found.map((sorted) => unit(quantileOf(sorted, 0.002)))) : isLog ? -1 : 0;
   let high = found.length ? Math.max(...found.map((sorted) => unit(sorted[sorted.length - 1]))) : 1;
   const spare = Math.max(0, least - (high - low)) / 2 + 0.06 * (high - low);

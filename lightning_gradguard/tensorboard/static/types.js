@@ -8,6 +8,7 @@
  * @property {string[]} kinds Class of the module that owns each layer, "" where unknown.
  * @property {string[]} measured Statistics that this run has.
  * @property {number|null} clipRatio Gradient-to-weight ratio from which the policy clips, if it goes by one.
+ * @property {boolean} dryRun Whether the policy only said what it would have clipped.
  * @property {Float64Array} steps Step of each column, strictly increasing.
  * @property {Float64Array} wallTimes Seconds since 1970.
  * @property {Object<string, Float32Array>} step Values of the step as a whole, by name.
@@ -83,8 +84,19 @@
  * @property {string} filter
  * @property {number|null} step Pinned step.
  * @property {string} layer Pinned row, "" for none.
+ * @property {string} clip Policy that is tried, "" for none.
  * @property {[number, number]|null} steps Zoom over steps.
  * @property {[number, number]|null} span Zoom over rows, first and one past the last.
+ *
+ * @typedef {Object} Curve The total norm of every step, in few points, and what a policy would have done.
+ * @property {number[]} steps
+ * @property {number[]} norms
+ * @property {string} [policy]
+ * @property {number[]} [thresholds] -1 where there is none.
+ * @property {number[]} [marks] Steps that would have been clipped, at most the hardest 500.
+ * @property {number} [share]
+ * @property {number} [smallest]
+ * @property {string} [problem] Why the policy cannot be tried.
  *
  * @typedef {Object} View All that a picture is drawn from; made by view.js. Rows are counted among the visible ones.
  * @property {State} state
@@ -103,6 +115,7 @@
  * @property {[number, number]} domain First and last shown step.
  * @property {[number, number]} span First shown row, and one past the last.
  * @property {boolean} isZoomed
+ * @property {Curve|null} [curve]
  * @property {function(number): string} nameOf
  * @property {function(number): string} kindOf
  * @property {function(number): string} blockOf

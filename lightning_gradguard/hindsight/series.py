@@ -103,8 +103,8 @@ def _steps_of(piece: Piece, before: int | None) -> NDArray[np.int64]:
     return np.rint(first + (piece.step - first) * places).astype(np.int64)
 
 
-def outline(series: Series, places: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Returns the curve in few points, for a picture: the smallest and the largest norm of each of so many parts.
+def outline(series: Series, places: int) -> NDArray[np.int64]:
+    """Returns where the curve is to be drawn in few points: at the smallest and the largest norm of so many parts.
 
     What is not finite is left out.
 
@@ -114,12 +114,12 @@ def outline(series: Series, places: int) -> tuple[NDArray[np.int64], NDArray[np.
     """
     finite = np.flatnonzero(np.isfinite(series.norms))
     if len(finite) <= 2 * places:
-        return series.steps[finite], series.norms[finite]
+        return finite
     kept: list[int] = []
     for part in np.array_split(finite, places):
         norms = series.norms[part]
         kept += sorted({int(part[norms.argmin()]), int(part[norms.argmax()])})
-    return series.steps[kept], series.norms[kept]
+    return np.array(kept, dtype=np.int64)
 
 
 def pieces_of(entries: Sequence[tuple[int, NDArray[np.float32]]]) -> list[Piece]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_gradguard.whatif.series import Piece, join, outline, series_by_optimizer
+from lightning_gradguard.hindsight.series import Piece, join, outline, series_by_optimizer
 
 
 def piece(step, norms, every=1):
@@ -47,7 +47,9 @@ def test_optimizers_are_kept_apart_and_what_is_not_known_is_counted(make_record)
 def test_the_outline_has_few_points_and_every_peak(num_norms):
     norms = np.ones(num_norms)
     norms[num_norms // 2], norms[3] = 9.0, math.inf
-    steps, heights = outline(join([piece(num_norms - 1, norms)]), places=100)
+    series = join([piece(num_norms - 1, norms)])
+    shown = outline(series, places=100)
+    steps, heights = series.steps[shown], series.norms[shown]
     assert len(steps) <= 200
     assert heights.max() == 9.0 and steps[heights.argmax()] == num_norms // 2
     assert np.isfinite(heights).all()
