@@ -7,11 +7,12 @@ STAMP := $(VENV)/installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo cases gallery docs test lower-bounds clients huggingface check clean
+.PHONY: help setup demo cases gallery docs test coverage lower-bounds clients huggingface check clean
 
 help:
 	@echo "make demo    train with and without mitigations, print what it changed (sets up $(VENV) first)"
 	@echo "make test    lint, type check and test (sets up $(VENV) first)"
+	@echo "make coverage  the tests, and which lines none of them runs (longer)"
 	@echo "make cases   every case study over five seeds, recorded (under an hour on two cores)"
 	@echo "make gallery examples/README.md from the recorded results"
 	@echo "make docs    the site, in site/: pages, gallery, reference (a minute at most)"
@@ -49,6 +50,9 @@ test: $(STAMP) browser
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@echo "==> pytest, on all cores"
+	@$(BIN)/python -m pytest -n auto --dist loadfile
+
+coverage: $(STAMP) browser
 	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
 lower-bounds: $(STAMP)

@@ -144,27 +144,26 @@ class GradientPipeline:
         self.holds = False
         self._held: Held | None = None
         self.counters = Counters()
-        self._name_parts(optimizer_index, clip)
         self._at_first_step = True
         self._clip = clip
         self._group_by = group_by
+        self._name_parts()
         self._build()
         if num_optimizers == 1 and (waiting := self.waiting_groups):
             warn_of_waiting(waiting, self.layout.group_names)
 
-    def _name_parts(self, optimizer_index: int, clip: Policies | None) -> None:
-        """Says what only watches here: each part of it can fail without the others, and without the run."""
-        self._measuring = Part(
-            f"the measurement of optimizer {optimizer_index}", "its gradients are not watched any more"
-        )
-        self._recording = Part(f"the record of optimizer {optimizer_index}", "its steps are not recorded any more")
-        self._diagnosing = Part(f"the diagnosis of optimizer {optimizer_index}", "no rule looks at it any more")
-        self._showing = Part(f"the views of optimizer {optimizer_index}", "they get no more records")
-        self._probing = Part(f"the probes of optimizer {optimizer_index}", "its updates are not measured any more")
+    def _name_parts(self) -> None:
+        which = f"of optimizer {self.optimizer_index}"
+        self._measuring = Part(f"the measurement {which}", "its gradients are not watched any more")
+        self._recording = Part(f"the record {which}", "its steps are not recorded any more")
+        self._diagnosing = Part(f"the diagnosis {which}", "no rule looks at it any more")
+        self._showing = Part(f"the views {which}", "they get no more records")
+        self._probing = Part(f"the probes {which}", "its updates are not measured any more")
+        policies = self._clip.values() if isinstance(self._clip, Mapping) else (self._clip,)
         self._deciding = Part(
-            f"the dry run of the policy of optimizer {optimizer_index}",
+            f"the dry run of the policy {which}",
             "its answers are not recorded any more",
-            foreign=not all(map(is_ours, clip.values() if isinstance(clip, Mapping) else (clip,))),
+            foreign=not all(map(is_ours, policies)),
         )
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ if [ ! -e "$lower/installed" ] || [ "$(cat "$lower/installed")" != "$wanted" ]; 
     echo "$wanted" >"$lower/installed"
 fi
 # Left out: what needs several processes, and pytorch_lightning, whose Trainer took no callbacks of lightning then.
-exec "$lower/bin/python" -m pytest -q -p no:cacheprovider \
+exec "$lower/bin/python" -m pytest -q -n auto -p no:cacheprovider \
     tests/modes/test_support.py tests/modes/test_steps.py tests/modes/test_loggers.py \
     tests/callbacks/test_resume.py tests/callbacks/test_guard.py \
     -k "not ddp and not fsdp and not tp- and not 2d- and not pytorch_lightning" "$@"

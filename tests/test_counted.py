@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from benchmarks import kernels
 from benchmarks.counted import Count, Counter, count, count_step, variants
 from lightning_gradguard import AGC, AutoClip, GradientPipeline, NormClip, ValueClip, ZClip
 from tests.clip.policies import ALL
@@ -125,6 +126,14 @@ def test_a_guard_must_read_one_number_so_the_test_above_can_fail():
         pipeline = without_values(None, on_nonfinite="skip")
         with pytest.raises(DataDependentOutputException):
             pipeline.before_step(log=False)
+
+
+KERNELS = {"watching": 9, "guard": 17, "guard and NormClip": 24, "guard and ZClip": 45, "guard and AutoClip": 41}
+
+
+@pytest.mark.parametrize(("name", "most"), KERNELS.items(), ids=KERNELS)
+def test_an_accelerator_launches_few_kernels_in_a_quiet_step_and_is_never_waited_for(name, most):
+    assert sum(kernels.VARIANTS[name]().values()) <= most
 
 
 def test_a_view_is_no_pass():

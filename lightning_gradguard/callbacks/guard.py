@@ -80,15 +80,11 @@ class NonFiniteGuard(GradientCallback):
         check_count(rollback_after, "rollback_after")
         check_count(snapshot_every_n_steps, "snapshot_every_n_steps")
         IncidentFolder(incident_dir or ".", max_incidents=max_incidents, max_bytes=max_bytes)  # checks the limits
+        rollbacks = {"rollback_after": (rollback_after, 3), "snapshot_every_n_steps": (snapshot_every_n_steps, 100)}
         if action != "rollback":
-            given = {
-                "rollback_after": (rollback_after, 3),
-                "snapshot_every_n_steps": (snapshot_every_n_steps, 100),
-            }
-            warn_without_effect("NonFiniteGuard", f"action={action!r}", given)
-        if incident_dir is None:
-            limits = {"max_incidents": (max_incidents, 3), "max_bytes": (max_bytes, 10 * 2**30)}
-            warn_without_effect("NonFiniteGuard", "incident_dir=None", limits)
+            warn_without_effect("NonFiniteGuard", f"action={action!r}", rollbacks)
+        limits = {"max_incidents": (max_incidents, 3), "max_bytes": (max_bytes, 10 * 2**30)}
+        warn_without_effect("NonFiniteGuard", "incident_dir=None", limits if incident_dir is None else {})
         self.options = GuardOptions(
             action=action,
             patience=patience,

@@ -74,7 +74,7 @@ class ClipPolicy(ABC):
 
     A policy object holds settings and nothing else; one object may serve several optimizers. What it remembers is a
     flat dict of tensors that the pipeline keeps for each optimizer, hands to :meth:`decide`, and puts into the
-    checkpoint. Everything stays on the device: a policy never reads a value on the host.
+    checkpoint. What lies on a device stays there: a policy never waits for a value of it.
 
     To write one takes :meth:`init_state` and :meth:`decide`; besides, :meth:`needs` for one that goes by units, and
     :meth:`check` for one that has something to warn of. What it may rely on:

@@ -53,6 +53,10 @@ class Line:
         """Tells whether the slope is at least three standard errors away from level."""
         return abs(self.slope) > 3 * self.error
 
+    def as_evidence(self) -> dict[str, float]:
+        """Returns the line as a finding shows it."""
+        return {"decades": self.decades, "slope": self.slope, "slope_error": self.error}
+
 
 def execution_order(record: StepRecord) -> Sequence[int]:
     """Returns indices of the layers as the forward pass meets them.

@@ -63,9 +63,9 @@ class DeviceDropper:
         Returns:
             ``[total norm, smallest coefficient, ...]``, the first NaN for a bad step.
         """
-        bad = ~signals.total.isfinite()
+        bad = signals.total.isfinite().logical_not()
         if signals.buffers is not None:
-            bad = bad | ~signals.buffers.isfinite()
+            bad = bad | signals.buffers.isfinite().logical_not()
         if signals.loss is not None:
             bad = bad | signals.loss.isnan()
         self._buffers.keep_or_restore_(bad)
@@ -115,7 +115,7 @@ def damage_of(waiting: WaitingStep) -> Damage | None:
 
 
 def _copy_to_host(signals: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    if signals.device.type != "cuda":
+    if signals.device.type != "cuda" or not torch.cuda.is_available():  # fake tensors need no device to be there
         return signals, None
     on_host = torch.empty(signals.shape, dtype=signals.dtype, pin_memory=True)
     on_host.copy_(signals, non_blocking=True)

@@ -91,6 +91,8 @@ class Part:
         if self.gone:
             return None
         try:
+            if not self.foreign and not torch.is_grad_enabled():  # as in every step, where entering again costs
+                return function(*args, **kwargs)
             with torch.no_grad(), keeping_generators() if self.foreign else nullcontext():
                 return function(*args, **kwargs)
         except Exception as error:

@@ -162,18 +162,23 @@ class BlackBox:
             optimizer=optimizer_index,
             cause=cause,
             action=action,
-            gradients={} if layout is None else digest_gradients(layout, gradients),
+            gradients=self._digests(layout, gradients),
             place=_place(layout, gradients, bad_names),
             buffers=before,
             history=history,
             config=self._config(optimizer, scale),
             bad_buffers=tuple(bad_buffers),
-            exception=_in_words(error),
-            **self._remembered(found, is_sharded),
+            **self._remembered(found, is_sharded, error),
         )
         return self._write(incident, optimizer, scaler, is_sharded)
 
-    def _remembered(self, found: Localisation | None, is_sharded: bool) -> dict[str, Any]:
+    def _digests(self, layout: Layout | None, gradients: Sequence[Tensor | None]) -> dict[str, dict[str, Any]]:
+        """Returns what a bundle says of the gradients; of pieces nothing where the other processes are not with us."""
+        if layout is None or not (layout.sharding.whole or self.together.several):
+            return {}
+        return digest_gradients(layout, gradients)
+
+    def _remembered(self, found: Localisation | None, is_sharded: bool, error: BaseException | None) -> dict[str, Any]:
         """Returns what an incident holds of this box itself: the batches, and where a run of them found the fault."""
         return {
             "batches": tuple(self._batches),
@@ -182,6 +187,7 @@ class BlackBox:
             "notes": self._notes(),
             "suffix": "" if (is_sharded and self.together.several) or self.world_size == 1 else f"-rank{self.rank}",
             "attributes": self._attributes.now(),
+            "exception": _in_words(error),
         }
 
     def _write(

@@ -26,6 +26,7 @@ _ACTIVATIONS = {
 _ATTENTION = "_scaled_dot_product_"
 _QUERIES = 16  # of each head that are looked at, the last ones, which see all keys under a causal mask
 _HEADS = 8  # batch entries times heads that are looked at
+_CONSTANT = 0.02  # range of logits that are as good as the same for all
 _MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
 
 See = Callable[[str, Tensor, Mapping[str, Tensor]], None]
@@ -133,7 +134,8 @@ class FunctionWatch(TorchDispatchMode):
 
     def _bce_with_logits(self, args: Sequence[Any], value: Tensor) -> None:
         logits, target = args[0], args[1].float()
-        self._given = (logits.min() >= 0) & (logits.max() <= 1)
+        low, high = logits.min(), logits.max()
+        self._given = (low >= 0) & (high <= 1) & (high - low > _CONSTANT)  # a constant is no probability
         self._add("binary-cross-entropy", _entropy_of(target.mean()), value)
 
     def _bce(self, args: Sequence[Any], value: Tensor) -> None:

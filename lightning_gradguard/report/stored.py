@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gradguard.hindsight.series import Series
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import Finding, StepRecord, Verdict
 from lightning_gradguard.report.summary import finding_of
 from lightning_gradguard.tensorboard.event_files import stores_of_event_files
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
@@ -83,10 +83,8 @@ def _record(
 ) -> StepRecord:
     norms, ratios, updates, coefficients = (tuple(map(_known, column)) for column in rows.T)
     total = math.nan if head["total_norm"] is None else head["total_norm"]
-    bad = tuple(
-        layer for layer, norm in zip(flow.layers, norms, strict=True) if norm is not None and not math.isfinite(norm)
-    )
-    clipped = bool(head["num_clipped"]) and not flow.dry_run
+    bad = tuple(n for n, x in zip(flow.layers, norms, strict=True) if x is not None and not math.isfinite(x))
+    counts: dict[str, Any] = {key: int(head[key] or 0) for key in ("num_steps", "num_clipped", "num_nonfinite")}
     return StepRecord(
         step=step,
         optimizer=optimizer,
@@ -94,17 +92,12 @@ def _record(
         layers=flow.layers,
         layer_norms=norms,
         total_norm=total,
-        post_clip_norm=head["post_clip_norm"],
-        threshold=head["threshold"],
-        coefficient=head["coefficient"],
         cosine=None,
-        verdict="nonfinite" if not math.isfinite(total) else "clipped" if clipped else "ok",
+        verdict=_verdict(total, clipped=bool(head["num_clipped"]) and not flow.dry_run),
         nonfinite_layers=bad,
         cause=None if math.isfinite(total) else "nan" if math.isnan(total) else "inf",
-        loss_scale=head["loss_scale"],
-        num_steps=int(head["num_steps"] or 0),
-        num_clipped=int(head["num_clipped"] or 0),
-        num_nonfinite=int(head["num_nonfinite"] or 0),
+        **{name: head[name] for name in ("post_clip_norm", "threshold", "coefficient", "loss_scale")},
+        **counts,
         max_layer_norms=norms,
         max_total_norm=total if math.isfinite(total) else 0.0,
         min_coefficient=head["coefficient"],
@@ -119,6 +112,10 @@ def _record(
         clip_ratio=flow.clip_ratio,
         dry_run=flow.dry_run,
     )
+
+
+def _verdict(total: float, *, clipped: bool) -> Verdict:
+    return "nonfinite" if not math.isfinite(total) else "clipped" if clipped else "ok"
 
 
 def _known(value: float) -> float | None:

@@ -50,6 +50,27 @@ FAULTS = {
 }
 
 
+class Cleared(Regression):
+    """Clears the gradients between the backward pass and the step."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, index):
+        self.manual_backward(super().training_step(batch, index))
+        self.optimizers().zero_grad()
+        self.optimizers().step()
+
+
+def test_gradients_that_are_cleared_before_the_step_are_told_from_none_at_all(make_trainer):
+    guard = GradGuard()
+    module = Cleared(lambda net: torch.optim.Adam(net.parameters()))
+    make_trainer(callbacks=[guard], log_every_n_steps=50).fit(module)
+    (finding,) = guard.findings
+    assert finding.rule == "no-step"
+    assert "zero_grad" in finding.causes[0]
+    assert finding.step <= 4
+
+
 @pytest.mark.parametrize("rule", FAULTS)
 def test_a_silent_fault_is_said_by_step_64_and_its_cause_first(make_trainer, rule):
     guard = fit(make_trainer, FAULTS[rule])

@@ -145,7 +145,7 @@ class TestTwoOptimizersByHand:
         clipping = AdaptiveGradientClipping(ZClip())
         make_trainer(callbacks=[clipping]).fit(Pair(), batches())
         states = [pipeline.clipper.parts[0].state for pipeline in clipping._session.pipelines]
-        assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
+        assert states[0] != states[1]
 
     def test_the_total_norm_carries_the_optimizer(self, make_trainer):
         trainer = make_trainer(callbacks=[GradGuard()])

@@ -162,6 +162,14 @@ SICK = {
         NoStep(),
         [{"num_steps": 0, "layer_norms": (None,) * 6, "cleared": True}] * N,
     ),
+    "returns of ten thousand": (
+        TargetScale(),
+        steady(**acts(LINEAR, HEAD), inputs=(X,), loss=1e8),
+    ),
+    "clipped to a twentieth while the loss stands still": (
+        ClippingAlways(),
+        [{"clip_outside": 1e-3, "total_norm": 0.02, "loss": 1.0}] * 40,
+    ),
     "rounding in the middle": (NoGradient(), steady(layer_norms=(0.0, 0.0, 0.0, 0.1, 0.1, 0.1))),
     "a signal of which biases are left": (
         PoorInitialization(),
@@ -308,6 +316,35 @@ WELL = {
     "a density whose spread shrinks": (
         WrongSign(),
         [{"loss": 0.2 - 0.05 * i if i < 50 else -2.3, "total_norm": 0.5 * 1.08**i} for i in range(80)],
+    ),
+    "clipped to a twentieth in a run that learns": (
+        ClippingAlways(),
+        [{"clip_outside": 1e-3, "total_norm": 0.02, "loss": 0.95**i} for i in range(40)],
+    ),
+    "a usual decay under a rate that is far too high": (
+        WeightDecay(),
+        steady(
+            weight_decays=(0.01,) * 6, learning_rates=(1.0,) * 6, optimizer_kind="AdamW", update_ratios=(3.0,) * 6
+        ),
+    ),
+    "biases that are alike behind dead units": (
+        IdenticalUnits(),
+        steady(**acts(("a", "Linear", {"unit_spread": 0.0, "sample_spread": 0.0}), HEAD)),
+    ),
+    "a signal that ends in dead units": (
+        PoorInitialization(),
+        steady(
+            **acts(
+                ("a", "Linear", {"sample_spread": 1.0}),
+                ("r", "ReLU", {"dead": 1.0}),
+                ("b", "Linear", {"sample_spread": 0.0}),
+                HEAD,
+            )
+        ),
+    ),
+    "a loss that is summed up": (
+        TargetScale(),
+        steady(**acts(LINEAR, HEAD), inputs=(X,), loss=4e3),
     ),
     "scores before a softmax over one": (NoGradient(), steady(layer_norms=(0.0, 0.1, 0.1, 0.1, 0.1, 0.1))),
     "dead units from the start": (

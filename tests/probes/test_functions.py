@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
 from lightning_gradguard.probes.activations import Probe
+from lightning_gradguard.probes.functions import FunctionWatch
 
 
 class Net(nn.Module):
@@ -47,6 +48,18 @@ def test_functions_are_seen_beside_modules_wherever_they_are_applied():
     assert seen["relu()"].dead == 0.0
     assert seen["attend.softmax()"].entropy == pytest.approx(1.0, abs=0.05)
     assert seen["attention()"].max_logit > 1.0
+
+
+def test_the_same_score_for_all_is_no_probability_and_scores_from_a_sigmoid_are():
+    y = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    given = []
+    for scores in (torch.full((4,), 0.3), torch.tensor([0.1, 0.9, 0.6, 0.2]), torch.tensor([-2.0, 3.0, 0.1, 0.5])):
+        seen = FunctionWatch(lambda *_: None)
+        seen.start()
+        F.binary_cross_entropy_with_logits(scores, y)
+        seen.stop()
+        given += [loss.probabilities for loss in seen.take()]
+    assert given == [False, True, False]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -46,3 +46,11 @@ def test_gradients_that_one_backward_pass_of_a_step_found_gone_are_not_old():
     steps.begin()
     steps.step()
     assert steps.take_old_gradients() is None
+
+
+def test_a_graph_leads_to_parameters_of_the_optimizer_or_elsewhere():
+    net, steps = make()
+    steps.look_where_it_leads(nn.Linear(2, 1)(torch.ones(1, 2)).sum())
+    assert steps.reached is False
+    steps.look_where_it_leads(net(torch.ones(1, 2)).relu().sum())
+    assert steps.reached is True

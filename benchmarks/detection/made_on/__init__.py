@@ -13,12 +13,16 @@ from . import (
     distances,
     equations,
     graphs,
+    images,
     latents,
     optimizers,
     pairs,
     patches,
+    quantities,
     recurrent,
     regression,
+    routines,
+    sequences,
     series,
     sets,
     signals,
@@ -57,6 +61,10 @@ _FAMILIES = (
     actor_critic,
     adapting,
     optimizers,
+    images,
+    sequences,
+    quantities,
+    routines,
 )
 
 

@@ -5,9 +5,9 @@ takes its place.
 """
 
 from ..kind import Kind
-from . import images, numbers, routines, sequences
+from . import lists, towers, uncertain, waves
 
-_FAMILIES = (images, sequences, numbers, routines)
+_FAMILIES = (towers, waves, lists, uncertain)
 
 
 def kinds() -> list[Kind]:

@@ -7,14 +7,18 @@ from collections import deque
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.record import Finding, StepRecord
+
+_STANDS_STILL = 0.1  # of the gradient that is left, in a run whose loss does not fall
 
 
 class ClippingAlways(Rule):
     """Nearly every step is clipped, and to a small part of its gradient, by a policy or by the Trainer itself.
 
     Being clipped often is no fault: AutoClip at the tenth percentile clips nine steps in ten, by little. Here the
-    threshold is so far below the usual norm that it, not the learning rate, decides how far a step goes.
+    threshold is so far below the usual norm that it, not the learning rate, decides how far a step goes. While the loss
+    stands still a tenth of the gradient is little enough.
 
     Args:
         rate: share of the run's steps that were clipped, in (0, 1].
@@ -42,6 +46,7 @@ class ClippingAlways(Rule):
         if not 0 < coefficient < 1:
             raise ValueError(f"coefficient must lie between 0 and 1, got {coefficient}")
         self.rate, self.coefficient = rate, coefficient
+        self._progress = Progress()
         self._left: deque[float] = deque(maxlen=9)
         self._norms: deque[float] = deque(maxlen=9)
 
@@ -49,6 +54,7 @@ class ClippingAlways(Rule):
         """The finding that holds at this record, or ``None``."""
         if record.dry_run:
             return None  # nothing was clipped
+        self._progress.add(record)
         if record.coefficient is not None:
             self._left.append(record.coefficient)
         elif record.clip_outside is not None and record.total_norm > 0:
@@ -61,7 +67,8 @@ class ClippingAlways(Rule):
             rate = sum(value < 1 for value in self._left) / len(self._left)
         else:
             rate = record.clip_rate or 0.0
-        if rate < self.rate or left > self.coefficient:
+        limit = _STANDS_STILL if self._progress.state == "stalls" else self.coefficient
+        if rate < self.rate or left > max(limit, self.coefficient):
             return None
         return Finding(
             rule=self.id,

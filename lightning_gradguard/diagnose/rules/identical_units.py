@@ -13,7 +13,8 @@ from lightning_gradguard.record import Finding, StepRecord
 class IdenticalUnits(Rule):
     """All units of a hidden layer put out the same number: they get the same gradient, and stay one unit.
 
-    Only a start can bring that about.
+    Only a start can bring that about. A layer whose output is the same for all samples gets nothing from the one before
+    it: what is left are its biases, and that they are alike is no finding.
 
     Args:
         spread: largest difference between units over the output's root mean square, in (0, 1).
@@ -44,7 +45,10 @@ class IdenticalUnits(Rule):
         same = tuple(
             a.module
             for a in record.activations or ()
-            if a.unit_spread is not None and a.unit_spread < self.spread and 0 < a.rms < math.inf
+            if a.unit_spread is not None
+            and a.unit_spread < self.spread
+            and 0 < a.rms < math.inf
+            and a.sample_spread != 0
         )
         if self._from_the_start is None:
             self._from_the_start = bool(same)

@@ -11,6 +11,7 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
+_DEAD = 0.9  # share of silent units that lets nothing through
 _SAME = 1e-4  # of its size by which an output must differ between samples
 _HIDDEN = ("Linear", "Conv")
 
@@ -94,6 +95,8 @@ class PoorInitialization(Rule):
 
     def _same_for_all(self, record: StepRecord, hidden: Sequence[ActivationStats]) -> Finding | None:
         first, last = hidden[0], hidden[-1]
+        if any((a.dead or 0.0) > _DEAD for a in record.activations or ()):
+            return None  # that is for the rule on dead units to say
         varies = first.sample_spread is not None and first.sample_spread > _SAME
         if not varies or last.sample_spread is None or last.sample_spread > _SAME or last.rms == 0:
             return None

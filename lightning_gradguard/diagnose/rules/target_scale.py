@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import BatchStats, Finding, StepRecord
 
+_FAR = 100.0  # times what the net puts out that the targets must be, to judge by a squared error
+
 
 class TargetScale(Rule):
-    """A tensor of the batch is far larger than one, and the first loss is as large as if it were predicted raw.
+    """Targets are far larger than one: in the batch, or to judge by the first loss.
+
+    A tensor of the batch is large, and the first loss is as large as if it were predicted raw. Or what the net puts out
+    and all that is in the batch is near one, and the first loss is not: targets that the training step makes, as the
+    returns of a policy, or a factor on the loss.
 
     A net puts out numbers near one at first; with targets of 1e5 a squared error begins at 1e10, and the last bias
     has a hundred thousand steps of Adam to go.
@@ -33,13 +41,14 @@ class TargetScale(Rule):
     id = "target-scale"
     patience = 2
     harmless_if_learning = True
-    needs = ("inputs", "loss")
+    needs = ("loss",)
 
     def __init__(self, rms: float = 30.0) -> None:
         if not rms > 1:
             raise ValueError(f"rms must be above 1, got {rms}")
         self.rms = rms
         self._first: float | None = None
+        self._out_of_nowhere = False
 
     def _is_predicted_raw(self, tensor: BatchStats, loss: float, entered: float) -> bool:
         """Whether a tensor is large, did not enter the first layer, and the loss is as large as it makes it."""
@@ -49,13 +58,16 @@ class TargetScale(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        assert record.inputs is not None and record.loss is not None
+        assert record.loss is not None
         if self._first is None:
             self._first = record.loss
+            self._out_of_nowhere = self._is_too_large_for(record)
+        if record.inputs is None:
+            return self._by_the_loss(record) if self._out_of_nowhere else None
         entered = max((a.input_rms or 0.0 for a in record.activations or ()), default=0.0)
         large = [b for b in record.inputs if self._is_predicted_raw(b, self._first, entered)]
         if not large:
-            return None
+            return self._by_the_loss(record) if self._out_of_nowhere else None
         worst = max(large, key=lambda b: b.rms)
         return Finding(
             rule=self.id,
@@ -67,5 +79,28 @@ class TargetScale(Rule):
             step=record.step,
             evidence={"target_rms": worst.rms, "first_loss": self._first},
             causes=("the targets are not normalized",),
+            remedies=(remedies.NORMALIZE_TARGET,),
+        )
+
+    def _is_too_large_for(self, record: StepRecord) -> bool:
+        """Whether the first loss is one that only large targets make; cross-entropy is for others to judge."""
+        assert record.loss is not None
+        if not record.activations or any(given.kind != "squared-error" for given in record.losses or ()):
+            return False
+        put_out = [a.rms for a in record.activations] + [b.rms for b in record.inputs or ()]
+        return math.isfinite(record.loss) and record.loss > (_FAR * max(1.0, *put_out)) ** 2
+
+    def _by_the_loss(self, record: StepRecord) -> Finding:
+        assert self._first is not None
+        return Finding(
+            rule=self.id,
+            severity="warning",
+            message=(
+                f"the first loss is {self._first:.3g}, although what the net puts out and what is in the batch is not "
+                "far from one: its targets, or a factor on it, are far too large."
+            ),
+            step=record.step,
+            evidence={"first_loss": self._first},
+            causes=("the targets are not normalized", "a large factor on the loss"),
             remedies=(remedies.NORMALIZE_TARGET,),
         )

@@ -77,13 +77,7 @@ class VanishingOverDepth(Rule):
             message=f"{what}; {len(faint)} of {len(profile.layers)} layers get below a thousandth of the strongest.",
             step=record.step,
             layers=faint,
-            evidence={
-                "decades": line.decades,
-                "slope": line.slope,
-                "slope_error": line.error,
-                "level": level,
-                "log10_first": math.log10(profile.values[0]),
-            },
+            evidence={**line.as_evidence(), "level": level, "log10_first": math.log10(profile.values[0])},
             causes=(
                 "the initial weights are too small for the activation",
                 *missing_norms(record),

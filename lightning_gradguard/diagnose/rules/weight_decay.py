@@ -7,9 +7,12 @@ import statistics
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.record import Finding, Severity, StepRecord
 
 _COUPLED = ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta")
+_COMMON = 0.1  # weight decay up to which people choose it; if it shrinks the weights the learning rate is to blame
+_THROWN = 0.2  # update-to-weight ratio of a step that throws weights about
 _USUAL = 1e-4  # share of the weights that a step's decay takes, at most, in runs that train well
 
 
@@ -19,6 +22,8 @@ class WeightDecay(Rule):
     Where the decay is taken from the weights (SGD, AdamW and their kin) a step shrinks them by ``lr * weight_decay``:
     at ``shrink`` they are gone within some hundred steps. Where it is added to the gradient before it is normalized
     (Adam, RMSprop), what counts is ``weight_decay * ||w|| / ||g||``: above ``ratio`` the step follows the decay alone.
+
+    A usual decay that shrinks the weights because steps are far too large anyway is left to the rule on these.
 
     Args:
         shrink: share of the weights that a step takes, > 0.
@@ -47,6 +52,8 @@ class WeightDecay(Rule):
         if not ratio > 1:
             raise ValueError(f"ratio must be above 1, got {ratio}")
         self.shrink, self.ratio = shrink, ratio
+        self._ratios = SettledRatios()
+        self._thrown = False  # whether steps throw the weights about
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
@@ -57,7 +64,8 @@ class WeightDecay(Rule):
         if record.optimizer_kind in _COUPLED:
             return self._drowns(record, decay)
         shrinks = statistics.median(d * r for d, r in zip(record.weight_decays, record.learning_rates, strict=True))
-        if shrinks < self.shrink:
+        self._thrown = self._thrown or (self._ratios.median(record) or 0.0) > _THROWN
+        if shrinks < self.shrink or (self._thrown and decay <= _COMMON):
             return None
         return self._finding(
             record,
