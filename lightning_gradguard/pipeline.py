@@ -79,6 +79,7 @@ class GradientPipeline:
         diagnosis: what the rules found so far, or ``None`` without rules.
         judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
         holds: whether the record of a step that is let through waits for :meth:`hand_over`.
+        steps_elsewhere: whether somebody else is known to step these parameters, so that no missing step is told of.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -141,7 +142,7 @@ class GradientPipeline:
         self.last_recorded: int | None = None
         self._last_early: int | None = None
         self._last_step = 0  # of those that were let through
-        self.holds = False
+        self.holds = self.steps_elsewhere = False
         self._held: Held | None = None
         self.counters = Counters()
         self._at_first_step = True
@@ -160,10 +161,9 @@ class GradientPipeline:
         self._showing = Part(f"the views {which}", "they get no more records")
         self._probing = Part(f"the probes {which}", "its updates are not measured any more")
         policies = self._clip.values() if isinstance(self._clip, Mapping) else (self._clip,)
+        foreign = not all(map(is_ours, policies))
         self._deciding = Part(
-            f"the dry run of the policy {which}",
-            "its answers are not recorded any more",
-            foreign=not all(map(is_ours, policies)),
+            f"the dry run of the policy {which}", "a policy's answers are not recorded any more", foreign=foreign
         )
 
     def __repr__(self) -> str:
@@ -323,8 +323,10 @@ class GradientPipeline:
         if len(held.handed) < len(self.optimizers.plain):
             return False
         self._held = None
-        needs = self.clipper.needs if self.clipper else NOTHING
-        found = self._recording.run(held.as_handed, self.layout, needs)
+        layout, needs = self.layout, self.clipper.needs if self.clipper else NOTHING
+        if not layout.fits(self.optimizers.plain):  # parameters have come or gone since we clipped
+            layout, needs = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by), NOTHING
+        found = self._recording.run(held.as_handed, layout, needs)
         record, changed = (held.without_knowledge(), False) if found is None else found
         self._publish(record)
         return changed
@@ -427,7 +429,7 @@ class GradientPipeline:
         return None if record is None else self._publish(record)
 
     def _early_without_gradients(self, step: int | None) -> int | None:
-        if self.instruments is None:
+        if self.instruments is None or self.steps_elsewhere:
             return None
         self.instruments.without_step(self.layout)
         step = self.instruments.step if step is None else step
@@ -437,7 +439,7 @@ class GradientPipeline:
         """Records that backward passes come and no step, now and then."""
         assert self.instruments is not None
         waiting = self.instruments.waiting(self.layout)
-        if waiting is None:
+        if waiting is None or self.steps_elsewhere:
             return
         step = self.instruments.step
         record = self._recording.run(no_step_record, self.layout, self.view, step, waiting=waiting)

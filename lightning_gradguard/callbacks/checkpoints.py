@@ -28,6 +28,7 @@ class CheckpointGuard:
         recovery: what rolls back.
 
     Attributes:
+        at_the_file: what stands where a checkpoint is written, whoever asked for it.
         failing: whether an exception is under way: then nothing is raised, and a bad checkpoint is just not written.
     """
 
@@ -36,10 +37,8 @@ class CheckpointGuard:
         self._module = module
         self._recovery = recovery
         self.failing = False
-        self.stand_ins = [
-            StandIn(trainer, "save_checkpoint", self._save_if_finite),
-            StandIn(trainer.strategy, "save_checkpoint", self._write_if_finite),
-        ]
+        self.at_the_file = StandIn(trainer.strategy, "save_checkpoint", self._write_if_finite)
+        self.stand_ins = [StandIn(trainer, "save_checkpoint", self._save_if_finite), self.at_the_file]
 
     def check(self, checkpoint: Mapping[str, Any]) -> None:
         """Looks at every tensor of a checkpoint.

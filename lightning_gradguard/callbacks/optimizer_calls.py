@@ -29,6 +29,9 @@ class OptimizerCalls:
         steps_parameters: whether an optimizer steps a parameter of the model.
         asked: what was asked for, in words: ``"seen, clipped"``.
         handed: is told of an optimizer whose gradients are final; ``None`` where nobody needs to know.
+
+    Attributes:
+        met_unseen: whether an optimizer has stepped unseen.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class OptimizerCalls:
         self._handed = handed
         self._seen: set[int] = set()
         self._strangers: set[int] = set()
-        self._told = False
+        self.met_unseen = False
         self._asked_within: dict[int, int] = {}  # for each optimizer that is stepping, how often it asked for gradients
         self._handles: list[RemovableHandle] = []
         self._part = Part("the look at optimizer steps", "steps that nobody sees are not told of", remove=self.stop)
@@ -103,15 +106,20 @@ class OptimizerCalls:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         key = id(optimizer)
         self._asked_within.pop(key, None)
-        if self._told or key in self._seen or key in self._strangers:
+        if self.met_unseen or key in self._seen or key in self._strangers:
             return
         if not self._steps_parameters(optimizer):
             self._strangers.add(key)  # of another model: none of our business
             return
-        self._told = True
+        self.met_unseen = True
         rank_zero_warn(
             f"an optimizer ({type(optimizer).__name__}) has stepped parameters of this model where Lightning calls no "
             f"hook: its gradients cannot be {self._asked}. That is so for optimizers that step inside hooks of the "
             "backward pass, that are got by self.optimizers(use_pl_optimizer=False), or that configure_optimizers did "
             "not return. Use self.optimizers(), or GradientPipeline in the training step."
         )
+
+
+def has_compiled_step(optimizer: Optimizer) -> bool:
+    """Tells whether ``optimizer.step`` was put through ``torch.compile``, with the closure that it calls."""
+    return hasattr(optimizer.step, "_torchdynamo_orig_callable")

@@ -81,7 +81,8 @@ class RaisedSteps:
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         """Weights and gradients, and what else is to be looked at."""
         for name, parameter in self._module.named_parameters():
-            yield f"the weight {name!r}", parameter
+            if parameter.requires_grad or bool(parameter.isnan().any()):  # one that is frozen may be a mask
+                yield f"the weight {name!r}", parameter
             if parameter.grad is not None:
                 yield f"the gradient of {name!r}", parameter.grad
         yield from self._more()

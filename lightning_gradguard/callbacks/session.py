@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from torch.optim import Optimizer
 from lightning_gradguard.callbacks.console import say, width
 from lightning_gradguard.callbacks.ending import tell_the_end
 from lightning_gradguard.callbacks.folders import run_folder
-from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls
+from lightning_gradguard.callbacks.idle import warn_of_idle_settings
+from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls, has_compiled_step
 from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
@@ -32,6 +34,7 @@ from lightning_gradguard.callbacks.trainer import (
     refuse_what_cannot_work,
     steps_now,
     steps_parameters_of,
+    steps_without_backward,
 )
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.clip.clipper import Policies, warn_of_waiting
@@ -166,8 +169,11 @@ class Session:
         """Builds one pipeline for each optimizer; does nothing the second time."""
         if self.pipelines:
             return
+        if "torch._dynamo" in sys.modules:  # a compiled step of an optimizer calls us, and must not compile us as well
+            self.run = torch.compiler.disable(self.run)  # type: ignore[method-assign]
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
+        warn_of_idle_settings(trainer, module, self.plan)
         outer = outer_module(trainer, module)
         further = self._further = self._further_views(trainer)
         self.views = Views([self.memory, *further])
@@ -178,6 +184,8 @@ class Session:
             clips = trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val
             if self.instruments is not None and clips:
                 self.instruments.clip_outside = float(clips)
+            if self.instruments is not None and any(map(has_compiled_step, optimizers)):
+                self.instruments.leave_functions_out()  # Lightning runs the forward pass inside of that step
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
@@ -312,6 +320,8 @@ class Session:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self._probing.run(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
         if self.survival is not None:
+            if index == 0 and steps_without_backward(trainer):
+                self.survival.recovery.buffers.keep()  # they have just been reset
             self.survival.before_batch(batch, index)
 
     def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
@@ -338,9 +348,13 @@ class Session:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
         if self.calls is not None and self.calls.saw(optimizer) > 1:
             self._meet_second_closure(optimizer)
-        if getattr(trainer.fit_loop, "_skip_backward", False):
-            return  # the last epoch of weight averaging steps without a backward: the gradients are old ones
+        if steps_without_backward(trainer):
+            if self.survival is not None:
+                self.survival.recovery.overflow_step()  # its forward passes count, unless one has spoiled a buffer
+            return
         pipeline = self._pipeline_of(trainer, optimizer)
+        if pipeline is not None and self.calls is not None:
+            pipeline.steps_elsewhere = self.calls.met_unseen
         if pipeline is None or not steps_now(trainer) or not self._begins(pipeline, optimizer):
             return
         if self.survival is not None and self.survival.window_is_lost:

@@ -93,6 +93,7 @@ class Survival:
         self._loss: Tensor | None = None
         self._loss_is_old = False
         self._stand_ins: list[StandIn] = []
+        self._ended_broken = False
         self.raised: RaisedSteps | None = None
         self.let_through = False  # whether the optimizer has been let loose in the batch at hand
         self.window_is_lost = False  # whether a batch of the accumulation under way has raised
@@ -171,9 +172,14 @@ class Survival:
         trainer.callbacks.append(_LastToGo(self))  # type: ignore[attr-defined]
 
     def leave(self) -> None:
-        """Takes away what stands in place of methods of Trainer and module."""
+        """Takes away what stands in place of methods of Trainer and module.
+
+        But for what looks at what is written, where the run has ended with weights that are not finite: nothing that
+        is saved by hand is to hold them, not even with ``weights_only=True``, which asks no callback.
+        """
         for stand_in in self._stand_ins:
-            stand_in.leave()
+            if not (self._ended_broken and stand_in is self.checkpoints.at_the_file):
+                stand_in.leave()
 
     def _hold_schedulers(self, trainer: pl.Trainer) -> None:
         def step(step_scheduler: Callable[..., None], scheduler: Any, metric: Any) -> None:
@@ -190,6 +196,7 @@ class Survival:
             if self.recovery.roll_back():
                 rank_zero_warn("weights were not finite at the end of the run: rolled back to the last snapshot")
             else:
+                self._ended_broken = True
                 rank_zero_warn(f"the run ends like this: {self.recovery.remedy_of_nonfinite_weights()}")
 
 

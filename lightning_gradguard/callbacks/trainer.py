@@ -54,6 +54,14 @@ def steps_now(trainer: pl.Trainer) -> bool:
     return not (trainer.strategy.handles_gradient_accumulation and trainer.fit_loop._should_accumulate())
 
 
+def steps_without_backward(trainer: pl.Trainer) -> bool:
+    """Tells whether it is the last epoch of weight averaging, for the statistics of normalization layers alone.
+
+    Its steps have no backward pass: the gradients are old ones.
+    """
+    return bool(getattr(trainer.fit_loop, "_skip_backward", False))
+
+
 def changed_afterwards(trainer: pl.Trainer, module: pl.LightningModule, ours: Sequence[object]) -> list[str]:
     """Who may change gradients between our hook and the optimizer's step, in words; empty where nobody does.
 

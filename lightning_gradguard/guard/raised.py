@@ -32,7 +32,7 @@ def find_nonfinite(error: BaseException, batch: Any, state: Iterable[tuple[str, 
     """Returns what was not finite when a step raised, in words: ``"batch['x'] holds 1 NaN at [20, 0]"``.
 
     Looks at the batch, at the state it is given, and at the tensors in the variables of the functions that were
-    running: activations and losses. An infinity of minus sign is left out, since masks are made of it.
+    running: activations and losses. An infinity of minus sign counts in the state alone, since masks are made of it.
 
     Args:
         error: the exception.
@@ -40,8 +40,8 @@ def find_nonfinite(error: BaseException, batch: Any, state: Iterable[tuple[str, 
         state: weights, buffers, gradients and losses by name.
     """
     found = []
-    for count, (name, tensor) in enumerate(_all_of(error, batch, state)):
-        if (words := describe(name, tensor)) is not None:
+    for count, (name, tensor, may_mask) in enumerate(_all_of(error, batch, state)):
+        if (words := describe(name, tensor, may_mask=may_mask)) is not None:
             found.append(words)
         if len(found) == _MAX_FINDINGS or count == _MAX_TENSORS:
             break
@@ -50,8 +50,13 @@ def find_nonfinite(error: BaseException, batch: Any, state: Iterable[tuple[str, 
     return tuple(found)
 
 
-def describe(name: str, tensor: Tensor) -> str | None:
+def describe(name: str, tensor: Tensor, *, may_mask: bool = True) -> str | None:
     """How many elements are not finite and where the first is; ``None`` for a tensor that is fine.
+
+    Args:
+        name: what it is called.
+        tensor: to look at.
+        may_mask: whether an infinity of minus sign is left out, which masks are made of and no weight is.
 
     Example:
         >>> describe("x", torch.tensor([0.0, float("nan")]))
@@ -63,7 +68,7 @@ def describe(name: str, tensor: Tensor) -> str | None:
     values = reals(local(tensor))
     bad = values.isnan()
     if not bool(bad.any()):  # host sync: the step has failed
-        bad = values == torch.inf
+        bad = values == torch.inf if may_mask else values.isinf()
     if not bool(bad.any()):
         return None
     kind = "NaN" if bool(values[bad].isnan().any()) else "Inf"
@@ -71,10 +76,12 @@ def describe(name: str, tensor: Tensor) -> str | None:
     return f"{name} holds {int(bad.sum())} {kind}" + (f" at {index}" if index else "")
 
 
-def _all_of(error: BaseException, batch: Any, state: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    yield from named_tensors(batch)
-    yield from state
-    yield from _variables(error)
+def _all_of(
+    error: BaseException, batch: Any, state: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor, bool]]:
+    yield from ((name, tensor, True) for name, tensor in named_tensors(batch))
+    yield from ((name, tensor, False) for name, tensor in state)
+    yield from ((name, tensor, True) for name, tensor in _variables(error))
 
 
 def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:

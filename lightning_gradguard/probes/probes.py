@@ -144,6 +144,10 @@ class Instruments:
         if self._sampling or self.awaits_steps:
             self._counting.run(self._count_backward, loss if root is None else root)
 
+    def leave_functions_out(self) -> None:
+        """Looks at no activation function from now on: what sees them cannot be taken off inside of compiled code."""
+        self.probe.functions.part.gone = True
+
     def detach(self) -> None:
         """Takes every hook off, whatever happened in between."""
         for probe in self._probes:

@@ -96,22 +96,23 @@ class TemporalProbe(SampledProbe):
 
     def take(self) -> dict[str, tuple[float, ...]] | None:
         """Returns the norms over time of the first sample not yet told, by module name; ``None`` without a new one."""
-        loops, self._loops = self._loops, {}
-        for name, loop in loops.items():
-            if (norms := loop.norms()) is not None:
-                self._seen[name] = norms
-        if not self._seen:
+        seen = self._seen | self._of_loops()
+        self._seen, self._loops = {}, {}
+        if not seen:
             return None
-        seen, self._seen = self._seen, {}
         return {name: tuple(norms.tolist()) for name, norms in seen.items()}  # host sync: a sampled step
 
     def state(self) -> dict[str, Tensor]:
         """What is not told yet."""
-        return {name: norms.clone() for name, norms in self._seen.items()}
+        return {name: norms.clone() for name, norms in (self._seen | self._of_loops()).items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Goes on from :meth:`state`."""
         self._seen = dict(state)
+
+    def _of_loops(self) -> dict[str, Tensor]:
+        found = {name: loop.norms() for name, loop in self._loops.items()}
+        return {name: norms for name, norms in found.items() if norms is not None}
 
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

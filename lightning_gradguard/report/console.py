@@ -92,7 +92,8 @@ def show_profile(summary: Summary) -> Table:
         if layer in shown:
             table.add_row(Text(layer), "none" if norm is None else f"{norm:.2e}", _bar(norm, strongest))
     if len(shown) < len(summary.profile):
-        table.caption = f"{len(summary.profile) - len(shown)} more layers are not shown"
+        rest = len(summary.profile) - len(shown)
+        table.caption = f"{rest} more {'layer is' if rest == 1 else 'layers are'} not shown"
         table.caption_justify = "left"
     return table
 

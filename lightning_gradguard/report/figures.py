@@ -85,9 +85,8 @@ def _draw_total(axes: Axes, picture: Picture) -> None:
             axes.plot(picture.flow.steps, drawn, style, label=label, marker="." if len(drawn) == 1 else "")
     if picture.series is not None and len(picture.series):
         shown = outline(picture.series, _PLACES)
-        norms = picture.series.norms[shown]
-        places = picture.series.steps[shown][norms > 0]
-        axes.plot(places, norms[norms > 0], color="tab:gray", linewidth=0.6, zorder=1, label="every step")
+        places, norms = picture.series.steps[shown], picture.series.norms[shown]
+        axes.plot(places[norms > 0], norms[norms > 0], color="tab:gray", linewidth=0.6, zorder=1, label="every step")
     for kind, (marker, color) in _MARKS.items():
         steps = [event["step"] for event in picture.events["events"] if event["kind"] == kind]
         if steps:

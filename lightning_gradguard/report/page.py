@@ -70,7 +70,7 @@ def _data(pictures: Sequence[Picture]) -> dict[str, Any]:
         flow = picture.flow
         events[f"{picture.run}\n{picture.optimizer}"] = picture.events
         for index, stat in enumerate(LAYER_STATS):
-            if (flow.matrices[:, HEAD_ROWS:, index] > NOT_MEASURED).any():
+            if (flow.matrices[:, HEAD_ROWS:, index] != NOT_MEASURED).any():
                 packed = gzip.compress(encode_frame(flow, stat), 9, mtime=0)
                 flows[f"{picture.run}\n{picture.optimizer}\n{stat}"] = base64.b64encode(packed).decode()
     runs = [_run([*own]) for _, own in groupby(pictures, key=lambda picture: picture.run)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gradguard.hindsight.series import Series
-from lightning_gradguard.record import Finding, StepRecord, Verdict
+from lightning_gradguard.record import Finding, StepRecord
 from lightning_gradguard.report.summary import finding_of
 from lightning_gradguard.tensorboard.event_files import stores_of_event_files
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, STEP_STATS
@@ -85,6 +85,7 @@ def _record(
     total = math.nan if head["total_norm"] is None else head["total_norm"]
     bad = tuple(n for n, x in zip(flow.layers, norms, strict=True) if x is not None and not math.isfinite(x))
     counts: dict[str, Any] = {key: int(head[key] or 0) for key in ("num_steps", "num_clipped", "num_nonfinite")}
+    clipped = bool(head["num_clipped"]) and not flow.dry_run
     return StepRecord(
         step=step,
         optimizer=optimizer,
@@ -93,7 +94,7 @@ def _record(
         layer_norms=norms,
         total_norm=total,
         cosine=None,
-        verdict=_verdict(total, clipped=bool(head["num_clipped"]) and not flow.dry_run),
+        verdict="nonfinite" if not math.isfinite(total) else "clipped" if clipped else "ok",
         nonfinite_layers=bad,
         cause=None if math.isfinite(total) else "nan" if math.isnan(total) else "inf",
         **{name: head[name] for name in ("post_clip_norm", "threshold", "coefficient", "loss_scale")},
@@ -112,10 +113,6 @@ def _record(
         clip_ratio=flow.clip_ratio,
         dry_run=flow.dry_run,
     )
-
-
-def _verdict(total: float, *, clipped: bool) -> Verdict:
-    return "nonfinite" if not math.isfinite(total) else "clipped" if clipped else "ok"
 
 
 def _known(value: float) -> float | None:

@@ -36,7 +36,7 @@ def encode_frame(flow: Flow, stat: str) -> bytes:
         "kinds": flow.kinds,
         "columns": len(flow.steps),
         "step_stats": STEP_STATS,
-        "measured": [name for i, name in enumerate(LAYER_STATS) if (layer_values[:, :, i] > NOT_MEASURED).any()],
+        "measured": [name for i, name in enumerate(LAYER_STATS) if (layer_values[:, :, i] != NOT_MEASURED).any()],
         "clip_ratio": flow.clip_ratio,
         "dry_run": flow.dry_run,
     }

@@ -23,6 +23,7 @@ from tests.tensorboard.synthetic import (
     gan_run,
     gappy_run,
     large_run,
+    only_nan_run,
     sampled_run,
     steady_run,
     trained_run,
@@ -109,6 +110,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder / f"trained_{name}", trained_run(name))
     write_run(folder / "single", (record for record in busy_run() if record.cause))
     write_run(folder / "vanishing", vanishing_run())
+    write_run(folder / "nan", only_nan_run())
     write_run(folder / "every_step", with_every_norm(steady_run()))
     write_foreign(folder / "foreign", [("flow", b"not json", make_tensor_proto([[1.0]]))])
     return folder

@@ -30,4 +30,4 @@ def test_the_report_shows_the_same_picture_from_a_file(driver, page):
     driver.get("about:blank")
     driver.get(f"file://{page}")
     tab.wait(lambda: tab.data("state") == "runs", "list of runs")
-    assert "foreign: what was written with its tensors is not ours" in tab.find("#unreadable").text
+    assert "what was written with its tensors is not ours" in tab.find("#unreadable").text

@@ -175,6 +175,13 @@ def test_a_run_that_broke_at_its_first_record_is_drawn_too(tab, anchor):
     tab.press(Keys.ARROW_RIGHT, "n", "+", "0")
 
 
+def test_a_run_without_one_finite_step_is_black(tab):
+    tab.open(run="nan")
+    colours = tab.colours()
+    assert max(colours, key=lambda c: colours[c] if c not in ((255, 255, 255), (255, 255, 255, 255)) else 0) == BLACK
+    assert "20" in tab.find("#card-nonfinite .value").text
+
+
 def test_each_optimizer_has_its_own_picture(tab):
     tab.open(run="gan")
     tab.choose("optimizer", "1")

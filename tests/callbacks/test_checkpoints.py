@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 
 from lightning_gradguard import GradGuard, NonFiniteGradientError, NonFiniteGuard
 from lightning_gradguard.callbacks.checkpoints import nonfinite_in
-from tests.guard.models import Norms, all_finite, numbered, state
+from tests.guard.models import Norms, all_finite, fill, numbered, state
 from tests.models import Regression, batches
 
 SAYS_SO = pytest.mark.filterwarnings("ignore:step .* was", "ignore:.*rolled back", "ignore:weights are not finite")
@@ -90,9 +90,13 @@ def test_a_checkpoint_by_hand_after_the_fit_is_looked_at_too(make_trainer, tmp_p
     trainer = make_trainer(callbacks=[GradGuard()])
     with pytest.warns(UserWarning, match="the run ends like this: A parameter is not finite"):
         trainer.fit(Exploding(at=7), batches())
-    with pytest.raises(NonFiniteGradientError, match="state_dict"):
-        trainer.save_checkpoint(tmp_path / "final.ckpt")
+    for weights_only in (False, True):
+        with pytest.raises(NonFiniteGradientError, match="state_dict"):
+            trainer.save_checkpoint(tmp_path / "final.ckpt", weights_only=weights_only)
     assert not written(tmp_path)
+    trainer.lightning_module.load_state_dict(Regression().state_dict())  # mended by hand
+    trainer.save_checkpoint(tmp_path / "final.ckpt", weights_only=True)
+    assert len(written(tmp_path)) == 1
 
 
 @SAYS_SO
@@ -114,3 +118,12 @@ def test_a_best_score_of_infinity_is_no_fault():
     module = torch.nn.Linear(1, 1)
     checkpoint = {"state_dict": module.state_dict(), "callbacks": {"Stopper": {"best_score": torch.tensor(math.nan)}}}
     assert nonfinite_in(checkpoint, module, (), ()) == ()
+
+
+@SAYS_SO
+@pytest.mark.parametrize("bad", [0, 3])
+def test_the_pass_in_which_weight_averaging_takes_its_statistics_leaves_a_bad_batch_out(make_trainer, bad):
+    model = Norms({bad: fill(math.nan)})
+    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    make_trainer(callbacks=[NonFiniteGuard(), averaging], max_epochs=2).fit(model, numbered())
+    assert all_finite(model.state_dict().values())

@@ -23,6 +23,9 @@ from lightning_gradguard import (
 )
 from tests.models import Regression, batches, same, weights
 
+# The models here have no scheduler: what is copied is the stand-in for the method that steps one.
+pytestmark = pytest.mark.filterwarnings("ignore:hold_lr_on_skip=True has no effect")
+
 
 def sgd(params):
     return torch.optim.SGD(params, lr=0.1)

@@ -103,3 +103,21 @@ def test_torch_has_its_hooks_back_after_the_fit_however_it_ends(make_trainer):
     with pytest.raises(MisconfigurationException):
         make_trainer(callbacks=[NonFiniteGuard("skip")]).fit(Twice(), batches(1))
     assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
+
+
+def test_a_compiled_step_is_watched_clipped_and_guarded_like_any_other(make_trainer):
+    class Compiled(Net):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign]
+            return optimizer
+
+    found = []
+    for make in (Compiled, Net):
+        module, guard = make(), GradGuard(clip=NormClip(0.1), log_every_n_steps=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make_trainer(callbacks=[guard]).fit(module, batches(4, bad=(2,)))
+        found.append(([r.verdict for r in guard.records], [r.total_norm for r in guard.records][:2], module.got))
+    assert found[0] == found[1]
+    assert found[0][0] == ["clipped", "clipped", "skipped", "clipped"]

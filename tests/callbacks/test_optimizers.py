@@ -238,6 +238,40 @@ def test_a_step_where_lightning_calls_no_hook_is_said_once_in_true_words(make_tr
     assert "its gradients cannot be seen, clipped or guarded" in found[0]
 
 
+def test_where_gradients_are_gone_because_somebody_stepped_nothing_is_said_of_missing_gradients(make_trainer):
+    class Frees(Net):
+        def configure_optimizers(self) -> Any:
+            def step(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+                optimizer.step()
+                optimizer.zero_grad()
+
+            for parameter in self.parameters():
+                optimizer = torch.optim.SGD([parameter], lr=1e-3)
+                parameter.register_post_accumulate_grad_hook(lambda p, optimizer=optimizer: step(p, optimizer))
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    guard = GradGuard()
+    with pytest.warns(UserWarning, match="Lightning calls no hook"):
+        make_trainer(callbacks=[guard]).fit(Frees(), batches(9))
+    assert guard.records == []
+
+
+def test_a_group_that_comes_between_our_clipping_and_the_step_is_told_of(make_trainer):
+    class Grows(Net):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.net[2].parameters(), lr=1e-3)
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            if self.trainer.global_step == 1:
+                optimizer.add_param_group({"params": list(self.net[0].parameters())})
+
+    module, guard = Grows(), GradGuard(clip=NormClip(0.1), log_every_n_steps=1)
+    with pytest.warns(UserWarning, match="once more"):
+        make_trainer(callbacks=[guard]).fit(module, batches(4))
+    assert [record.post_clip_norm for record in guard.records] == pytest.approx(module.got, rel=1e-4)
+    assert module.got[1] > 1.0 and module.got[2] == pytest.approx(0.1, rel=1e-4)
+
+
 class OfAnotherModel(Net):
     """Trains another model on the side, which is none of our business."""
 

@@ -199,3 +199,25 @@ def test_probes_are_off_the_model_after_it(make_trainer):
     make_trainer(callbacks=[GradGuard()]).fit(model, numbered(3))
     assert isinstance(model.net[0], nn.Linear)
     assert seen == [False] * 3
+
+
+class Prior(Norms):
+    """As probabilistic models do, it has a parameter of a distribution; the update of batch 3 overflows it."""
+
+    def __init__(self):
+        super().__init__(optimizer=lambda params: torch.optim.SGD(params, lr=0.01))
+        self.scale = nn.Parameter(torch.full((1,), 2.0))
+
+    def training_step(self, batch, batch_idx):
+        self.optimizers().param_groups[0]["lr"] = 3e38 if batch_idx == 3 else 0.01
+        prior = torch.distributions.Normal(0.0, self.scale)
+        return super().training_step(batch, batch_idx) - 10.0 * prior.log_prob(torch.ones(1)).sum()
+
+
+@SAYS_SO
+def test_a_parameter_of_a_distribution_that_overflowed_is_named_and_rolled_back(make_trainer):
+    model, guard = Prior(), NonFiniteGuard("rollback", snapshot_every_n_steps=1)
+    with pytest.warns(UserWarning, match=r"step 4 was rolled back: ValueError, and the weight 'scale' holds 1 Inf"):
+        make_trainer(callbacks=[guard]).fit(model, numbered())
+    assert [record.verdict for record in guard.records][4] == "rolled_back"
+    assert all_finite(model.state_dict().values())

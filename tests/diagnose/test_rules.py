@@ -567,6 +567,15 @@ def test_a_few_layers_without_gradient_are_a_fact_and_most_of_them_are_not(make_
     assert severities == ["info", "critical"]
 
 
+def test_a_start_that_fades_a_little_is_a_fact_until_the_loss_stands_still(make_record, make_activation):
+    for fade, severity in ((0.4, "info"), (0.1, "warning")):
+        diagnosis = Diagnosis([PoorInitialization()])
+        activations = tuple(make_activation(f"l{i}", rms=fade**i) for i in range(6))
+        for step in range(3):
+            diagnosis.observe(make_record(step, activations=activations))
+        assert [finding.severity for finding in diagnosis.findings] == [severity]
+
+
 def test_an_expert_that_starves_in_a_run_that_learns_is_a_fact(make_record):
     diagnosis = Diagnosis([StarvingPart()])
     for step in range(30):

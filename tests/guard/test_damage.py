@@ -274,6 +274,7 @@ class TestCheckpoints:
             trainer.fit(Failing(), numbered())
         self.assert_finite(tmp_path, at_least=6)
 
+    @pytest.mark.filterwarnings("ignore:hold_lr_on_skip=True has no effect")
     def test_trainer_and_module_are_as_they_were_after_the_fit(self, make_trainer, tmp_path):
         trainer = make_trainer(callbacks=[NonFiniteGuard(hold_lr_on_skip=True)])
         model = Norms()
@@ -322,6 +323,7 @@ class TestSchedules:
         assert self.rates(make_trainer, NonFiniteGuard(hold_lr_on_skip=True)) == [0, 1, 2, 2, 2, 3, 4, 4]
 
     @ALL_GONE
+    @pytest.mark.filterwarnings("ignore:hold_lr_on_skip=True has no effect")
     def test_by_epoch_they_do_not_wait(self, make_trainer):
         assert self.rates(make_trainer, NonFiniteGuard(hold_lr_on_skip=True), "epoch") == [0] * 4 + [1] * 4
 

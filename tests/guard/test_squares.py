@@ -47,6 +47,14 @@ def test_a_large_one_that_can_be_squared_is_none(make):
     assert step(make, 1e19)[0].verdict == "ok"
 
 
+def test_elements_that_can_be_squared_and_not_summed_are_no_bad_step():
+    net = nn.Linear(8, 1, bias=False)
+    optimizer = torch.optim.Adam(net.parameters())
+    pipeline = GradientPipeline(net, optimizer, on_nonfinite="skip", log_every_n_steps=1)
+    net.weight.grad = torch.full_like(net.weight, 1e19)
+    assert pipeline.before_step().verdict == "ok"
+
+
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.ASGD, torch.optim.Rprop])
 def test_an_optimizer_that_squares_nothing_may_have_it(make):
     assert step(make, 1e25)[0].verdict == "ok"

@@ -163,6 +163,14 @@ def gan_run(num_records: int = 60) -> Iterator[StepRecord]:
             yield make_record(i * 10, layers, norms, optimizer=optimizer, num_optimizers=2)
 
 
+def only_nan_run(num_records: int = 20) -> Iterator[StepRecord]:
+    """No step of it was finite."""
+    layers = ("stem", "body", "head")
+    bad = {"cause": "nan", "verdict": "skipped", "nonfinite_layers": layers, "total_norm": math.nan, "loss": math.nan}
+    for i in range(num_records):
+        yield make_record(i * 10, layers, np.full(3, math.nan), **bad)
+
+
 @dataclass(frozen=True)
 class ClearedFinding(Finding):
     """A finding that did not hold any more at some step."""

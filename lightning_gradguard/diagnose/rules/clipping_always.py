@@ -52,9 +52,9 @@ class ClippingAlways(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        self._progress.add(record)
         if record.dry_run:
             return None  # nothing was clipped
-        self._progress.add(record)
         if record.coefficient is not None:
             self._left.append(record.coefficient)
         elif record.clip_outside is not None and record.total_norm > 0:

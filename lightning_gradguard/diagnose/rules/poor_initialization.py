@@ -12,6 +12,7 @@ from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
 _DEAD = 0.9  # share of silent units that lets nothing through
+_FAR = 10.0  # times the spread from which it is grave: torch's own start fades by twenty in five layers, and learns
 _SAME = 1e-4  # of its size by which an output must differ between samples
 _HIDDEN = ("Linear", "Conv")
 
@@ -131,9 +132,10 @@ class PoorInitialization(Rule):
         if not (grows or fades) or not math.isfinite(smallest.rms):
             return None
         what, worst = ("too large", largest) if grows else ("too small", smallest)
+        far = largest.rms > self.high or smallest.rms < self.low or max(first / last, last / first) > _FAR * self.spread
         return Finding(
             rule=self.id,
-            severity="critical",
+            severity="critical" if far else "warning",
             message=(
                 f"the forward signal {'grows' if grows else 'fades'} over depth: root mean square {first:.3g} after "
                 f"{hidden[0].module}, {worst.rms:.3g} after {worst.module}."

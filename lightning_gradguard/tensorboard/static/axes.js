@@ -6,12 +6,25 @@ import { FONT, rowToY, stepToX } from "./geometry.js";
 const LINE = 13;
 const KIND = 96;
 
-/** Shortened from the left, where names of neighbours are alike. */
+/** Shortened in the middle: names of layers differ at both ends. */
 export function fitText(context, text, width) {
-  if (context.measureText(text).width <= width) return text;
+  const characters = Array.from(text); // a character of two code units is not cut in two
+  let [head, tail] = [Math.ceil(characters.length / 2), Math.floor(characters.length / 2)];
   let cut = text;
-  while (cut.length > 1 && context.measureText("…" + cut).width > width) cut = cut.slice(1);
-  return "…" + cut;
+  while (context.measureText(cut).width > width && tail > 1) {
+    if (head > tail / 2) head--;
+    else tail--;
+    cut = `${characters.slice(0, head).join("")}…${characters.slice(-tail).join("")}`;
+  }
+  return cut;
+}
+
+/** How much of the beginning all texts share, up to and with a dot. @param {string[]} texts */
+export function sharedLength(texts) {
+  if (texts.length < 2) return 0;
+  let shared = texts[0];
+  for (const text of texts) while (!text.startsWith(shared)) shared = shared.slice(0, -1);
+  return shared.lastIndexOf(".") + 1;
 }
 
 /** Shortened from the right: of kinds of modules and of titles the beginning tells most. */
@@ -57,10 +70,14 @@ export function drawRowLabels(context, rect, view, palette, kindWidth) {
   context.textBaseline = "middle";
   const room = kindWidth ? kindWidth + 8 : 0;
   const isEach = rect.height / (view.span[1] - view.span[0]) >= LINE - 1;
-  for (const { row, text } of labelledRows(view, rect)) {
+  const labelled = labelledRows(view, rect);
+  const width = rect.x - 12 - room;
+  const isTooWide = labelled.some(({ text }) => context.measureText(text).width > width);
+  const shared = isTooWide ? sharedLength(labelled.map(({ text }) => text)) : 0;
+  for (const { row, text } of labelled) {
     const y = rowToY(rect, view.span, row);
     context.fillStyle = palette.ink;
-    context.fillText(fitText(context, text, rect.x - 12 - room), rect.x - 7 - room, y);
+    context.fillText(fitText(context, shared ? `…${text.slice(shared)}` : text, width), rect.x - 7 - room, y);
     context.fillStyle = palette.soft;
     if (room && isEach) context.fillText(fitEnd(context, view.kindOf(row), kindWidth), rect.x - 7, y);
   }

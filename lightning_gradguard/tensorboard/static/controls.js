@@ -39,14 +39,15 @@ export function makeControls({ state, runs, frame, change, filter, actions }) {
       filterBox(state.filter, filter),
     );
   }
-  bar.append(el("span", { class: "spring" }), el("span", { class: "live", id: "live", role: "status" }));
+  const last = el("span", { class: "actions" }, el("span", { class: "live", id: "live", role: "status" }));
   for (const [id, text, title] of [
     ["png", "PNG", "Save the picture as an image (S)"],
     ["csv", "CSV", "Save the values of the picture as a table (C)"],
     ["keys", "Keys", "Keyboard and mouse (?)"],
   ]) {
-    bar.append(el("button", { class: "button", id: `save-${id}`, text, title, onclick: actions[id] }));
+    last.append(el("button", { class: "button", id: `save-${id}`, text, title, onclick: actions[id] }));
   }
+  bar.append(last);
   return bar;
 }
 

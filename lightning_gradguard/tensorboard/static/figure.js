@@ -58,7 +58,7 @@ export function drawMoving(context, places, view, palette, cursor) {
   const focus = cursor.row === null ? null : { row: cursor.row };
   drawStrip(context, places.strip, view, palette, focus);
   if (places.profile.width) {
-    drawHeading(context, places.heading, view, palette, cursor.column, cursor.isPinned);
+    drawHeading(context, places.heading, view, palette, cursor.column, cursor.isPinned, places.profile.height);
     drawProfileStep(context, places.profile, view, palette, cursor.column);
   }
   if (cursor.pin.isShown) drawCross(context, places, view, palette, cursor.pin);

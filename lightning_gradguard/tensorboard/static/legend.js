@@ -1,7 +1,7 @@
 /** What the picture shows and what its colours mean, in words. */
 
 import { STATS } from "./cells.js";
-import { fitText } from "./axes.js";
+import { fitEnd } from "./axes.js";
 import { formatFactor, formatNumber, formatShare } from "./format.js";
 import { BOLD, FONT } from "./geometry.js";
 import { line } from "./strip.js";
@@ -24,7 +24,7 @@ export function drawLegend(context, rect, view, palette) {
   const width = isWide ? BAR.wide : BAR.narrow;
   const bar = { x: isWide ? marks.x - width - 80 : rect.x + 60, y: rect.y + (isWide ? 17 : 52), width, height: 11 };
   const room = isWide ? bar.x - 70 : rect.width;
-  context.fillText(fitText(context, subtitle(view, stat), room), rect.x, rect.y + 21);
+  context.fillText(fitEnd(context, subtitle(view, stat), room), rect.x, rect.y + 21);
   drawBar(context, bar, scale, palette);
   drawMarks(context, marks.x, marks.y, palette);
 }

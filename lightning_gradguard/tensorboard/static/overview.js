@@ -27,7 +27,7 @@ export class Overview {
     this.enter = enter;
     this.columns = COLUMNS.filter((column) => isLive || column.id !== "age");
     this.sorted = isLive ? "age" : "run";
-    this.search = el("input", { id: "search", type: "search", placeholder: "part of a name or of a verdict", spellcheck: "false" });
+    this.search = el("input", { id: "search", type: "search", placeholder: "name or verdict", spellcheck: "false" });
     this.search.addEventListener("input", () => this.list());
     this.count = el("span", { class: "quiet", role: "status" });
     this.note = el("p", { class: "reason", role: "alert" });

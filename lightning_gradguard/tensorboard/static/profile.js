@@ -93,7 +93,7 @@ export function drawProfileStep(context, rect, view, palette, column) {
 }
 
 /** What the profile shows, in words above it. */
-export function drawHeading(context, rect, view, palette, column, isPinned) {
+export function drawHeading(context, rect, view, palette, column, isPinned, height) {
   context.textAlign = "left";
   context.textBaseline = "top";
   context.font = BOLD;
@@ -101,8 +101,10 @@ export function drawHeading(context, rect, view, palette, column, isPinned) {
   const step = formatStep(view.frame.steps[column]);
   context.fillText(`Depth profile at step ${step}${isPinned ? " (pinned)" : ""}`, rect.x, rect.y);
   const age = view.frame.steps[column] - view.frame.steps[view.held.source[column]];
+  const stride = strideOf(height, view);
+  const what = stride > 1 ? `this step, median of ${stride} rows each` : "this step, input on top";
   const entries = [
-    { text: age ? `measured ${formatStep(age)} steps before` : "this step, input on top", colour: palette.line, dash: [] },
+    { text: age ? `measured ${formatStep(age)} steps before` : what, colour: palette.line, dash: [] },
     { text: "10–90 % of the run", colour: palette.band, dash: null },
   ];
   if (view.compare) {
@@ -170,8 +172,9 @@ function drawLine(context, rect, view, toX, get, colour, dash, palette) {
   context.beginPath();
   let down = false;
   const odd = [];
-  for (let row = from; row < to; row++) {
-    const value = get(row);
+  const stride = strideOf(rect.height, view);
+  for (let row = from; row < to; row += stride) {
+    const value = stride > 1 ? typical(get, row, Math.min(row + stride, to)) : get(row);
     const y = rowToY(rect, view.span, row);
     if (!(value > 0) || value === Infinity) {
       odd.push({ value, y });
@@ -188,6 +191,20 @@ function drawLine(context, rect, view, toX, get, colour, dash, palette) {
   context.setLineDash([]);
   context.lineWidth = 1;
   if (palette) drawOdd(context, rect, odd, colour, palette, room);
+}
+
+/** How many rows one point of the profile stands for. */
+function strideOf(height, view) {
+  const room = height / (view.span[1] - view.span[0]);
+  return room < 1 ? Math.ceil(2 / room) : 1;
+}
+
+/** Of more rows than pixels what stands at one height: NaN where any is, else the median of those that are above zero. */
+function typical(get, from, to) {
+  const values = Array.from({ length: to - from }, (_, i) => get(from + i));
+  const bad = values.find((value) => Number.isNaN(value) || value === Infinity);
+  const usual = values.filter((value) => value > 0).sort((a, b) => a - b);
+  return bad ?? usual[usual.length >> 1] ?? values[0];
 }
 
 /** A dot for each row; at the right edge a cross for NaN or infinity, at the left a grey square for zero, else a word. */

@@ -19,7 +19,7 @@ const PREFERRED = ["ratio", "norm"];
  * @param {import("./types.js").Frame} frame
  */
 export function settle(state, { measured, clipRatio }) {
-  const stat = measured.includes(state.stat) ? state.stat : PREFERRED.find((name) => measured.includes(name)) || measured[0];
+  const stat = measured.includes(state.stat) ? state.stat : PREFERRED.find((name) => measured.includes(name)) || measured[0] || "norm";
   const anchors = anchorsOf(stat, state.compare, clipRatio);
   const usual = anchors.includes("clip") ? "clip" : anchors[0];
   const anchor = anchors.includes(state.anchor) ? state.anchor : usual;

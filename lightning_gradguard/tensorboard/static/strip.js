@@ -101,9 +101,10 @@ function compared(label, steps, get) {
  * @returns {{isDrawn: function(number): boolean, place: function(number): number, ticks: {value: number, text: string}[]}}
  */
 function axisOf(curves, domain, { isLog, least }) {
-  const isDrawn = isLog ? (value) => value > 0 && value < Infinity : Number.isFinite;
+  const isDrawn = isLog ? (value) => value >= 0 && value < Infinity : Number.isFinite; // a zero runs along the bottom
+  const counts = isLog ? (value) => value > 0 && value < Infinity : Number.isFinite;
   const unit = isLog ? Math.log10 : (value) => value;
-  const found = curves.map((curve) => shownValues(curve, domain, isDrawn)).filter((sorted) => sorted.length);
+  const found = curves.map((curve) => shownValues(curve, domain, counts)).filter((sorted) => sorted.length);
   let low = found.length ? Math.min(...found.map((sorted) => unit(quantileOf(sorted, 0.002)))) : isLog ? -1 : 0;
   let high = found.length ? Math.max(...found.map((sorted) => unit(sorted[sorted.length - 1]))) : 1;
   const spare = Math.max(0, least - (high - low)) / 2 + 0.06 * (high - low);
