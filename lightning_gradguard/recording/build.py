@@ -239,19 +239,14 @@ def build_record(
     if damage is None and not isinstance(judgement, Over):
         norms, total = _exact(measurement, norms, total)
     of_totals = totals.fields(total, damage, view)
+    clipped = bool(totals.clipped) and not view.dry_run
     return StepRecord(
         step=step,
         optimizer=view.optimizer,
         num_optimizers=view.num_optimizers,
         clip_ratio=clips.ratio if clips is not None else None,
         dry_run=view.dry_run,
-        **_judged(
-            measurement.layout,
-            judgement,
-            damage or judgement.damage,
-            scaler,
-            clipped=bool(totals.clipped) and not view.dry_run,
-        ),
+        **_judged(measurement.layout, judgement, damage or judgement.damage, scaler, clipped=clipped),
         **of_totals,
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
         **fold.fields(since, counters, view, of_totals["coefficient"]),
