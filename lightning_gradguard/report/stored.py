@@ -85,7 +85,6 @@ def _record(
     total = math.nan if head["total_norm"] is None else head["total_norm"]
     bad = tuple(n for n, x in zip(flow.layers, norms, strict=True) if x is not None and not math.isfinite(x))
     counts: dict[str, Any] = {key: int(head[key] or 0) for key in ("num_steps", "num_clipped", "num_nonfinite")}
-    clipped = bool(head["num_clipped"]) and not flow.dry_run
     return StepRecord(
         step=step,
         optimizer=optimizer,
@@ -94,7 +93,7 @@ def _record(
         layer_norms=norms,
         total_norm=total,
         cosine=None,
-        verdict="nonfinite" if not math.isfinite(total) else "clipped" if clipped else "ok",
+        verdict="nonfinite" if not math.isfinite(total) else "clipped" if head["num_clipped"] and not flow.dry_run else "ok",
         nonfinite_layers=bad,
         cause=None if math.isfinite(total) else "nan" if math.isnan(total) else "inf",
         **{name: head[name] for name in ("post_clip_norm", "threshold", "coefficient", "loss_scale")},
