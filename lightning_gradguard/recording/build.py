@@ -225,28 +225,26 @@ def build_record(
     """
     clips = None if isinstance(judgement, Dropped) else judgement.decision.clips
     after = None if clips is None or _cannot_tell(judgement, clips, view) else clips.after(measurement)
-    weights = view.per_layer and weights_are_due(counters.steps, since.num_steps)
+    due = view.per_layer and weights_are_due(counters.steps, since.num_steps)
     totals, layers, fold = on_host(
         Totals.of(measurement, clips, after, view),
-        Layers.of(measurement, clips, after, view, weights=weights),
+        Layers.of(measurement, clips, after, view, weights=due),
         Since.of(since, counters, view),
     )
 
-    damage = judgement.damage if isinstance(judgement, Dropped) else None
-    if damage is None and not math.isfinite(totals.total_norm):  # nobody guards: say at least what went through
-        damage = inspect(measurement)
+    damage = _damage(measurement, judgement, totals.total_norm)
     norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
     if damage is None and not isinstance(judgement, Over):
         norms, total = _exact(measurement, norms, total)
     of_totals = totals.fields(total, damage, view)
-    clipped = bool(totals.clipped) and not view.dry_run
+    clipped = judgement.clipped if isinstance(judgement, Over) else bool(totals.clipped)
     return StepRecord(
         step=step,
         optimizer=view.optimizer,
         num_optimizers=view.num_optimizers,
         clip_ratio=clips.ratio if clips is not None else None,
         dry_run=view.dry_run,
-        **_judged(measurement.layout, judgement, damage or judgement.damage, scaler, clipped=clipped),
+        **_judged(measurement.layout, judgement, damage or judgement.damage, scaler, clipped and not view.dry_run),
         **of_totals,
         **layers.fields(measurement, norms, fold.min_layer_coefficients, view),
         **fold.fields(since, counters, view, of_totals["coefficient"]),
@@ -297,16 +295,22 @@ def no_step_record(
     )
 
 
+def _damage(measurement: Measurement, judgement: Judgement, total: float) -> Damage | None:
+    """What is wrong with a step that was dropped, or, where nobody guards, with one that went through."""
+    if isinstance(judgement, Dropped):
+        return judgement.damage
+    return None if math.isfinite(total) else inspect(measurement)
+
+
 def _cannot_tell(judgement: Judgement, clips: Clips, view: View) -> bool:
     """Whether what clipping left is not known any more: gradients are gone that would have to be measured."""
     return isinstance(judgement, Over) and view.clips and clips.single_coefficient is None
 
 
 def _judged(
-    layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, *, clipped: bool
+    layout: Layout, judgement: Judgement, damage: Damage | None, scaler: GradScaler | None, clipped: bool
 ) -> dict[str, Any]:
     """The record's fields about what became of the step, and why."""
-    clipped = judgement.clipped if isinstance(judgement, Over) else clipped
     drops = scaler is not None and (damage is None or damage.loss is None)  # a scaler asks no loss
     return {
         "verdict": verdict_of(judgement, nonfinite=damage is not None, clipped=clipped, scaled=drops),

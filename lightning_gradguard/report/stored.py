@@ -93,7 +93,11 @@ def _record(
         layer_norms=norms,
         total_norm=total,
         cosine=None,
-        verdict="nonfinite" if not math.isfinite(total) else "clipped" if head["num_clipped"] and not flow.dry_run else "ok",
+        verdict="nonfinite"
+        if not math.isfinite(total)
+        else "clipped"
+        if head["num_clipped"] and not flow.dry_run
+        else "ok",
         nonfinite_layers=bad,
         cause=None if math.isfinite(total) else "nan" if math.isnan(total) else "inf",
         **{name: head[name] for name in ("post_clip_norm", "threshold", "coefficient", "loss_scale")},

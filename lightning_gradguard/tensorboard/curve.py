@@ -29,7 +29,7 @@ def curve_of(series: Series, clip: str = "") -> dict[str, Any]:
         >>> from lightning_gradguard.hindsight.series import Piece, join
         >>> answer = curve_of(join([Piece(2, np.array([1.0, 4.0, 2.0], dtype=np.float32))]), "NormClip(3.0)")
         >>> answer["marks"], round(answer["share"], 2)
-        ([1], 0.33)
+        ([1], 0.5)
     """
     shown = outline(series, _PLACES)
     answer: dict[str, Any] = {"steps": series.steps[shown].tolist(), "norms": series.norms[shown].tolist()}

@@ -52,7 +52,18 @@ KEPT = {
     "Where the middle of gradient ÷ weight": ("every_statistic_with_every_meaning_of_the_middle_is_drawn",),
     "Black (white in the dark theme)": ("nan_and_zero_are_no_colour_of_the_ramp",),
     "A run that trains is followed": ("a_run_that_trains_grows_before_the_eyes",),
-    "Everything stays on the device": ("watching_and_clipping_read_nothing_on_the_host",),
+    "What lies on a device stays there": ("watching_and_clipping_read_nothing_on_the_host",),
+    "Every record holds the total norm of": ("every_step_is_in_a_record_dropped_ones_too",),
+    "On a run that was not clipped their thresholds": (
+        "thresholds_equal_those_of_a_live_run_that_is_only_watched_to_the_bit",
+    ),
+    "They answer as they would have in that run": (
+        "thresholds_equal_those_of_a_live_run_that_is_only_watched_to_the_bit",
+    ),
+    "dry_run: whether the policy decides": ("every_bit_is_that_of_an_unwatched_run_and_the_real_thing_differs",),
+    "Looks at no activation function from now on": (
+        "a_mode_that_is_not_on_top_is_left_on_the_stack_and_looks_no_more",
+    ),
     "Shows one record to every rule": ("weight_norms_are_filled_in_from_the_last_record_that_has_them",),
     "All three roles at once": ("records_come_at_the_interval_and_fold_the_steps_between", "with_a_nan_batch"),
     "Shows the gradient norm of every layer": (
@@ -120,6 +131,8 @@ KEPT = {
 
 # Sentences with such a word that promise nothing of ours: what they are instead.
 NO_PROMISE = {
+    "What it can and cannot say": "a headline",
+    "Not for the GAN, where it keeps": "a recorded figure, with its spread",
     "[my training is sick": "links",
     "everything on": "a row of a table that is recorded",
     "some unit in nearly every": "a recorded figure",
