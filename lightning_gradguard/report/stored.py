@@ -93,13 +93,8 @@ def _record(
         layer_norms=norms,
         total_norm=total,
         cosine=None,
-        verdict="nonfinite"
-        if not math.isfinite(total)
-        else "clipped"
-        if head["num_clipped"] and not flow.dry_run
-        else "ok",
         nonfinite_layers=bad,
-        cause=None if math.isfinite(total) else "nan" if math.isnan(total) else "inf",
+        **_judged(total, clipped=bool(head["num_clipped"]) and not flow.dry_run),
         **{name: head[name] for name in ("post_clip_norm", "threshold", "coefficient", "loss_scale")},
         **counts,
         max_layer_norms=norms,
@@ -116,6 +111,13 @@ def _record(
         clip_ratio=flow.clip_ratio,
         dry_run=flow.dry_run,
     )
+
+
+def _judged(total: float, *, clipped: bool) -> dict[str, Any]:
+    """Returns the verdict on a step and its cause, as far as its total norm tells."""
+    if math.isfinite(total):
+        return {"verdict": "clipped" if clipped else "ok", "cause": None}
+    return {"verdict": "nonfinite", "cause": "nan" if math.isnan(total) else "inf"}
 
 
 def _known(value: float) -> float | None:
