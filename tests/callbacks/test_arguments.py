@@ -24,6 +24,7 @@ NET = torch.nn.Linear(4, 2)
 LAYOUT = Layout.from_optimizer(NET, torch.optim.SGD(NET.parameters(), lr=0.1))
 # What an object of each class takes at least; those that only functions of ours make are left to their own tests.
 MINIMAL = {
+    "WhatIf": ("a run", ()),
     "AdaptiveGradientClipping": (NormClip(1.0),),
     "Chain": ([NormClip(1.0)],),
     "Diagnosis": (default_rules(),),
@@ -138,7 +139,7 @@ def test_help_explains_every_argument_where_it_stands(kind):
         (NormClip(2.0), "NormClip(max_norm=2.0)"),
         (
             AdaptiveGradientClipping(NormClip(2.0)),
-            "AdaptiveGradientClipping(policy=NormClip(max_norm=2.0), joint=False)",
+            "AdaptiveGradientClipping(policy=NormClip(max_norm=2.0), joint=False, dry_run=False)",
         ),
         (MemorySink(5), "MemorySink(max_records=5)"),
         (GradGuard(clip=NormClip(2.0)), "GradGuard(clip=NormClip(max_norm=2.0), on_nonfinite='skip', rules=None"),

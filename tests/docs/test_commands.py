@@ -40,7 +40,9 @@ def test_help_tells_and_does_nothing(script, recorded, monkeypatch, capsys, tmp_
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
     with pytest.raises(SystemExit) as ended:
         if script.name == "__main__.py":  # of a folder that is run with -m
-            runpy.run_module(".".join(script.parent.parts), run_name="__main__", alter_sys=True)
+            name = ".".join(script.parent.parts)
+            monkeypatch.delitem(sys.modules, f"{name}.__main__", raising=False)  # another test may have imported it
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(str(ROOT / script), run_name="__main__")
     assert ended.value.code in (0, None)
