@@ -300,7 +300,7 @@ class GradientPipeline:
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
-            self.instruments.before_step(self.layout, step)
+            self._probing.run(self.instruments.before_step, self.layout, step)
         if self._held is not None:
             self._held.note_writes(self.layout)
         return record
@@ -370,7 +370,7 @@ class GradientPipeline:
         self.judge.end_step()
         self._publish_held()
         if self.instruments is not None:
-            self.instruments.after_step(self.layout)
+            self._probing.run(self.instruments.after_step, self.layout)
             if self.instruments.awaits_steps:
                 self._measuring.run(self._record_waiting)
 

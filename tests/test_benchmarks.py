@@ -78,14 +78,14 @@ def test_memory_does_not_grow_over_quiet_steps():
     )
     tracemalloc.start()
     sizes = []
-    for _ in range(2):
+    for _ in range(3):  # the first fills what Python keeps for reuse
         for _ in range(1024):  # a multiple of 32: after that many steps their norms are folded
             pipeline.before_step()
         gc.collect()
         sizes.append((tracemalloc.get_traced_memory()[0], sum(type(o) is torch.Tensor for o in gc.get_objects())))
     tracemalloc.stop()
-    assert sizes[1][0] - sizes[0][0] < 10_000
-    assert sizes[1][1] <= sizes[0][1]
+    assert sizes[2][0] - sizes[1][0] < 10_000
+    assert sizes[2][1] <= sizes[1][1]
 
 
 @pytest.mark.parametrize("page", readme.SECTIONS, ids=lambda path: path.name)

@@ -100,11 +100,6 @@ class Plan:
         self.roles[role] = self.contributor
 
     @property
-    def clips(self) -> bool:
-        """Tells whether a policy may change gradients."""
-        return self.clip is not None and not self.dry_run
-
-    @property
     def acting(self) -> tuple[str, ...]:
         """Returns the roles taken that change a gradient; what only watches is none of them."""
         acts = {"tame": not self.dry_run, "survive": True}
@@ -293,7 +288,7 @@ class Session:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
-        if not self.plan.clips and self.plan.guard is None:
+        if (self.plan.clip is None or self.plan.dry_run) and self.plan.guard is None:
             return self._watching.run(function, *args, **kwargs)
         return function(*args, **kwargs)
 
@@ -407,7 +402,7 @@ class Session:
         pipeline = next((one for one in self.pipelines if optimizer in one.optimizers), None)
         if pipeline is None or not self.run(pipeline.hand_over, optimizer):
             return
-        if self.plan.clips and self._after_us:
+        if self.plan.clip is not None and not self.plan.dry_run and self._after_us:
             rank_zero_warn(
                 f"{self.plan.roles['tame']} clips before {' and '.join(self._after_us)}, and gradients are changed "
                 "once more after it: what the optimizer gets is not what the policy left (post_clip tells it)."

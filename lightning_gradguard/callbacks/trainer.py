@@ -103,7 +103,7 @@ def refuse_what_cannot_work(trainer: pl.Trainer, plan: Plan, optimizers: Sequenc
     Raises:
         MisconfigurationException: says what, why, and what to do instead.
     """
-    if plan.clips and trainer.gradient_clip_val:
+    if plan.clip is not None and not plan.dry_run and trainer.gradient_clip_val:
         who = plan.roles["tame"]
         raise MisconfigurationException(
             f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {who} would both clip: remove "
