@@ -174,7 +174,7 @@ def test_the_sdist_makes_the_same_wheel_and_holds_what_readme_links_to(
 ) -> None:
     wheel, sdist = built
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     (source,) = tmp_path.iterdir()
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "again"), cwd=source)
     (again,) = (tmp_path / "again").glob("*.whl")
