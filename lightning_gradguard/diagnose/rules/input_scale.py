@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.rules.target_scale import that_entered
 from lightning_gradguard.record import ActivationStats, BatchStats, Finding, Severity, StepRecord
 
 
@@ -50,6 +51,11 @@ class InputScale(Rule):
         first = next((a for a in record.activations or () if a.input_rms is not None), None)
         if first is None or first.input_rms is None or "Norm" in first.kind:
             return None
+        if _is_blank(first, record):
+            what = (
+                f"the output of {first.module} is all zero, and it is not trained: nothing of the input gets through."
+            )
+            return self._finding(record, first, what, "critical", constant=True)
         given = _of_batch(first, record)
         if first.input_rms == 0 and "Embedding" not in first.kind:
             return self._finding(record, first, f"the input of {first.module} is all zero.", "critical", constant=True)
@@ -68,6 +74,13 @@ class InputScale(Rule):
             return self._finding(record, first, what, "warning", constant=False)
         return None
 
+    def _normalize(self, record: StepRecord, first: ActivationStats) -> str:
+        """What to normalize: the targets of a series are as large as what they are predicted from."""
+        tensors = record.inputs or ()
+        entered = that_entered(tensors, first.input_rms or 0.0)
+        others = any(b.floating and b.rms > self.rms for b in tensors if b is not entered)
+        return remedies.NORMALIZE_BOTH if entered is not None and others else remedies.NORMALIZE_INPUT
+
     def _finding(
         self, record: StepRecord, first: ActivationStats, what: str, severity: Severity, *, constant: bool
     ) -> Finding:
@@ -81,8 +94,16 @@ class InputScale(Rule):
             causes=("the input is not normalized",)
             if not constant
             else ("the data loader yields nothing that varies",),
-            remedies=(remedies.VARY_INPUT,) if constant else (remedies.NORMALIZE_INPUT,),
+            remedies=(remedies.VARY_INPUT if constant else self._normalize(record, first),),
         )
+
+
+def _is_blank(first: ActivationStats, record: StepRecord) -> bool:
+    """Whether an embedding is all zero and gets no gradient: vectors that were to be loaded and never were."""
+    if "Embedding" not in first.kind or first.rms != 0:
+        return False
+    moves = {name for name, norm in zip(record.layers, record.max_layer_norms, strict=True) if norm}
+    return not any(first.module == name or first.module.startswith(f"{name}.") for name in moves)
 
 
 def _of_batch(first: ActivationStats, record: StepRecord) -> BatchStats | None:

@@ -7,8 +7,9 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.settled import SettledRatios, round_factor
 from lightning_gradguard.record import Finding, StepRecord
 
-_GOOD = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
-_MOST = 100.0  # to be suggested at once: after an explosion the ratio exaggerates
+_USUAL = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
+_AIM = 0.02  # at which a run trains well; a rate three times below the best costs little, one three times above it much
+_MOST = 100.0  # to be suggested at once where the first step was small: after an explosion the ratio exaggerates
 
 
 class LargeUpdates(Rule):
@@ -17,6 +18,9 @@ class LargeUpdates(Rule):
     Speaks of the median over layers of the measured ||change|| / ||weights||, without layers that began at
     zero, as adapters and closing layers of residual branches do. What a single step did to the weights stays done, so
     that the finding stands from then on; while the loss falls it is *info*.
+
+    The factor is what brings the ratio to 0.02. The first step alone is proportional to the rate, so where that was too
+    large it counts; else training became unstable later, and the largest counts, up to a factor of a hundred.
 
     Args:
         share: ratio that is too much, > 0. The literature calls up to 0.1 healthy, and runs that train well were seen
@@ -44,22 +48,23 @@ class LargeUpdates(Rule):
             raise ValueError(f"share and jump must be positive and in order, got {share} and {jump}")
         self.share, self.jump = share, jump
         self._ratios = SettledRatios()
+        self._first: float | None = None
         self._largest = 0.0
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         ratio = self._ratios.median(record)
         if ratio is not None:
+            self._first = ratio if self._first is None else self._first
             self._largest = max(self._largest, ratio)
         if self._largest <= self.share:
             return None
-        ratio = self._largest
-        factor = min(round_factor(ratio / _GOOD), _MOST)
+        ratio, factor = self._largest, self._factor()
         return Finding(
             rule=self.id,
             severity="critical" if self._largest > self.jump else "warning",
             message=(
-                f"a step changed the weights of the median layer by {ratio:.3g} times their norm; up to {_GOOD:g} is "
+                f"a step changed the weights of the median layer by {ratio:.3g} times their norm; up to {_USUAL:g} is "
                 f"usual. The learning rate is about {factor:g} times too high."
             ),
             step=record.step,
@@ -72,3 +77,9 @@ class LargeUpdates(Rule):
                 remedies.clip(clips=record.coefficient is not None),
             ),
         )
+
+    def _factor(self) -> float:
+        """How many times too high the rate is."""
+        if self._first is not None and self._first > self.share:
+            return round_factor(self._first / _AIM)
+        return min(round_factor(self._largest / _AIM), _MOST)
