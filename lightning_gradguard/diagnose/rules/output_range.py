@@ -1,4 +1,4 @@
-"""A last activation that cannot reach the targets."""
+"""A last activation that does not reach the targets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ _SAME = 0.01  # by which two root mean squares may differ and be of the same ten
 class OutputRange(Rule):
     """The targets of a squared error lie outside of what the last activation can put out.
 
-    A sigmoid before standardized pixels, a ReLU before targets of either sign: such a net cannot learn them, and is
-    driven into the flat end of the activation. Known from the targets of ``mse_loss``, which is given what the
-    last activation put out.
+    A sigmoid before standardized pixels, a ReLU before targets of either sign: such a net is driven into the flat end
+    of the activation. Known from the targets of ``mse_loss``, where it is given what the last activation put out.
 
     Args:
         beyond: how far outside a target must lie, as a share of the largest, in (0, 1): noise may cross an edge.
@@ -33,7 +32,7 @@ class OutputRange(Rule):
         >>> OutputRange().observe(quiet_record(0, activations=(last,), losses=(good,))) is None
         True
         >>> OutputRange().observe(quiet_record(0, activations=(last,), losses=(bad,))).message
-        'the targets go from -0.8 to 1, and net.3 (Sigmoid), the last activation, cannot leave 0 to 1.'
+        'the targets go from -0.8 to 1, and net.3 (Sigmoid), the last activation, stays within 0 to 1.'
     """
 
     id = "output-range"
@@ -58,13 +57,13 @@ class OutputRange(Rule):
             margin = self.beyond * max(abs(low), abs(high))
             if low >= lowest - margin and high <= highest + margin:
                 continue
-            bounds = f"go below {lowest:g}" if highest == math.inf else f"leave {lowest:g} to {highest:g}"
+            bounds = f"above {lowest:g}" if highest == math.inf else f"within {lowest:g} to {highest:g}"
             return Finding(
                 rule=self.id,
                 severity="warning",
                 message=(
                     f"the targets go from {low:.3g} to {high:.3g}, and {last.module} ({last.kind}), the last "
-                    f"activation, cannot {bounds}."
+                    f"activation, stays {bounds}."
                 ),
                 step=record.step,
                 layers=(last.module,),
