@@ -308,7 +308,10 @@ WELL = {
         OutputRange(),
         steady(**acts(LINEAR, HEAD, ("tanh()", "Tanh", {"rms": 0.9})), losses=(TARGETS_OF_EITHER_SIGN,)),
     ),
-    "an embedding that begins at zero": (InputScale(), steady(**acts(("a", "Embedding", {"rms": 0.0, "input_rms": 5.0}), HEAD))),
+    "an embedding that begins at zero": (
+        InputScale(),
+        steady(**acts(("a", "Embedding", {"rms": 0.0, "input_rms": 5.0}), HEAD)),
+    ),
     "an embedding that grows into its place": (
         LargeUpdates(),
         steady(
