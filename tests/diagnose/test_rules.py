@@ -147,7 +147,7 @@ SICK = {
         InputScale(),
         steady(
             **acts(("a", "Embedding", {"rms": 0.0, "input_rms": 5.0}), HEAD),
-            max_layer_norms=(None, 0.1, 0.1, 0.1, 0.1, 0.1),
+            trainable=(False, *(True,) * 5),
         ),
     ),
     "a series that is predicted raw": (

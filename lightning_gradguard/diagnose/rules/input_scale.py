@@ -99,11 +99,11 @@ class InputScale(Rule):
 
 
 def _is_blank(first: ActivationStats, record: StepRecord) -> bool:
-    """Whether an embedding is all zero and gets no gradient: vectors that were to be loaded and never were."""
-    if "Embedding" not in first.kind or first.rms != 0:
+    """Whether an embedding is all zero and is not trained: vectors that were to be loaded and were not."""
+    if "Embedding" not in first.kind or first.rms != 0 or record.trainable is None:
         return False
-    moves = {name for name, norm in zip(record.layers, record.max_layer_norms, strict=True) if norm}
-    return not any(first.module == name or first.module.startswith(f"{name}.") for name in moves)
+    trained = {name for name, trains in zip(record.layers, record.trainable, strict=True) if trains}
+    return first.module not in trained
 
 
 def _of_batch(first: ActivationStats, record: StepRecord) -> BatchStats | None:

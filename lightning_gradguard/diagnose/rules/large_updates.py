@@ -9,7 +9,8 @@ from lightning_gradguard.record import Finding, StepRecord
 
 _USUAL = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
 _AIM = 0.02  # at which a run trains well; a rate three times below the best costs little, one three times above it much
-_MOST = 100.0  # to be suggested at once where the first step was small: after an explosion the ratio exaggerates
+_AIM_LATER = 0.005  # where the first step was small: what grew since, momentum and the gradient, is not in it
+_MOST = 300.0  # to be suggested at once: a first step far out of a narrow valley exaggerates, as an explosion does
 
 
 class LargeUpdates(Rule):
@@ -19,8 +20,9 @@ class LargeUpdates(Rule):
     zero, as adapters and closing layers of residual branches do. What a single step did to the weights stays done, so
     that the finding stands from then on; while the loss falls it is *info*.
 
-    The factor is what brings the ratio to 0.02. The first step alone is proportional to the rate, so where that was too
-    large it counts; else training became unstable later, and the largest counts, up to a factor of a hundred.
+    The factor is what brings the ratio of the first step to 0.02, since that one is proportional to the rate. Where the
+    first step was not too large, training became unstable as momentum and gradient grew, and the factor is what brings
+    the largest ratio to 0.005.
 
     Args:
         share: ratio that is too much, > 0. The literature calls up to 0.1 healthy, and runs that train well were seen
@@ -36,7 +38,7 @@ class LargeUpdates(Rule):
         >>> rule.observe(quiet_record(0, update_ratios=(0.01,) * 6)) is None
         True
         >>> rule.observe(quiet_record(1, update_ratios=(3.0,) * 6)).remedies[0]
-        'lower the learning rate by about 100×'
+        'lower the learning rate by about 300×'
     """
 
     id = "updates-too-large"
@@ -80,6 +82,6 @@ class LargeUpdates(Rule):
 
     def _factor(self) -> float:
         """How many times too high the rate is."""
-        if self._first is not None and self._first > self.share:
-            return round_factor(self._first / _AIM)
-        return min(round_factor(self._largest / _AIM), _MOST)
+        first = self._first or 0.0
+        factor = first / _AIM if first > self.share else self._largest / _AIM_LATER
+        return min(round_factor(factor), _MOST)
