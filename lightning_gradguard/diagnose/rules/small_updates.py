@@ -63,16 +63,7 @@ class SmallUpdates(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._trend.add(record)
-        ratios = [r for r in record.update_ratios or () if r is not None and math.isfinite(r)]
-        if ratios:
-            now = max(ratios)
-            self._median = max(self._median, statistics.median(ratios))
-            # A linear warm-up is at `share` after share / now times the steps so far.
-            soon = now * _LONG > self.share or record.step < _MIN_STEPS
-            self._rising = self._last is not None and now > 1.5 * self._last and soon
-            self._last = now
-            self._recent = [*self._recent[-5:], now]
-            self._ever = max(self._ever, now)
+        self._take_in(record)
         fell = self._trend.fell
         largest = max(self._recent, default=0.0)
         small = 0 < largest < self.share and self._ever < _ONCE * self.share
@@ -102,6 +93,18 @@ class SmallUpdates(Rule):
             causes=causes,
             remedies=(tries,),
         )
+
+    def _take_in(self, record: StepRecord) -> None:
+        ratios = [r for r in record.update_ratios or () if r is not None and math.isfinite(r)]
+        if ratios:
+            now = max(ratios)
+            self._median = max(self._median, statistics.median(ratios))
+            # A linear warm-up is at `share` after share / now times the steps so far.
+            soon = now * _LONG > self.share or record.step < _MIN_STEPS
+            self._rising = self._last is not None and now > 1.5 * self._last and soon
+            self._last = now
+            self._recent = [*self._recent[-5:], now]
+            self._ever = max(self._ever, now)
 
 
 def _largest_gradient(record: StepRecord) -> float:
