@@ -118,7 +118,7 @@ def train(
     trainer = L.Trainer(
         callbacks=[
             *([AdaptiveGradientClipping(policies)] if policies else []),
-            GradientNormMonitor(rules=[], sinks=[memory], keep_records=False, verbose=False),
+            GradientNormMonitor(sinks=[memory], keep_records=False, verbose=False),
             _StopWhenNotFinite(),
         ],
         max_epochs=epochs, accelerator="cpu", log_every_n_steps=50, check_val_every_n_epoch=epochs,
