@@ -90,7 +90,7 @@ and the others do not: it cuts those and leaves the rest alone. The ceiling is t
         return found
     spikes = np.flatnonzero((norms > _SPIKE * levels) & (norms > _HARMFUL * usual))
     if len(spikes):
-        return _spikes(norms, steps, levels, spikes, broken=broken)
+        return _spikes(norms, steps, levels, spikes, broken=broken, lost=lost)
     return _none(norms, levels, lost)
 
 
@@ -136,6 +136,7 @@ def _spikes(
     spikes: NDArray[np.int64],
     *,
     broken: bool,
+    lost: int,
 ) -> Advice:
     first = int(spikes[0])
     ordinary = norms[:first] if broken else np.delete(norms, spikes)
@@ -147,7 +148,8 @@ def _spikes(
         else ", and the others do not: it cuts those and leaves the rest alone"
     )
     policy = f"ZClip(max_norm={_round(float(ordinary.max()))})"
-    return Advice("spikes", policy, f"{what} ({times}){then}. The ceiling is the largest ordinary norm of this run.")
+    reason = f"{what} ({times}){then}. The ceiling is the largest ordinary norm of this run."
+    return Advice("spikes", policy, reason + _of_the_guard(lost))
 
 
 def _uneven(share: float) -> Advice:
@@ -164,9 +166,14 @@ def _none(norms: NDArray[np.float64], levels: NDArray[np.float64], lost: int) ->
     reason = (
         f"no step stands out from those before it and above where the run began (at most {worst:.2g} times the level)."
     )
-    if lost:
-        reason += f" {lost:,} steps are not finite: that is the guard's business, on_nonfinite='skip', and no clip's."
-    return Advice("none", None, reason)
+    return Advice("none", None, reason + _of_the_guard(lost))
+
+
+def _of_the_guard(lost: int) -> str:
+    if not lost:
+        return ""
+    steps = "1 step is" if lost == 1 else f"{lost:,} steps are"
+    return f" {steps} not finite: that is the guard's business, on_nonfinite='skip', and no clip's."
 
 
 def _imbalance(records: Sequence[StepRecord]) -> Advice | None:
