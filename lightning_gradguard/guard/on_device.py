@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gradguard.guard.buffers import Buffers
 from lightning_gradguard.guard.damage import Damage
-from lightning_gradguard.guard.signals import Signals
+from lightning_gradguard.guard.verdict import Signals
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.sharding import is_distributed
 

@@ -6,16 +6,19 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.needs import NOTHING, Found, HasNeeds, Needs
 from lightning_gradguard.measurement.norms import Norms
 from lightning_gradguard.measurement.tensors import accumulator
 from lightning_gradguard.measurement.tensors import dense_values as dense_values
 from lightning_gradguard.measurement.unit_norms import UnitNorms
+
+if TYPE_CHECKING:  # a layout makes measurements
+    from lightning_gradguard.measurement.layout import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,8 @@ class Measurement:
             float32, or float64 if one of the gradients is. Accumulated in at least float32 whatever the
             gradient's dtype. A NaN or infinite element shows as NaN or infinity here.
         total: l2 norm over all of them, shape ``[]``.
+        present: for each parameter whether it has a gradient. Under FSDP1 slices do not tell, so there every parameter
+            that is trained counts as having one.
         needs: of the policies that get this, beyond norms.
         found: the norms of units that were found in the same pass, of all who need some.
         scale: what the gradients are still to be multiplied by, ``[]`` or ``[num_params]``: all numbers are those
@@ -40,20 +45,13 @@ class Measurement:
     grads: tuple[Tensor | None, ...]
     norms: Tensor
     total: Tensor
+    present: tuple[bool, ...]
     needs: Needs = NOTHING
     found: Found = field(default_factory=dict)
     scale: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Measurement({self.layout!r}, total={self.total!r})"
-
-    @functools.cached_property
-    def present(self) -> tuple[bool, ...]:
-        """For each parameter whether it has a gradient; known on the host.
-
-        Under FSDP1 slices do not tell, so there every parameter that is trained counts as having one.
-        """
-        return self.layout.sharding.present(self.layout.params, self.grads)
 
     def part(self, layout: Layout, indices: Sequence[int], needs: Needs = NOTHING) -> Measurement:
         """Returns what a part of the parameters measures, for a policy of its own.
@@ -65,7 +63,8 @@ class Measurement:
         """
         norms = self.norms[self.layout.index(indices, self.norms.device)]
         grads = tuple([self.grads[i] for i in indices])
-        return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), needs, self.found)
+        present = tuple([self.present[i] for i in indices])
+        return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), present, needs, self.found)
 
     def by_unit(self, policy: HasNeeds) -> list[UnitNorms]:
         """Returns the norms of the units that a policy needs, of gradients and of weights.
@@ -95,9 +94,7 @@ class Measurement:
 
     def without_gradients(self) -> Measurement:
         """Returns the same numbers, without the gradients, whose memory is let go."""
-        kept = replace(self, grads=(None,) * len(self.grads), found={})
-        kept.__dict__["present"] = self.present
-        return kept
+        return replace(self, grads=(None,) * len(self.grads), found={})
 
     def scaled(self, coefficient: Tensor) -> Measurement:
         """Multiplies what was measured by ``coefficient`` (``[]`` or ``[num_params]``, >= 0), without a new pass."""
@@ -130,9 +127,7 @@ def measure(layout: Layout, needs: Needs = NOTHING) -> Measurement:
         >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
         5.0
     """
-    grads = tuple(layout.sharding.gradients(layout.params))
-    norms, found = layout.sharding.measure(grads, layout.norms_of_gradients, needs)
-    return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), needs, found)
+    return layout.measure(needs)
 
 
 def whole_norms(layout: Layout, tensors: Sequence[Tensor | None], norms_of: Norms | None = None) -> Tensor:

@@ -24,10 +24,10 @@ def test_a_layer_is_the_root_of_its_squares_even_where_squares_vanish_in_float32
 
 def add(since, norms, coefficient=1.0, *, scaled=True):
     """One step: its norms, and by how much it is scaled, or whether it is clamped."""
-    measurement = Measurement(since.layout, (None,) * len(norms), norms, norms.norm())
+    measurement = Measurement(since.layout, (None,) * len(norms), norms, norms.norm(), (False,) * len(norms))
     one = torch.tensor(coefficient)
     clip = Clip(torch.tensor(1.0), coefficient=one) if scaled else Clip(torch.tensor(1.0), bound=1.0)
-    since.add(measurement, torch.stack([norms.norm(), one]), Clips(((measurement, clip),), (None,)))
+    since.add(measurement, torch.stack([norms.norm(), one]), Clips.of(norms.norm(), [(measurement, clip)]))
 
 
 @pytest.mark.parametrize("num_steps", [1, 31, 32, 33, 100])
