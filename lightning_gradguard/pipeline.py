@@ -291,7 +291,8 @@ class GradientPipeline:
         self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last_step = step
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        self.since_last.num_nonfinite += judgement.damage is not None
+        if judgement.damage is not None:
+            self.since_last.num_nonfinite += 1
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped and not self.view.dry_run:

@@ -10,7 +10,7 @@ the two runs a policy need not know. ``/``, ``if`` and the functions of :mod:`ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -29,6 +29,9 @@ Number: TypeAlias = Any
 LARGEST = torch.finfo(torch.float32).max
 _SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
 _on_host = True
+
+
+_TENSORS = ("threshold", "coefficient", "bound", "beyond", "changes")  # of an answer, that somebody may write to
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,7 @@ class Clip:
     by_unit: Sequence[tuple[UnitNorms, Tensor]] | None = None
     changes: Tensor | None = None
     then: Clip | None = None
-    _versions: Mapping[str, int] = field(init=False, repr=False)
+    _versions: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_versions", self._count_writes())
@@ -72,19 +75,19 @@ class Clip:
         Raises:
             RuntimeError: if one of its tensors was written to since, as by a policy that answers with its state.
         """
-        if (now := self._count_writes()) == self._versions:
+        now = self._count_writes()
+        if now == self._versions:
             return
-        written = next(name for name, version in self._versions.items() if now[name] != version)
+        written = next(name for name, old, new in zip(_TENSORS, self._versions, now, strict=True) if old != new)
         raise RuntimeError(
             f"{type(policy).__name__}.decide wrote to the {written} of its answer after making it, so that it is no "
             "longer what gradients were compared with: write the state in place before, or answer with a clone"
         )
 
-    def _count_writes(self) -> dict[str, int]:
+    def _count_writes(self) -> list[int]:
         # torch counts the writes to a tensor and to all views of it; the host reads no value
-        single = (self.threshold, self.coefficient, self.bound, self.beyond, self.changes)
-        names = ("threshold", "coefficient", "bound", "beyond", "changes")
-        return {name: value._version for name, value in zip(names, single, strict=True) if isinstance(value, Tensor)}
+        tensors = (self.threshold, self.coefficient, self.bound, self.beyond, self.changes)
+        return [value._version if isinstance(value, Tensor) else 0 for value in tensors]
 
 
 @contextmanager

@@ -118,6 +118,7 @@ class Plan:
         num_results: how many results there are, with the zero.
         only_units: whether norms of tensors that have units are left out, and :attr:`order` means nothing.
         at_home: whether all results are of the device and dtype of the zero.
+        in_order: whether one call gives the norms of all tensors, in the order of the list, and nothing else is wanted.
     """
 
     present: list[bool]
@@ -130,6 +131,7 @@ class Plan:
     num_results: int
     only_units: bool
     at_home: bool
+    in_order: bool
 
     def norms(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, list[FoundUnits]]:
         """Returns the norm of each tensor, and for each who wants units the norms of these."""
@@ -143,6 +145,8 @@ class Plan:
             norms, own = group.measure_list(tensors)
             pieces += norms
             units += own
+        if self.in_order:
+            return pieces[0], []
         # One vector and one lookup for each result: many small copies would cost more than the norms themselves.
         everything = self._together([*pieces, self.zero, *units])
         if everything.numel() != self.num_results:
@@ -198,7 +202,7 @@ def make_plan(
         else:
             stacks.append(_stack_group(indices, shape, own, accumulator(dtype)))
     lists = [
-        _list_group({i: there[i] for i in indices}, kinds, accumulator(dtype), only_units)
+        _list_group({i: there[i] for i in sorted(indices)}, kinds, accumulator(dtype), only_units)
         for (_, dtype), indices in others.items()
     ]
     return _in_order(there, present, odd, stacks, lists, wanted, only_units)
@@ -256,6 +260,9 @@ def _in_order(
     starts, num_results = _starts_of_units(there, [*stacks, *lists], len(found) + 1)
     home = next((tensor.device for tensor in there.values()), torch.device("cpu"))
     wide = torch.float64 in [accumulator(tensor.dtype) for tensor in there.values()]
+    at_home = {(tensor.device, accumulator(tensor.dtype) == torch.float64) for tensor in there.values()} == {
+        (home, wide)
+    }
     units = []
     for each in wanted:
         order = _order_of(there, each)
@@ -277,8 +284,12 @@ def _in_order(
         units=tuple(units),
         num_results=num_results,
         only_units=only_units,
-        at_home={(tensor.device, accumulator(tensor.dtype) == torch.float64) for tensor in there.values()}
-        == {(home, wide)},
+        at_home=at_home,
+        in_order=at_home
+        and not wanted
+        and not odd
+        and len(stacks) + len(lists) == 1
+        and found == [*range(len(present))],
     )
 
 
