@@ -432,5 +432,4 @@ class Judge:
 def _nothing(layout: Layout) -> Measurement:
     """What is known of the gradients of a step that never came so far."""
     norms = torch.full((len(layout.params),), math.nan)
-    num_params = len(layout.params)
-    return Measurement(layout, (None,) * num_params, norms, norms.new_tensor(math.nan), (False,) * num_params)
+    return Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))

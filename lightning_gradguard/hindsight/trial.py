@@ -95,7 +95,7 @@ def _layout_of_one() -> Layout:
 def _measurement(layout: Layout, total: Tensor) -> Measurement:
     """A step of which nothing but the total norm is known: whoever goes by anything else answers NaN."""
     unknown = torch.full((1,), torch.nan)
-    measurement = Measurement(layout, (None,), unknown, total, (False,))
+    measurement = Measurement(layout, (None,), unknown, total)
     measurement.__dict__.update(max_abs=unknown, weight_norms=unknown)
     return measurement
 

@@ -179,7 +179,9 @@ class Layout:
         grads = tuple(self.sharding.gradients(self.params))
         present = self.sharding.present(self.params, grads)
         norms, found = self.sharding.measure(grads, self.norms_of_gradients, needs)
-        return Measurement(self, grads, norms, torch.linalg.vector_norm(norms), present, needs, found)
+        measurement = Measurement(self, grads, norms, torch.linalg.vector_norm(norms), needs, found)
+        measurement.__dict__["present"] = present  # it is asked for at each step, and would ask back
+        return measurement
 
     def values(self) -> Sequence[Tensor]:
         """Returns the value of each parameter now, or this process's piece of it, to be read without autograd."""

@@ -33,8 +33,6 @@ class Measurement:
             float32, or float64 if one of the gradients is. Accumulated in at least float32 whatever the
             gradient's dtype. A NaN or infinite element shows as NaN or infinity here.
         total: l2 norm over all of them, shape ``[]``.
-        present: for each parameter whether it has a gradient. Under FSDP1 slices do not tell, so there every parameter
-            that is trained counts as having one.
         needs: of the policies that get this, beyond norms.
         found: the norms of units that were found in the same pass, of all who need some.
         scale: what the gradients are still to be multiplied by, ``[]`` or ``[num_params]``: all numbers are those
@@ -45,13 +43,25 @@ class Measurement:
     grads: tuple[Tensor | None, ...]
     norms: Tensor
     total: Tensor
-    present: tuple[bool, ...]
     needs: Needs = NOTHING
     found: Found = field(default_factory=dict)
     scale: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Measurement({self.layout!r}, total={self.total!r})"
+
+    @functools.cached_property
+    def present(self) -> tuple[bool, ...]:
+        """For each parameter whether it has a gradient; known on the host.
+
+        Under FSDP1 slices do not tell, so there every parameter that is trained counts as having one.
+        """
+        return self.layout.sharding.present(self.layout.params, self.grads)
+
+    def with_present(self, present: tuple[bool, ...]) -> Measurement:
+        """Returns itself, and knows from now on which gradients are there without a look at them."""
+        self.__dict__["present"] = present
+        return self
 
     def part(self, layout: Layout, indices: Sequence[int], needs: Needs = NOTHING) -> Measurement:
         """Returns what a part of the parameters measures, for a policy of its own.
@@ -63,8 +73,7 @@ class Measurement:
         """
         norms = self.norms[self.layout.index(indices, self.norms.device)]
         grads = tuple([self.grads[i] for i in indices])
-        present = tuple([self.present[i] for i in indices])
-        return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), present, needs, self.found)
+        return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), needs, self.found)
 
     def by_unit(self, policy: HasNeeds) -> list[UnitNorms]:
         """Returns the norms of the units that a policy needs, of gradients and of weights.
@@ -94,7 +103,7 @@ class Measurement:
 
     def without_gradients(self) -> Measurement:
         """Returns the same numbers, without the gradients, whose memory is let go."""
-        return replace(self, grads=(None,) * len(self.grads), found={})
+        return replace(self, grads=(None,) * len(self.grads), found={}).with_present(self.present)
 
     def scaled(self, coefficient: Tensor) -> Measurement:
         """Multiplies what was measured by ``coefficient`` (``[]`` or ``[num_params]``, >= 0), without a new pass."""

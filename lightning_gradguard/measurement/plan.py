@@ -260,19 +260,12 @@ def _in_order(
     starts, num_results = _starts_of_units(there, [*stacks, *lists], len(found) + 1)
     home = next((tensor.device for tensor in there.values()), torch.device("cpu"))
     wide = torch.float64 in [accumulator(tensor.dtype) for tensor in there.values()]
-    at_home = {(tensor.device, accumulator(tensor.dtype) == torch.float64) for tensor in there.values()} == {
-        (home, wide)
-    }
+    zero = torch.zeros(1, dtype=torch.float64 if wide else torch.float32, device=home)
+    at_home = all((each.device, accumulator(each.dtype)) == (zero.device, zero.dtype) for each in there.values())
     units = []
     for each in wanted:
         order = _order_of(there, each)
-        numbers = {number: index for number, index, _ in each.places()}
-        places = [
-            starts.get((numbers[i], block.units), place.get(numbers[i], 0)) + unit
-            for block in order.blocks
-            for i in block.indices
-            for unit in range(block.num_each)
-        ]
+        places = _places_of(order, each, starts, place)
         units.append((order, torch.tensor(places, dtype=torch.int64, device=home)))
     return Plan(
         present=present,
@@ -280,17 +273,26 @@ def _in_order(
         stacks=tuple(stacks),
         lists=tuple(lists),
         order=torch.tensor([place.get(i, len(found)) for i in range(len(present))], dtype=torch.int64, device=home),
-        zero=torch.zeros(1, dtype=torch.float64 if wide else torch.float32, device=home),
+        zero=zero,
         units=tuple(units),
         num_results=num_results,
         only_units=only_units,
         at_home=at_home,
-        in_order=at_home
-        and not wanted
-        and not odd
-        and len(stacks) + len(lists) == 1
-        and found == [*range(len(present))],
+        in_order=at_home and not (wanted or odd) and len(stacks + lists) == 1 and found == [*range(len(present))],
     )
+
+
+def _places_of(
+    order: UnitOrder, wanted: Wanted, starts: Mapping[tuple[int, Units], int], place: Mapping[int, int]
+) -> list[int]:
+    """Returns where the units that somebody wants lie among the results; a tensor that is one unit is its own norm."""
+    numbers = {number: index for number, index, _ in wanted.places()}
+    return [
+        starts.get((numbers[i], block.units), place.get(numbers[i], 0)) + unit
+        for block in order.blocks
+        for i in block.indices
+        for unit in range(block.num_each)
+    ]
 
 
 def _starts_of_units(

@@ -63,7 +63,7 @@ class LastStep:
             present: which of them were there.
         """
         total, coefficient = self.signals[:2].unbind()
-        measurement = Measurement(layout, (None,) * len(self.norms), self.norms, total, present)
+        measurement = Measurement(layout, (None,) * len(self.norms), self.norms, total).with_present(present)
         clips = Clips(coefficient, ratio=self.ratio)
         if self.coefficient is not None:
             clips = Clips.of(total, [(measurement, Clip(self.threshold, self.coefficient))], ratio=self.ratio)

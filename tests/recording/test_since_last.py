@@ -24,7 +24,7 @@ def test_a_layer_is_the_root_of_its_squares_even_where_squares_vanish_in_float32
 
 def add(since, norms, coefficient=1.0, *, scaled=True):
     """One step: its norms, and by how much it is scaled, or whether it is clamped."""
-    measurement = Measurement(since.layout, (None,) * len(norms), norms, norms.norm(), (False,) * len(norms))
+    measurement = Measurement(since.layout, (None,) * len(norms), norms, norms.norm())
     one = torch.tensor(coefficient)
     clip = Clip(torch.tensor(1.0), coefficient=one) if scaled else Clip(torch.tensor(1.0), bound=1.0)
     since.add(measurement, torch.stack([norms.norm(), one]), Clips.of(norms.norm(), [(measurement, clip)]))
