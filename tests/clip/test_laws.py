@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lightning_gradguard.clip.answer import as_on_a_device
 from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
-from lightning_gradguard.clip.arithmetic import as_on_a_device
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.measurement.layout import Layout
 from tests import reference
