@@ -42,7 +42,6 @@ from lightning_gradguard.diagnose.rules.wrong_sign import WrongSign
 from lightning_gradguard.diagnose.rules.zero_gradient import ZeroGradient
 from lightning_gradguard.diagnose.rules.zero_rate import ZeroRate
 
-
 _IN_ORDER: tuple[type[Rule], ...] = (
     BadBatches,
     NoStep,
