@@ -139,7 +139,14 @@ class FunctionWatch(TorchDispatchMode):
         logits, target = args[0], args[1].float()
         low, high = logits.min(), logits.max()
         self._given = (low >= 0) & (high <= 1) & (high - low > _CONSTANT)  # a constant is no probability
-        self._add("binary-cross-entropy", _entropy_of(target.mean()), value, target, summed=_is_summed(args, 4))
+        self._add(
+            "binary-cross-entropy",
+            _entropy_of(target.mean()),
+            value,
+            target,
+            logits.float(),
+            summed=_is_summed(args, 4),
+        )
 
     def _bce(self, args: Sequence[Any], value: Tensor) -> None:
         self._given = None

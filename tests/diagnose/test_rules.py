@@ -300,6 +300,17 @@ WELL = {
         SaturatedOutput(),
         steady(**acts(LINEAR, HEAD, ("sigmoid()", "Sigmoid", {"saturated": 0.3}))),
     ),
+    "logits that lie between 0 and 1 by chance": (
+        DoubleActivation(),
+        steady(
+            **acts(LINEAR, ("relu()", "ReLU", {"rms": 1.0}), HEAD),
+            losses=(LossStats("binary-cross-entropy", 0.7, probabilities=True, value=0.7, given_rms=0.2),),
+        ),
+    ),
+    "a state that begins at zero": (
+        InputScale(),
+        steady(**acts(("a", "Linear", {"input_rms": 0.0}), HEAD), inputs=(X,)),
+    ),
     "a linear layer before targets of either sign": (
         OutputRange(),
         steady(**acts(LINEAR, HEAD), losses=(TARGETS_OF_EITHER_SIGN,)),

@@ -57,14 +57,17 @@ class InputScale(Rule):
             )
             return self._finding(record, first, what, "critical", constant=True)
         given = _of_batch(first, record)
-        if first.input_rms == 0 and "Embedding" not in first.kind:
+        from_batch = not record.inputs or any(
+            b.rms == 0 for b in record.inputs
+        )  # else it is a state that begins at zero
+        if first.input_rms == 0 and from_batch and "Embedding" not in first.kind:
             return self._finding(record, first, f"the input of {first.module} is all zero.", "critical", constant=True)
         if given is not None and not given.varies:
             what = f"all samples of the batch ({given.name}) are the same."
             return self._finding(record, first, what, "warning", constant=True)
         if "Embedding" in first.kind:
             return None  # tokens have no scale
-        if not self.low <= first.input_rms <= self.rms:
+        if first.input_rms and not self.low <= first.input_rms <= self.rms:
             what = f"the input of {first.module} has a root mean square of {first.input_rms:.3g}; about 1 is usual."
             # Large input throws the first layers about; small input leaves their gradient as small.
             far = first.input_rms > 10 * self.rms or first.input_rms < 0.1 * self.low
