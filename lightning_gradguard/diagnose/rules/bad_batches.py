@@ -99,7 +99,7 @@ class BadBatches(Rule):
         return Finding(
             rule=self.id,
             severity=self._severity(record, lasting),
-            message=f"{self._how_many(lasting)}: {self._where(record)}.{self._when(back)}{_outcome(record)}",
+            message=f"{self._how_many(lasting)}: {self._where(record)}.{self._when(back)}{_outcome(record, self._bad)}",
             step=record.step,
             layers=record.nonfinite_layers,
             evidence={"bad_steps": float(self._bad), "steps": float(self._steps), "first": float(self._first)},
@@ -140,7 +140,7 @@ class BadBatches(Rule):
         if back:
             return f" They come back in each epoch at {_batches(back)}."
         if self._batches and self._bad > 1:
-            return f" It was at {_batches(batch for _, batch in self._batches)}."
+            return f" They were at {_batches(batch for _, batch in self._batches)}."
         return ""
 
     def _causes(self, lasting: bool, back: tuple[int, ...]) -> tuple[str, ...]:
@@ -167,9 +167,10 @@ def _batches(batches: Iterable[int]) -> str:
     return ("batch " if len(few) == 1 else "batches ") + ", ".join(map(str, few[:6])) + more
 
 
-def _outcome(record: StepRecord) -> str:
+def _outcome(record: StepRecord, bad: int) -> str:
+    this = "It" if bad == 1 else "The last"
     return {
-        "skipped": " It was skipped: no weight moved.",
+        "skipped": f" {this} was skipped: no weight moved.",
         "rolled_back": " The weights were rolled back.",
-        "nonfinite": " It was applied to the weights, since nobody guards them.",
+        "nonfinite": f" {this} was applied to the weights, since nobody guards them.",
     }.get(record.verdict, "")
