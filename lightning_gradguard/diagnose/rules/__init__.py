@@ -42,7 +42,8 @@ from lightning_gradguard.diagnose.rules.wrong_sign import WrongSign
 from lightning_gradguard.diagnose.rules.zero_gradient import ZeroGradient
 from lightning_gradguard.diagnose.rules.zero_rate import ZeroRate
 
-_IN_ORDER: tuple[type[Rule], ...] = (
+# Causes before what they lead to.
+RULES: tuple[type[Rule], ...] = (
     BadBatches,
     NoStep,
     NoGradient,
@@ -86,4 +87,4 @@ _IN_ORDER: tuple[type[Rule], ...] = (
 
 def default_rules() -> list[Rule]:
     """A new set of all rules at their defaults, causes before what they lead to."""
-    return [rule() for rule in _IN_ORDER]
+    return [rule() for rule in RULES]
