@@ -127,7 +127,11 @@ class Survival:
     def take_loss(self) -> Tensor | None:
         """The loss since the last optimizer step, where it is to be judged; optimizers in a row share it."""
         self._loss_is_old = True
-        return self._loss if self._shows_loss else None
+        if not self._shows_loss:
+            self.recovery.tells_by_gradients = self.options.drop_nan_loss
+            self.recovery.loss_in_gradients = self._loss
+            return None
+        return self._loss
 
     @property
     def _shows_loss(self) -> bool:
@@ -317,6 +321,8 @@ def _said_of(record: StepRecord) -> str | None:
     """What a bad step was, where it was not the gradients."""
     if record.cause == "spike":
         return record.findings[-1].message
+    if record.cause == "loss" and record.nonfinite_layers:
+        return "the loss is NaN on one process or more, and gradients by it"
     return {
         "buffer": "the forward pass made buffers non-finite",
         "loss": "the loss is NaN although every gradient is finite",
