@@ -14,6 +14,7 @@ from lightning_gradguard.arguments import check_count
 from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, leave_alone, warn_of_waiting
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
+from lightning_gradguard.guard.closure_calls import ClosureCalls
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
@@ -131,6 +132,8 @@ class GradientPipeline:
             check_droppable(self.optimizers)
             recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
             self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
+        # A loop of the user's own; a Trainer's steps are counted for all optimizers at once.
+        self._calls = ClosureCalls(self.optimizers.plain, guarded=guard is not None) if must_own else None
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -247,6 +250,7 @@ class GradientPipeline:
 
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
+            ValueError: where there is a guard, and the optimizer calls its closure a second time within one step.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
         if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
@@ -263,6 +267,8 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
+        if self._calls is not None:
+            self._calls.count()
         if self._held is not None:
             self._publish_held()
         if not self.layout.fits(self.optimizers.plain) or (self._at_first_step and self._is_shared_otherwise()):
@@ -495,6 +501,9 @@ class GradientPipeline:
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
         self.judge.follow(self.optimizers)
+        if self._calls is not None:
+            self._calls.leave()
+            self._calls = ClosureCalls(self.optimizers.plain, guarded=isinstance(self.judge, Judge))
         self._recording.run(self._take_over, since)
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
@@ -522,6 +531,8 @@ class GradientPipeline:
         if waiting := self.waiting_groups:
             warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
         self.judge.end_step()
+        if self._calls is not None:
+            self._calls.leave()
         self.flush()
         self.views.close()
 

@@ -273,7 +273,9 @@ class Judge:
         """Drops a step: leaves it to the scaler if that is its business, else sees to it that nothing comes of it."""
         self.moved = False
         self._history.append((step, float(measurement.total), damage.cause))  # host sync: a bad step
-        if scaler is not None and damage.cause in ("nan", "inf") and self.guard.leaves_to_scaler(scaler.get_scale()):  # host sync: rare
+        if (
+            scaler is not None and damage.cause in ("nan", "inf") and self.guard.leaves_to_scaler(scaler.get_scale())
+        ):  # host sync: rare
             self.recovery.overflow_step()
             return Dropped(measurement, damage, "overflow")
         must_end = self.guard.bad_step()
