@@ -21,6 +21,7 @@ from lightning_gradguard.callbacks.raised import Drop, RaisedSteps
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.callbacks.trainer import outer_module
 from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
+from lightning_gradguard.guard.judge import Judge
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
@@ -141,8 +142,11 @@ class Survival:
 
     def look_at_exceptions(self, trainer: pl.Trainer, drop: Drop) -> None:
         """Has steps that raise because something is not finite dropped from now on."""
-        self.raised = RaisedSteps(trainer, self._module, drop, self._more_to_look_at)
+        self.raised = RaisedSteps(trainer, self._module, drop, self._more_to_look_at, self._was_dropped)
         self._stand_ins += self.raised.stand_ins
+
+    def _was_dropped(self, error: Exception) -> bool:
+        return any(isinstance(p.judge, Judge) and p.judge.ends_dropped_step(error) for p in self.pipelines)
 
     def _more_to_look_at(self) -> Iterator[tuple[str, Tensor]]:
         spoiled = set(self.recovery.buffers.not_finite())

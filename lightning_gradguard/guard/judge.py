@@ -354,6 +354,13 @@ class Judge:
             self._dropped.end()
             self._dropped = None
 
+    def ends_dropped_step(self, error: Exception) -> bool:
+        """Tells whether an optimizer has failed for want of gradients that were dropped; then its step is over."""
+        if self._dropped is None or not self._dropped.has_failed(error):
+            return False
+        self.end_step()
+        return True
+
     def take_spike(self, record: StepRecord) -> Finding | None:
         """Returns the spike of the step at hand as the views show it, once."""
         spike, self.spike = self.spike, None

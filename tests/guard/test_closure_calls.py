@@ -56,7 +56,7 @@ def loop(make_optimizer, steps=2, **options):
 
 @pytest.mark.parametrize("action", ["skip", "rollback", "stop", "raise"])
 def test_a_guard_refuses_the_second_closure_of_a_step_at_once(action):
-    with pytest.raises(ValueError, match="closure was called again.*pass on_nonfinite=None"):
+    with pytest.raises(ValueError, match=r"closure was called again.*pass on_nonfinite=None"):
         loop(Extragradient, steps=1, on_nonfinite=action)
 
 
