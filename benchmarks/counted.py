@@ -29,7 +29,7 @@ from lightning_gradguard import (
     ValueClip,
     ZClip,
 )
-from lightning_gradguard.clip.arithmetic import as_on_a_device
+from lightning_gradguard.clip.answer import as_on_a_device
 from lightning_gradguard.clip.clipper import Policies
 
 _HOST_READS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero")

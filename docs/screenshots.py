@@ -1,11 +1,12 @@
-"""Trains three small models on handwritten digits, and takes the pictures of the README from TensorBoard.
+"""Trains four small models on handwritten digits, and takes the pictures of the README from TensorBoard.
 
     python docs/screenshots.py --out docs   # needs chromium and chromedriver; a minute or two
 
 Without `--out` they go to a new folder under `runs/`, so that nothing recorded is overwritten by trying it.
 
 Nothing is drawn by hand: the transformer is fed a few batches that nobody normalized, and one with a NaN in it; the
-20 sigmoid layers vanish by themselves, and the same layers with residual connections and normalization do not.
+20 sigmoid layers vanish by themselves, and the same layers with residual connections and normalization do not. The last
+one is the transformer again, without clipping: on its norms a policy is tried.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -115,15 +118,23 @@ def train(logdir: Path, name: str, module: Digits, callback: pl.Callback) -> Non
     trainer.fit(module, DataLoader(data, batch_size=32, shuffle=True))
 
 
-def take_pictures(logdir: Path, out: Path) -> None:
-    """Starts TensorBoard and a browser, and saves what they show."""
-    out.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def tab_of(logdir: Path) -> Iterator[Tab]:
+    """The tab in a browser, once TensorBoard knows every run below the folder."""
     board = Board(logdir)
     driver = open_browser(Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp()), size="1500,1100")
     try:
-        for name in ("transformer", "sigmoid", "residual"):
-            board.wait_for(f'"{name}"')
-        tab = Tab(driver, board.address)
+        for run in logdir.iterdir():
+            board.wait_for(f'"{run.name}"')
+        yield Tab(driver, board.address)
+    finally:
+        driver.quit()
+        board.stop()
+
+
+def take_pictures(logdir: Path, out: Path) -> None:
+    """Saves what the tab shows of three runs."""
+    with tab_of(logdir) as tab:
         tab.load("&p.gradguard.run=transformer")
         tab.find("#card-nonfinite").click()
         save(tab, out / "gradient-flow.png")
@@ -134,13 +145,19 @@ def take_pictures(logdir: Path, out: Path) -> None:
         save(tab, out / "gradient-flow-vanishing.png")
         tab.load(state="runs")
         save(tab, out / "gradient-flow-runs.png")
-    finally:
-        driver.quit()
-        board.stop()
+
+
+def take_trial(logdir: Path, out: Path) -> None:
+    """Saves a policy that is tried on a run that was not clipped."""
+    with tab_of(logdir) as tab:
+        tab.load("&p.gradguard.run=unclipped&p.gradguard.clip=ZClip(z=3.0)")
+        tab.wait(lambda: "would have clipped" in tab.find("#clip-answer").text, "answer", timeout=120.0)
+        save(tab, out / "gradient-flow-whatif.png")
 
 
 def save(tab: Tab, path: Path) -> None:
     """Saves what the browser shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     time.sleep(0.5)  # for what TensorBoard animates
     tab.driver.save_screenshot(str(path))
     print(f"wrote {path}")
@@ -155,14 +172,25 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        logdir = Path(folder)
-        torch.manual_seed(0)
-        spoiled = Digits(Transformer(), lr=2e-3, raw=(210, 330, 480, 610), broken=(400,))
-        train(logdir, "transformer", spoiled, GradGuard(clip=ZClip(), log_every_n_steps=2))
-        for name in ("sigmoid", "residual"):
+        runs, tried = Path(folder, "runs"), Path(folder, "tried")
+        bad = {"raw": (210, 330, 480, 610)}
+        trainings: dict[Path, tuple[Callable[[], Digits], pl.Callback]] = {
+            tried / "unclipped": (
+                lambda: Digits(Transformer(), lr=2e-3, **bad),
+                GradientNormMonitor(log_every_n_steps=2),
+            ),
+            runs / "transformer": (
+                lambda: Digits(Transformer(), lr=2e-3, **bad, broken=(400,)),
+                GradGuard(clip=ZClip(), log_every_n_steps=2),
+            ),
+            runs / "sigmoid": (lambda: Digits(Stack(False), lr=1e-3), GradientNormMonitor(log_every_n_steps=2)),
+            runs / "residual": (lambda: Digits(Stack(True), lr=1e-3), GradientNormMonitor(log_every_n_steps=2)),
+        }
+        for path, (make, callback) in trainings.items():
             torch.manual_seed(0)
-            train(logdir, name, Digits(Stack(name == "residual"), lr=1e-3), GradientNormMonitor(log_every_n_steps=2))
-        take_pictures(logdir, out)
+            train(path.parent, path.name, make(), callback)
+        take_pictures(runs, out)
+        take_trial(tried, out)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lightning_gradguard.callbacks import NonFiniteGuard as NonFiniteGuard
     from lightning_gradguard.clip.adagc import AdaGC as AdaGC
     from lightning_gradguard.clip.agc import AGC as AGC
+    from lightning_gradguard.clip.answer import Clip as Clip
     from lightning_gradguard.clip.autoclip import AutoClip as AutoClip
-    from lightning_gradguard.clip.base import Clip as Clip
     from lightning_gradguard.clip.base import ClipPolicy as ClipPolicy
     from lightning_gradguard.clip.chain import Chain as Chain
     from lightning_gradguard.clip.maxclip import MaxClip as MaxClip

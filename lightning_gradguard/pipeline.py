@@ -14,7 +14,6 @@ from lightning_gradguard.arguments import check_count
 from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, leave_alone, warn_of_waiting
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
-from lightning_gradguard.guard.closure_calls import ClosureCalls
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
@@ -22,7 +21,7 @@ from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, Passed
 from lightning_gradguard.harmless.part import Part, is_ours
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
-from lightning_gradguard.measurement.measurement import Measurement, measure
+from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharded import find_sharding
@@ -132,8 +131,6 @@ class GradientPipeline:
             check_droppable(self.optimizers)
             recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
             self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
-        # A loop of the user's own; a Trainer's steps are counted for all optimizers at once.
-        self._calls = ClosureCalls(self.optimizers.plain, guarded=guard is not None) if must_own else None
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -250,7 +247,6 @@ class GradientPipeline:
 
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
-            ValueError: where there is a guard, and the optimizer calls its closure a second time within one step.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
         if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
@@ -267,8 +263,6 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
-        if self._calls is not None:
-            self._calls.count()
         if self._held is not None:
             self._publish_held()
         if not self.layout.fits(self.optimizers.plain) or (self._at_first_step and self._is_shared_otherwise()):
@@ -276,12 +270,12 @@ class GradientPipeline:
         if not self.layout.sharding.has_gradients(self.layout.params):
             return self._record_without_gradients(step)
         live_scaler = scaler if scaler is not None and self.optimizers.unscale_once_(scaler) else None
-        measurement = measure(self.layout, self.clipper.needs if self.clipper else NOTHING)
+        measurement = self.layout.measure(self.clipper.needs if self.clipper else NOTHING)
         self.total_norm = measurement.total
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
-        early = not log and self._is_early(step)
+        early = not log and step in EARLY and self._is_early(step)
         log = log or early
 
         record = self._record_late_steps(wait=log) if self.judge.on_device is not None else None
@@ -297,7 +291,8 @@ class GradientPipeline:
         self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last_step = step
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
-        self.since_last.num_nonfinite += judgement.damage is not None
+        if judgement.damage is not None:
+            self.since_last.num_nonfinite += 1
         if log or judgement.nonfinite or self.judge.spike is not None or judgement.damage is not None:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped and not self.view.dry_run:
@@ -373,8 +368,10 @@ class GradientPipeline:
             self._end_step()
 
     def _end_step(self) -> None:
-        self.judge.end_step()
-        self._publish_held()
+        if self.judge.has_told_optimizer:
+            self.judge.end_step()
+        if self._held is not None:
+            self._publish_held()
         if self.instruments is not None:
             self._probing.run(self.instruments.after_step, self.layout)
             if self.instruments.awaits_steps:
@@ -422,8 +419,8 @@ class GradientPipeline:
         return None if record is None else self._publish(record)
 
     def _is_early(self, step: int) -> bool:
-        """Whether the probes ask for a record between two logged ones; at most one for each step of the x-axis."""
-        return self.instruments is not None and step in EARLY and step not in (self.last_recorded, self._last_early)
+        """Whether the probes ask for a record of an early step; at most one for each step of the x-axis."""
+        return self.instruments is not None and step not in (self.last_recorded, self._last_early)
 
     def _record_without_gradients(self, step: int | None) -> StepRecord | None:
         """Records that no parameter has a gradient, on early steps, as long as none ever had."""
@@ -501,9 +498,6 @@ class GradientPipeline:
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
         self.judge.follow(self.optimizers)
-        if self._calls is not None:
-            self._calls.leave()
-            self._calls = ClosureCalls(self.optimizers.plain, guarded=isinstance(self.judge, Judge))
         self._recording.run(self._take_over, since)
         if self.clipper:
             self.clipper.load_state_dict(state, warn=False)
@@ -531,8 +525,6 @@ class GradientPipeline:
         if waiting := self.waiting_groups:
             warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
         self.judge.end_step()
-        if self._calls is not None:
-            self._calls.leave()
         self.flush()
         self.views.close()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu, growth, machine, readme
+from benchmarks import gpu, growth, machine, readme, small_models
 from benchmarks.overhead import CLIPPING, added
 from benchmarks.rotation import Step
 from lightning_gradguard import GradientPipeline, NormClip
@@ -91,3 +91,9 @@ def test_memory_does_not_grow_over_quiet_steps():
 @pytest.mark.parametrize("page", readme.SECTIONS, ids=lambda path: path.name)
 def test_the_tables_of_the_pages_are_those_of_the_recorded_results(page):
     assert page.read_text() == readme.updated(page)
+
+
+def test_the_script_for_small_models_compares_every_role(monkeypatch):
+    monkeypatch.setattr(small_models, "LAYERS", (2,))
+    page = small_models.table(rounds=1)
+    assert all(f"| 2 | {role} |" in page for role in ("clip_grad_norm_", *small_models.ROLES))

@@ -131,7 +131,7 @@ def check(model: Train, folder: Path) -> dict[str, str]:
         "plain": f"{len(plain.norms)} steps" + ("" if repeatable == "same bits" else ", not repeatable"),
         "watched": failed(watched.error) if watched.error else same_bits(plain, watched),
         "norms": norms(watched),
-        "findings": ", ".join(sorted({finding.rule for finding in findings})) or "none",
+        "findings": ", ".join(sorted({f"{finding.rule} ({finding.severity})" for finding in findings})) or "none",
         "said": " ".join(finding.message for finding in findings),
         "records": where_records_are(passed, watched),
         "pickle": attempt(lambda: pickle.dumps(watched.callback)),

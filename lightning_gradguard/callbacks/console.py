@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_gradguard.guard.guard import NonFiniteGradientError
 from lightning_gradguard.record import Severity
 
 # Below Lightning's own, so that whoever quiets or redirects Lightning does the same to us.
@@ -40,6 +41,8 @@ def how_it_ended(trainer: pl.Trainer, exception: BaseException | None, *, stoppe
         return "interrupted"
     if isinstance(exception, SIGTERMException):
         return "ended by SIGTERM"
+    if isinstance(exception, NonFiniteGradientError):
+        return f"stopped by the guard ({type(exception).__name__})"
     if exception is not None:
         return f"ended by {type(exception).__name__}"
     if stopped:

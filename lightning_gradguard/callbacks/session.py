@@ -49,7 +49,7 @@ from lightning_gradguard.probes.probes import Instruments
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.views import Views
 from lightning_gradguard.report.live import ConsoleSink
-from lightning_gradguard.report.offline import RECORDS_NAME
+from lightning_gradguard.report.names import RECORDS_NAME
 from lightning_gradguard.report.records_file import RecordsFile
 from lightning_gradguard.sinks import MemorySink, Sink
 

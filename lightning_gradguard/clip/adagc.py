@@ -7,7 +7,8 @@ from typing import final
 import torch
 
 from lightning_gradguard.arguments import between, positive, whole
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, norm_coefficient
+from lightning_gradguard.clip.answer import LARGEST, Clip, norm_coefficient
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 

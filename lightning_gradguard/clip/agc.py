@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lightning_gradguard.arguments import patterns, positive
 from lightning_gradguard.clip.agc_units import units_of
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State, norm_coefficient
+from lightning_gradguard.clip.answer import Clip, norm_coefficient
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import Needs

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lightning_gradguard.clip.base import Clip
+from lightning_gradguard.clip.answer import Clip
 from lightning_gradguard.measurement.measurement import Measurement, dense_values, whole_norms
 
 

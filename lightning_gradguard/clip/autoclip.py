@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import By, between, ceiling, quantity, whole
-from lightning_gradguard.clip.arithmetic import Number, clamp, minimum, number
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.clip.answer import LARGEST, Clip, Number, clamp, limited, minimum, number, observed
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 

@@ -9,9 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from lightning_gradguard.clip.answer import LARGEST, Clip, number, where
 from lightning_gradguard.clip.apply import after
-from lightning_gradguard.clip.arithmetic import number, where
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, ask
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import Needs
@@ -88,7 +88,8 @@ class Chain(ClipPolicy):
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             # A copy is what a later policy may write in place while the state can still stay as it was.
             new = {k: value.clone() if isinstance(value, Tensor) and i else value for k, value in own.items()}
-            clips.append(ask(policy, seen, new))
+            clips.append(policy.decide(seen, new))
+            clips[-1].refuse_writes(policy)
             for key, value in new.items():
                 state[prefix + key] = where(finite, value, own[key]) if i else value
         answer = clips[-1]

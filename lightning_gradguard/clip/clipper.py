@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.clip.agc import AGC
+from lightning_gradguard.clip.answer import Clip
 from lightning_gradguard.clip.apply import after, apply_, is_clipped, is_tensor_wise, norms_left
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State, ask, fresh_state
+from lightning_gradguard.clip.base import ClipPolicy, State, fresh_state
 from lightning_gradguard.clip.chain import Chain
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, whole_norms
@@ -67,7 +68,9 @@ class _Part:
         # A policy of one group sees its own parameters alone: its norm is that of the group.
         indices = self.indices
         seen = measurement if indices is None else measurement.part(self.layout, indices, self.needs)
-        return seen, ask(self.policy, seen, self.state)
+        clip = self.policy.decide(seen, self.state)
+        clip.refuse_writes(self.policy)
+        return seen, clip
 
 
 @dataclass(frozen=True)
@@ -75,57 +78,49 @@ class Clips:
     """The answers of an optimizer's policies to one step, each with the part of the measurement that it saw.
 
     Attributes:
+        smallest_coefficient: of the step, of shape ``[]``, on the device. Where gradients are not simply scaled it is 0
+            if the step is clipped and 1 if not.
         answers: what each policy saw and said; empty where nothing clips.
         indices: for each answer its parameters, as indices into the layout; ``None``: all.
         ratio: the gradient-to-weight ratio from which the policy clips, for one that goes by it (AGC).
+        threshold: what the policy compared with; ``None`` where that is not one number for all parameters.
+        single_coefficient: the one that scales the whole gradient, shape ``[]``; ``None`` where there is no such.
     """
 
+    smallest_coefficient: Tensor
     answers: tuple[tuple[Measurement, Clip], ...] = ()
     indices: tuple[list[int] | None, ...] = ()
     ratio: float | None = None
+    threshold: Tensor | None = None
+    single_coefficient: Tensor | None = None
 
-    @property
-    def threshold(self) -> Tensor | None:
-        """Returns what the policy compared with; ``None`` where that is not one number for all parameters."""
-        return self.answers[0][1].threshold if self.indices == (None,) else None
+    @classmethod
+    def of(
+        cls,
+        total: Tensor,
+        answers: Sequence[tuple[Measurement, Clip]],
+        indices: Sequence[list[int] | None] = (None,),
+        ratio: float | None = None,
+    ) -> Clips:
+        """Returns the answers with the numbers that tell of them.
 
-    @property
-    def single_coefficient(self) -> Tensor | None:
-        """Returns the one coefficient that scales the whole gradient, shape ``[]``; ``None`` where there is no such."""
-        # Several policies, or one for some of the parameters, leave no single number.
-        if self.indices != (None,):
-            return None
-        clip = self.answers[0][1]
-        return (
-            clip.coefficient if clip.coefficient is not None and not clip.coefficient.dim() and not clip.then else None
-        )
+        Args:
+            total: norm of the whole gradient.
+            answers: see above.
+            indices: see above.
+            ratio: see above.
+        """
+        threshold = single = None
+        if len(answers) == 1 and indices[0] is None:  # else there is no single number
+            clip = answers[0][1]
+            threshold = clip.threshold
+            single = None if clip.then or clip.coefficient is None or clip.coefficient.dim() else clip.coefficient
+        smallest = _smallest(answers, total) if single is None else single
+        return cls(smallest, tuple(answers), tuple(indices), ratio, threshold, single)
 
     def any_clipped(self) -> Tensor | bool:
         """Tells whether an answer changes anything, a boolean of shape ``[]`` on the device."""
-        # Flags stay on the device: the host reads the step's signals once, and they are among them.
-        flags = [is_clipped(seen, clip) for seen, clip in self.answers]
-        if len(flags) <= 1:
-            return flags[0] if flags else False
-        return torch.stack(flags).any()
-
-    @property
-    def scaled(self) -> bool:
-        """Tells whether the answers simply scale gradients."""
-        return bool(self.answers) and all(c.coefficient is not None and c.then is None for _, c in self.answers)
-
-    def smallest_coefficient(self, total: Tensor) -> Tensor:
-        """Returns the smallest coefficient of the step, of shape ``[]``, on the device and in the dtype of ``total``.
-
-        Where gradients are not simply scaled it is 0 if the step is clipped and 1 if not.
-        """
-        if not self.answers:
-            return torch.ones_like(total)
-        if not self.scaled:
-            return 1.0 - torch.as_tensor(self.any_clipped()).to(total)
-        # What is simply scaled is told by its smallest coefficient, on the device, without a read of gradients.
-        each = [clip.coefficient for _, clip in self.answers if clip.coefficient is not None]
-        smallest = [coefficient.min() if coefficient.dim() else coefficient for coefficient in each]
-        return smallest[0] if len(smallest) == 1 else torch.stack(smallest).min()
+        return _any_clipped(self.answers)
 
     def after(self, measurement: Measurement) -> Measurement:
         """Returns what the whole gradient measures once the answers are applied; nothing is written."""
@@ -166,7 +161,24 @@ class Clips:
 
 def leave_alone(measurement: Measurement) -> Clips:
     """Answers for nobody: where there is no policy, gradients are left alone."""
-    return Clips()
+    return Clips(torch.ones_like(measurement.total))
+
+
+def _smallest(answers: Sequence[tuple[Measurement, Clip]], total: Tensor) -> Tensor:
+    """Returns the smallest coefficient of some answers; 0 or 1 where they do not simply scale gradients."""
+    if not all(clip.coefficient is not None and clip.then is None for _, clip in answers):
+        return 1.0 - torch.as_tensor(_any_clipped(answers)).to(total)
+    # What is simply scaled is told by its smallest coefficient, on the device, without a read of gradients.
+    each = [clip.coefficient.min() for _, clip in answers if clip.coefficient is not None]
+    return torch.stack(each).min() if each else torch.ones_like(total)
+
+
+def _any_clipped(answers: Sequence[tuple[Measurement, Clip]]) -> Tensor | bool:
+    # Flags stay on the device: the host reads the step's signals once, and they are among them.
+    flags = [is_clipped(seen, clip) for seen, clip in answers]
+    if len(flags) <= 1:
+        return flags[0] if flags else False
+    return torch.stack(flags).any()
 
 
 class Clipper:
@@ -207,15 +219,16 @@ class Clipper:
             part.policy.check(part.layout)
         # Declared once, before the first step: then one pass over the gradients serves all policies.
         self.needs = Needs.together([part.needs for part in self.parts])
+        self._indices = [part.indices for part in self.parts]
         self._ratio = _ratio_of(policies) if isinstance(policies, ClipPolicy) else None
         self._looks_for_flat = any(map(is_flat, layout.params))
 
     def decide(self, measurement: Measurement) -> Clips:
         """Asks each policy."""
-        answers = tuple([part.decide(measurement) for part in self.parts])
+        answers = [part.decide(measurement) for part in self.parts]
         if self._looks_for_flat:
             self._warn_of_flat([clip for _, clip in answers])
-        return Clips(answers, tuple([part.indices for part in self.parts]), self._ratio)
+        return Clips.of(measurement.total, answers, self._indices, self._ratio)
 
     def _warn_of_flat(self, clips: Sequence[Clip]) -> None:
         """Says once that a policy for single tensors or units is given flattened ones; its answer tells what it is."""

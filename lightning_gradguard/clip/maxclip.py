@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import between
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, norm_coefficient
+from lightning_gradguard.clip.answer import LARGEST, Clip, norm_coefficient
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 

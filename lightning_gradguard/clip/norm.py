@@ -7,8 +7,8 @@ from typing import final
 import torch
 
 from lightning_gradguard.arguments import positive
-from lightning_gradguard.clip.arithmetic import number
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State, limited
+from lightning_gradguard.clip.answer import Clip, limited, number
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 

@@ -8,8 +8,8 @@ from typing import final
 import torch
 
 from lightning_gradguard.arguments import By, between, ceiling, positive, quantity
-from lightning_gradguard.clip.arithmetic import clamp, where
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.clip.answer import LARGEST, Clip, clamp, limited, observed, where
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 

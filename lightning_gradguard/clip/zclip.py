@@ -9,8 +9,20 @@ from typing import Literal, final
 import torch
 
 from lightning_gradguard.arguments import By, between, ceiling, one_of, positive, quantity, whole
-from lightning_gradguard.clip.arithmetic import Number, clamp, divide, lerp, maximum, sqrt, where
-from lightning_gradguard.clip.base import LARGEST, Clip, ClipPolicy, State, limited, observed
+from lightning_gradguard.clip.answer import (
+    LARGEST,
+    Clip,
+    Number,
+    clamp,
+    divide,
+    lerp,
+    limited,
+    maximum,
+    observed,
+    sqrt,
+    where,
+)
+from lightning_gradguard.clip.base import ClipPolicy, State
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 
@@ -119,7 +131,12 @@ class ZClip(ClipPolicy):
         if self.original:
             self._learn_as_published(where(level > limit, target, level), known, state)
         else:
-            self._learn(where(level > limit * _WILD, limit, level), known, unknown, state)
+            # The statistics move by the same small weight at each step; the first one is taken whole.
+            learned = where(level > limit * _WILD, limit, level)
+            moved = lerp(where(unknown, learned, mean), learned, 1.0 - self.decay)
+            off = learned - moved
+            state["variance"] = where(known, lerp(state["variance"], off * off, 1.0 - self.decay), state["variance"])
+            state["mean"] = where(known, moved, mean)
         if self.max_norm is not None:
             target, limit = clamp(target, highest=self.max_norm), clamp(limit, highest=self.max_norm)
         return limited(measurement, self.by, level, limit, target, _EPS if self.original else 0.0)
@@ -131,13 +148,6 @@ class ZClip(ClipPolicy):
             return where(level > limit, mean, limit)
         gap = clamp(level - mean, _TINY, LARGEST)
         return mean + reach * divide(margin, gap)  # at or above the norm itself wherever that is no spike
-
-    def _learn(self, learned: Number, known: Number, unknown: Number, state: State) -> None:
-        """Moves the statistics by the same small weight at each step; the first one is taken whole."""
-        mean = lerp(where(unknown, learned, state["mean"]), learned, 1.0 - self.decay)
-        off = learned - mean
-        state["variance"] = where(known, lerp(state["variance"], off * off, 1.0 - self.decay), state["variance"])
-        state["mean"] = where(known, mean, state["mean"])
 
     def _learn_as_published(self, learned: Number, known: Number, state: State) -> None:
         """Mean and population variance of the warm-up, then moving ones."""

@@ -50,7 +50,6 @@ class DroppedStep:
             end()
         self._ends = []
 
-
     def has_failed(self, error: BaseException) -> bool:
         """Tells whether an optimizer that was stepping has raised an error itself, and not what it had called back.
 

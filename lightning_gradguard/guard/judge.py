@@ -18,9 +18,8 @@ from lightning_gradguard.guard.dropped_step import DroppedStep
 from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.guard.signals import Signals
 from lightning_gradguard.guard.squares import Squares
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Passed
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Passed, Signals
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.loss_scale import as_signal
@@ -33,8 +32,7 @@ Decide = Callable[[Measurement], Clips]
 
 def _together(decision: Decision) -> Tensor:
     """Total norm and smallest coefficient of a step, in one vector."""
-    total = decision.measurement.total
-    return Signals(total, decision.clips.smallest_coefficient(total)).together()
+    return torch.stack([decision.measurement.total, decision.clips.smallest_coefficient])
 
 
 def _decide_exactly(measurement: Measurement, decide: Decide) -> Decision:
@@ -47,7 +45,8 @@ class Unguarded:
     """Stands in for a :class:`Judge` where nobody guards: every step is let through.
 
     Attributes:
-        moved, should_stop, last_incident, spike, on_device: as of a :class:`Judge` that never met a bad step.
+        moved, should_stop, last_incident, spike, on_device, has_told_optimizer: as of a :class:`Judge` that never met a
+            bad step.
     """
 
     moved = True
@@ -55,6 +54,7 @@ class Unguarded:
     last_incident: str | None = None
     spike: str | None = None
     on_device: DeviceDropper | None = None
+    has_told_optimizer = False
 
     def follow(self, optimizers: Optimizers) -> None:
         """Does nothing: there is nothing to go on with."""
@@ -120,6 +120,7 @@ class Judge:
         should_stop: whether the guard's action is to stop, and a bad step was met.
         spike: what is far above the usual in the step at hand, in words.
         last_incident: what was saved of the last bad step, in words; ``None`` if nothing was.
+        has_told_optimizer: whether the optimizer was told to leave a step out, which :meth:`end_step` takes back.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Judge:
         self.should_stop = False
         self.spike: str | None = None
         self.last_incident: str | None = None
+        self.has_told_optimizer = False
         self._of_streak: str | None = None  # the first incident that was saved of the bad steps in a row
         self._optimizers = optimizers
         self._index = optimizer_index
@@ -185,22 +187,25 @@ class Judge:
             self.recovery.begin_step()
         decision = Decision(measurement, decide(measurement))
         signals = self._signals(decision, loss)
-        together = signals.together()
-        self.end_step()
+        together = torch.stack([signal for signal in signals if signal is not None])
+        if self.has_told_optimizer:
+            self.end_step()
         if self.on_device is not None and scaler is None and not wait:
             # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
+            self.has_told_optimizer = True
             masked = self.on_device.drop_if_bad_(step, measurement, signals)
             return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
 
-        found = signals.on_host(together)
+        numbers = iter(together.tolist())  # the one host sync of a quiet step: skip must know before optimizer.step
+        found = Signals(*[None if signal is None else next(numbers) for signal in signals])
         damage = None
         if not math.isfinite(found.total):
             damage = inspect(measurement)
             if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
                 decision = _decide_exactly(measurement, decide)
-                signals = self._signals(decision, loss)
-                together = signals.together()
-                found = signals.on_host(together)  # host sync: rare
+                together = _together(decision)
+                total, coefficient = together.tolist()  # host sync: rare
+                found = found._replace(total=total, coefficient=coefficient)
             else:
                 damage = self._blame_loss(damage, measurement.layout)
         damage = damage or self._look_beyond_gradients(found, decision)
@@ -219,7 +224,7 @@ class Judge:
             doubts["loss"] = as_signal(loss, total)
         if doubts:
             doubts = self.recovery.together.mean(doubts)
-        return Signals(total, decision.clips.smallest_coefficient(total), **doubts)
+        return Signals(total, decision.clips.smallest_coefficient, **doubts)
 
     def _blame_loss(self, damage: Damage, layout: Layout) -> Damage:
         """Finds out whether gradients are NaN because one of several processes has told the others so of its loss."""
@@ -293,6 +298,7 @@ class Judge:
                 measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere, scaler))
             )
         self._dropped = DroppedStep(self._optimizers.layers)
+        self.has_told_optimizer = True
         return Dropped(measurement, damage, verdict)
 
     def drop_raised(self, step: int, layout: Layout, what: str, error: BaseException | None = None) -> Dropped:
@@ -353,6 +359,7 @@ class Judge:
         if self._dropped is not None:
             self._dropped.end()
             self._dropped = None
+        self.has_told_optimizer = False
 
     def ends_dropped_step(self, error: Exception) -> bool:
         """Tells whether an optimizer has failed for want of gradients that were dropped; then its step is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -11,6 +12,22 @@ from lightning_gradguard.guard.damage import Damage
 from lightning_gradguard.guard.guard import NonFiniteGradientError
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.record import Verdict
+
+
+class Signals(NamedTuple):
+    """All that a step is judged by: numbers of shape ``[]`` on the device, or floats once they are on the host.
+
+    Attributes:
+        total: norm of the whole gradient.
+        coefficient: the smallest by which gradients are scaled; 0 or 1 where they are clipped in another way, or not.
+        buffers: sum over the buffers that the forward pass may write; ``None`` where there are none.
+        loss: of the step; ``None`` where it is not known.
+    """
+
+    total: Any
+    coefficient: Any
+    buffers: Any = None
+    loss: Any = None
 
 
 @dataclass(frozen=True, eq=False)

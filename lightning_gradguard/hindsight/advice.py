@@ -24,8 +24,9 @@ _EXPLODES = 5.0  # times the first norm, within ...
 _FIRST_STEPS = 20  # ... so many steps, or the first 5 %
 _LASTING = 5  # steps whose median is twice the first norm at least
 _IMBALANCE = 30.0  # gradient over weight of one layer, beside that of the median layer
-_LARGE_RATIO = 0.1
-_NORMALIZE = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Lion", "Adafactor", "RMSprop", "Adagrad", "Lamb")
+_LARGE_STEP = 0.1  # learning rate times gradient over weight: what one step of SGD changes
+_FEW = 5  # finite norms from which no rise can be told
+_PLAIN = ("SGD", "SGD8bit")  # a step is learning rate times gradient; others normalize it in one way or another
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def advise(series: Series, records: Sequence[StepRecord] = ()) -> Advice:
     - *uneven*: a tenth of the steps lies above three times the level: no exception to be caught: a percentile.
     - *explosion*: within the first 20 steps (or 5 %) the norm rises to five times the first one and stays up, or the
       run breaks off: no history can foresee that, a ceiling at the first norms can (at half of them, if it broke off).
-    - *layers*: under an optimizer that does not normalize, one layer's gradient is large beside its weights and thirty
-      times as large beside them as the median layer's: one norm for all would cut the others: AGC.
+      Ordinary norms and then NaN are no explosion: what broke was a batch or the forward pass.
+    - *layers*: under SGD a step changes one layer by a tenth of its weights, and
+      thirty times as much as the median layer: one norm for all would cut the others: AGC. A layer that is large
+      only beside layers whose gradient vanishes is none: what those lack no clip can give.
     - *spikes*: few steps lie above five times the level of the 50 before them: ZClip, with the largest ordinary norm
       as its ceiling.
     - *none*: nothing of this.
@@ -82,12 +85,12 @@ and the others do not: it cuts those and leaves the rest alone. The ceiling is t
     often = float(((norms > _UNEVEN * levels) & (norms > usual)).mean())
     if often >= _OFTEN and len(norms) > 2 * _LEVEL and not broken:
         return _uneven(often)
-    found = _explosion(norms, broken=broken or lost > 0) or _imbalance(records)
+    found = _explosion(norms, broken=broken or (lost > 0 and len(norms) < _FEW)) or _imbalance(records)
     if found is not None:
         return found
     spikes = np.flatnonzero((norms > _SPIKE * levels) & (norms > _HARMFUL * usual))
     if len(spikes):
-        return _spikes(norms, steps, levels, spikes, broken=broken)
+        return _spikes(norms, steps, levels, spikes, broken=broken, lost=lost)
     return _none(norms, levels, lost)
 
 
@@ -133,6 +136,7 @@ def _spikes(
     spikes: NDArray[np.int64],
     *,
     broken: bool,
+    lost: int,
 ) -> Advice:
     first = int(spikes[0])
     ordinary = norms[:first] if broken else np.delete(norms, spikes)
@@ -144,7 +148,8 @@ def _spikes(
         else ", and the others do not: it cuts those and leaves the rest alone"
     )
     policy = f"ZClip(max_norm={_round(float(ordinary.max()))})"
-    return Advice("spikes", policy, f"{what} ({times}){then}. The ceiling is the largest ordinary norm of this run.")
+    reason = f"{what} ({times}){then}. The ceiling is the largest ordinary norm of this run."
+    return Advice("spikes", policy, reason + _of_the_guard(lost))
 
 
 def _uneven(share: float) -> Advice:
@@ -161,41 +166,47 @@ def _none(norms: NDArray[np.float64], levels: NDArray[np.float64], lost: int) ->
     reason = (
         f"no step stands out from those before it and above where the run began (at most {worst:.2g} times the level)."
     )
-    if lost:
-        reason += f" {lost:,} steps are not finite: that is the guard's business, on_nonfinite='skip', and no clip's."
-    return Advice("none", None, reason)
+    return Advice("none", None, reason + _of_the_guard(lost))
+
+
+def _of_the_guard(lost: int) -> str:
+    if not lost:
+        return ""
+    steps = "1 step is" if lost == 1 else f"{lost:,} steps are"
+    return f" {steps} not finite: that is the guard's business, on_nonfinite='skip', and no clip's."
 
 
 def _imbalance(records: Sequence[StepRecord]) -> Advice | None:
-    """What the layers say: a gradient that is large beside its weights in one layer, and not in the others."""
+    """What the layers say: a step that is large beside the weights of one layer, and not beside those of the others."""
     weights, ratios = LastWeights(), []
     layers: tuple[str, ...] = ()
+    rates: tuple[float, ...] | None = None
     for record in records:
-        if (record.optimizer_kind or "").removesuffix("8bit") in _NORMALIZE:
+        if record.optimizer_kind not in (None, *_PLAIN):
             return None
         filled = weights.fill(record)
         if filled.weight_norms is None or (layers and filled.layers != layers):
             continue
-        layers = filled.layers
+        layers, rates = filled.layers, record.learning_rates or rates
         ratios.append([_ratio(n, w) for n, w in zip(filled.layer_norms, filled.weight_norms, strict=True)])
-    if not ratios or len(layers) < 3:
+    if rates is None or len(layers) < 3:  # without learning rates, as in event files, nothing is known of steps
         return None
-    typical = np.array(
-        [
-            np.median(own) if (own := [r for r in column if not math.isnan(r)]) else math.nan
-            for column in zip(*ratios, strict=True)
-        ]
-    )
+    typical = np.array([_median(column) for column in zip(*ratios, strict=True)])
     known = typical[np.isfinite(typical)]
-    if not len(known) or known.max() < _LARGE_RATIO or known.max() < _IMBALANCE * np.median(known):
+    worst = int(np.nanargmax(typical)) if len(known) else 0
+    if not len(known) or typical[worst] * rates[worst] < _LARGE_STEP or typical[worst] < _IMBALANCE * np.median(known):
         return None
-    worst = layers[int(np.nanargmax(typical))]
     reason = (
-        f"the gradient of {worst!r} is {known.max():.2g} times as large as its weights, that of the median layer "
-        f"{np.median(known):.2g} times: one norm for all would be that of this layer. AGC bounds each unit by its own "
-        "weights."
+        f"the gradient of {layers[worst]!r} is {typical[worst]:.2g} times as large as its weights, that of the median "
+        f"layer {np.median(known):.2g} times, at a learning rate of {rates[worst]:.2g}: one norm for all would be that "
+        "of this layer. AGC bounds each unit by its own weights."
     )
     return Advice("layers", f"AGC(ratio={_round(max(0.01, 4 * float(np.median(known))))})", reason)
+
+
+def _median(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.median(known)) if known else math.nan
 
 
 def _ratio(norm: float | None, weight: float | None) -> float:

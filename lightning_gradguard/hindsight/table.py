@@ -49,9 +49,8 @@ class OneOptimizer:
     rise: Rise
     outcomes: tuple[Outcome, ...]
 
-    @property
-    def lines(self) -> tuple[list[str], list[str]]:
-        """Returns what is said before the table, and after it."""
+    def lines(self, *, short: bool = False) -> tuple[list[str], list[str]]:
+        """Returns what is said before the table, and after it; a short one does not explain the columns."""
         norms = self.series.norms
         finite = norms[np.isfinite(norms)]
         lost = len(norms) - len(finite)
@@ -60,12 +59,11 @@ class OneOptimizer:
         before += _notes(self.series, self.was_clipped)
         by_share = ", ".join(f"{share:.1%} of the steps: {value:.3g}" for share, value in self.thresholds.items())
         after = [f"NormClip would clip, by its ceiling: {by_share}. NormClip(1.0) clips {self.above_one:.1%}."]
-        after.append(
+        columns = (
             "Shares are of the steps after the first 5 %; median: coefficient of the clipped ones; recovers: steps "
             f"until {self.rise} is clipped no harder than what came before."
         )
-        after.append(f"Recommended: {self.advice}")
-        return before, after
+        return before, [*after, *([] if short else [columns]), f"Recommended: {self.advice}"]
 
     def as_json(self) -> dict[str, Any]:
         """Returns all of it as plain values, without the series."""
@@ -99,7 +97,7 @@ class WhatIf:
         return f"WhatIf({self.name!r}, {len(self.optimizers)} optimizers)"
 
     def __str__(self) -> str:
-        return "\n\n".join(self._text(each) for each in self.optimizers)
+        return self.text()
 
     def _repr_html_(self) -> str:
         return "".join(self._html(each) for each in self.optimizers)
@@ -114,29 +112,33 @@ class WhatIf:
         """Returns all of it as plain values."""
         return {"run": self.name, "optimizers": [each.as_json() for each in self.optimizers]}
 
-    def markdown(self) -> str:
-        """Returns it for a pull request."""
-        return "\n\n".join(self._markdown(each) for each in self.optimizers) + "\n"
+    def text(self, *, short: bool = False) -> str:
+        """Returns it for a terminal; a short one does not explain the columns."""
+        return "\n\n".join(self._text(each, short) for each in self.optimizers)
+
+    def markdown(self, *, short: bool = False) -> str:
+        """Returns it for a pull request; a short one does not explain the columns."""
+        return "\n\n".join(self._markdown(each, short) for each in self.optimizers) + "\n"
 
     def _title(self, each: OneOptimizer) -> str:
         return self.name if len(self.optimizers) == 1 else f"{self.name}, optimizer {each.optimizer}"
 
-    def _text(self, each: OneOptimizer) -> str:
-        before, after = each.lines
+    def _text(self, each: OneOptimizer, short: bool) -> str:
+        before, after = each.lines(short=short)
         rows = [_HEAD, *map(_cells, each.outcomes)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
         table = ["  " + "  ".join(map(_aligned, row, widths, range(len(_HEAD)))) for row in rows]
         said = [f"{self._title(each)}: {before[0]}", *before[1:]]
         return "\n".join([*map(_wrapped, said), *(line.rstrip() for line in table), *map(_wrapped, after)])
 
-    def _markdown(self, each: OneOptimizer) -> str:
-        before, after = each.lines
+    def _markdown(self, each: OneOptimizer, short: bool) -> str:
+        before, after = each.lines(short=short)
         rows = [_HEAD, ("---", *["---:"] * 5, "---"), *map(_cells, each.outcomes)]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         return "\n\n".join([f"### What if: {self._title(each)}", *before, table, *after])
 
     def _html(self, each: OneOptimizer) -> str:
-        before, after = ([f"<p>{html.escape(line)}</p>" for line in lines] for lines in each.lines)
+        before, after = ([f"<p>{html.escape(line)}</p>" for line in lines] for lines in each.lines())
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEAD)
         rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(outcome)) for outcome in each.outcomes)
         body = "".join(f"<tr>{row}</tr>" for row in rows)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradguard.clip.base import Clip, ClipPolicy, ask, fresh_state
+from lightning_gradguard.clip.answer import Clip
+from lightning_gradguard.clip.base import ClipPolicy, fresh_state
 from lightning_gradguard.hindsight.notation import written
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
@@ -73,7 +74,7 @@ def try_policy(policy: ClipPolicy, norms: Norms) -> Trial:
     state = fresh_state(policy, layout, _HOST)
     thresholds, coefficients = [], []
     for total in torch.from_numpy(np.array(norms, dtype=np.float32)).unbind():
-        clip = ask(policy, _measurement(layout, total), state)
+        clip = policy.decide(_measurement(layout, total), state)
         coefficients.append(_coefficient(policy, clip))
         thresholds.append(torch.full((), torch.nan) if clip.threshold is None else clip.threshold)
     trial = Trial(policy, np.asarray(norms, dtype=np.float32), _numbers(thresholds), _numbers(coefficients))

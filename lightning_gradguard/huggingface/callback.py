@@ -15,7 +15,7 @@ from lightning_gradguard.guard.guard import Action
 from lightning_gradguard.pipeline import GradientPipeline
 from lightning_gradguard.record import Finding, StepRecord
 from lightning_gradguard.report.live import ConsoleSink
-from lightning_gradguard.report.offline import RECORDS_NAME
+from lightning_gradguard.report.names import RECORDS_NAME
 from lightning_gradguard.report.records_file import RecordsFile
 from lightning_gradguard.report.run import Run
 from lightning_gradguard.sinks import MemorySink, Sink

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class _Trainer:
         self.global_rank = self.local_rank = self.node_rank = 0
         self.world_size = 1
         self.is_global_zero = True
+        self.num_nodes = self.num_devices = 1
+        self.state = SimpleNamespace(fn="fit", status="running", stage="train")  # Lightning's own compare with strings
         self.training, self.sanity_checking, self.validating, self.testing = True, False, False, False
         self.logger = None
         self.loggers: list[Any] = []

@@ -12,8 +12,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.names import clean_name as clean_name
 from lightning_gradguard.measurement.names import module_names, tensor_names
+from lightning_gradguard.measurement.needs import NOTHING, Needs
 from lightning_gradguard.measurement.norms import Norms
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharded import find_sharding
@@ -171,6 +173,15 @@ class Layout:
             owners=tuple(self.owners[i] for i in indices),
             sharding=self.sharding.subset(indices),
         )
+
+    def measure(self, needs: Needs = NOTHING) -> Measurement:
+        """Returns what :func:`~lightning_gradguard.measurement.measurement.measure` does; call it without autograd."""
+        grads = tuple(self.sharding.gradients(self.params))
+        present = self.sharding.present(self.params, grads)
+        norms, found = self.sharding.measure(grads, self.norms_of_gradients, needs)
+        measurement = Measurement(self, grads, norms, torch.linalg.vector_norm(norms), needs, found)
+        measurement.__dict__["present"] = present  # it is asked for at each step, and would ask back
+        return measurement
 
     def values(self) -> Sequence[Tensor]:
         """Returns the value of each parameter now, or this process's piece of it, to be read without autograd."""

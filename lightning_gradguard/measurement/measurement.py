@@ -6,16 +6,19 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.needs import NOTHING, Found, HasNeeds, Needs
 from lightning_gradguard.measurement.norms import Norms
 from lightning_gradguard.measurement.tensors import accumulator
 from lightning_gradguard.measurement.tensors import dense_values as dense_values
 from lightning_gradguard.measurement.unit_norms import UnitNorms
+
+if TYPE_CHECKING:  # a layout makes measurements
+    from lightning_gradguard.measurement.layout import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,11 @@ class Measurement:
         Under FSDP1 slices do not tell, so there every parameter that is trained counts as having one.
         """
         return self.layout.sharding.present(self.layout.params, self.grads)
+
+    def with_present(self, present: tuple[bool, ...]) -> Measurement:
+        """Returns itself, and knows from now on which gradients are there without a look at them."""
+        self.__dict__["present"] = present
+        return self
 
     def part(self, layout: Layout, indices: Sequence[int], needs: Needs = NOTHING) -> Measurement:
         """Returns what a part of the parameters measures, for a policy of its own.
@@ -95,9 +103,7 @@ class Measurement:
 
     def without_gradients(self) -> Measurement:
         """Returns the same numbers, without the gradients, whose memory is let go."""
-        kept = replace(self, grads=(None,) * len(self.grads), found={})
-        kept.__dict__["present"] = self.present
-        return kept
+        return replace(self, grads=(None,) * len(self.grads), found={}).with_present(self.present)
 
     def scaled(self, coefficient: Tensor) -> Measurement:
         """Multiplies what was measured by ``coefficient`` (``[]`` or ``[num_params]``, >= 0), without a new pass."""
@@ -130,9 +136,7 @@ def measure(layout: Layout, needs: Needs = NOTHING) -> Measurement:
         >>> float(measure(Layout.from_optimizer(net, torch.optim.SGD(net.parameters(), lr=0.1))).total)
         5.0
     """
-    grads = tuple(layout.sharding.gradients(layout.params))
-    norms, found = layout.sharding.measure(grads, layout.norms_of_gradients, needs)
-    return Measurement(layout, grads, norms, torch.linalg.vector_norm(norms), needs, found)
+    return layout.measure(needs)
 
 
 def whole_norms(layout: Layout, tensors: Sequence[Tensor | None], norms_of: Norms | None = None) -> Tensor:

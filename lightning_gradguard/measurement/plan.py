@@ -118,6 +118,7 @@ class Plan:
         num_results: how many results there are, with the zero.
         only_units: whether norms of tensors that have units are left out, and :attr:`order` means nothing.
         at_home: whether all results are of the device and dtype of the zero.
+        in_order: whether one call gives the norms of all tensors, in the order of the list, and nothing else is wanted.
     """
 
     present: list[bool]
@@ -130,6 +131,7 @@ class Plan:
     num_results: int
     only_units: bool
     at_home: bool
+    in_order: bool
 
     def norms(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, list[FoundUnits]]:
         """Returns the norm of each tensor, and for each who wants units the norms of these."""
@@ -143,6 +145,8 @@ class Plan:
             norms, own = group.measure_list(tensors)
             pieces += norms
             units += own
+        if self.in_order:
+            return pieces[0], []
         # One vector and one lookup for each result: many small copies would cost more than the norms themselves.
         everything = self._together([*pieces, self.zero, *units])
         if everything.numel() != self.num_results:
@@ -198,7 +202,7 @@ def make_plan(
         else:
             stacks.append(_stack_group(indices, shape, own, accumulator(dtype)))
     lists = [
-        _list_group({i: there[i] for i in indices}, kinds, accumulator(dtype), only_units)
+        _list_group({i: there[i] for i in sorted(indices)}, kinds, accumulator(dtype), only_units)
         for (_, dtype), indices in others.items()
     ]
     return _in_order(there, present, odd, stacks, lists, wanted, only_units)
@@ -256,16 +260,12 @@ def _in_order(
     starts, num_results = _starts_of_units(there, [*stacks, *lists], len(found) + 1)
     home = next((tensor.device for tensor in there.values()), torch.device("cpu"))
     wide = torch.float64 in [accumulator(tensor.dtype) for tensor in there.values()]
+    zero = torch.zeros(1, dtype=torch.float64 if wide else torch.float32, device=home)
+    at_home = all((each.device, accumulator(each.dtype)) == (zero.device, zero.dtype) for each in there.values())
     units = []
     for each in wanted:
         order = _order_of(there, each)
-        numbers = {number: index for number, index, _ in each.places()}
-        places = [
-            starts.get((numbers[i], block.units), place.get(numbers[i], 0)) + unit
-            for block in order.blocks
-            for i in block.indices
-            for unit in range(block.num_each)
-        ]
+        places = _places_of(order, each, starts, place)
         units.append((order, torch.tensor(places, dtype=torch.int64, device=home)))
     return Plan(
         present=present,
@@ -273,13 +273,26 @@ def _in_order(
         stacks=tuple(stacks),
         lists=tuple(lists),
         order=torch.tensor([place.get(i, len(found)) for i in range(len(present))], dtype=torch.int64, device=home),
-        zero=torch.zeros(1, dtype=torch.float64 if wide else torch.float32, device=home),
+        zero=zero,
         units=tuple(units),
         num_results=num_results,
         only_units=only_units,
-        at_home={(tensor.device, accumulator(tensor.dtype) == torch.float64) for tensor in there.values()}
-        == {(home, wide)},
+        at_home=at_home,
+        in_order=at_home and not (wanted or odd) and len(stacks + lists) == 1 and found == [*range(len(present))],
     )
+
+
+def _places_of(
+    order: UnitOrder, wanted: Wanted, starts: Mapping[tuple[int, Units], int], place: Mapping[int, int]
+) -> list[int]:
+    """Returns where the units that somebody wants lie among the results; a tensor that is one unit is its own norm."""
+    numbers = {number: index for number, index, _ in wanted.places()}
+    return [
+        starts.get((numbers[i], block.units), place.get(numbers[i], 0)) + unit
+        for block in order.blocks
+        for i in block.indices
+        for unit in range(block.num_each)
+    ]
 
 
 def _starts_of_units(

@@ -8,33 +8,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_FOLD_EVERY = 64  # losses that are kept until they are folded together
+FOLD_EVERY = 64  # losses that are kept until they are folded together
 
 
 class Losses:
     """Keeps losses on the device until a record asks; a quiet step costs the copy of one number.
 
+    Attributes:
+        new: of the steps since the last :meth:`fold`, which is due at :data:`FOLD_EVERY` of them.
+
     Example:
         >>> losses = Losses()
         >>> for value in (1.0, 3.0, float("nan")):
-        ...     losses.add(torch.tensor(value))
+        ...     losses.new.append(torch.tensor(value))
         >>> losses.take()
         (2.0, 1.0, 1)
     """
 
     def __init__(self) -> None:
-        self._new: list[Tensor] = []
+        self.new: list[Tensor] = []
         self._folded: Tensor | None = None  # number, mean, sum of squares around it, number of not finite ones
-
-    def add(self, loss: Tensor) -> None:
-        """Takes in the loss of one step."""
-        self._new.append(loss)
-        if len(self._new) == _FOLD_EVERY:
-            self._fold()
 
     def take(self) -> tuple[float | None, float | None, int]:
         """Mean and standard deviation of the finite ones since the last call, and how many were not finite."""
-        self._fold()
+        self.fold()
         if self._folded is None:
             return None, None, 0
         number, mean, squares, bad = self._folded.tolist()  # host sync: a logged step
@@ -45,20 +42,21 @@ class Losses:
 
     def state(self) -> list[float]:
         """What was folded so far, as numbers."""
-        self._fold()
+        self.fold()
         return [] if self._folded is None else self._folded.tolist()  # host sync: a checkpoint is written
 
     def load_state(self, state: Sequence[float]) -> None:
         """Goes on from :meth:`state`."""
-        self._new, self._folded = [], torch.tensor(state, dtype=torch.float64) if state else None
+        self.new, self._folded = [], torch.tensor(state, dtype=torch.float64) if state else None
 
     @torch.no_grad()
-    def _fold(self) -> None:
-        if not self._new:
+    def fold(self) -> None:
+        """Brings the figures up to the last loss."""
+        if not self.new:
             return
-        values = torch.stack(self._new)
+        values = torch.stack(self.new)
         values = values if values.device.type == "mps" else values.double()
-        self._new = []
+        self.new = []
         finite = values.isfinite()
         number = finite.sum()
         mean = values.where(finite, 0.0).sum() / number.clamp(min=1)

@@ -17,7 +17,7 @@ from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.probes.activations import Probe, is_watched
 from lightning_gradguard.probes.batch import BatchProbe
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
-from lightning_gradguard.probes.losses import Losses
+from lightning_gradguard.probes.losses import FOLD_EVERY, Losses
 from lightning_gradguard.probes.optimizer import optimizer_facts
 from lightning_gradguard.probes.outside import frozen_last, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
@@ -173,7 +173,7 @@ class Instruments:
         if self._sampling or self.awaits_steps or layout not in self._watched:
             self._counting.run(self._count_step, layout, fed)
         if self._pending is not None:
-            self._loss.run(self._claim_loss, layout)
+            self._claim_loss(layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
@@ -296,8 +296,11 @@ class Instruments:
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""
         if self._pending is not None:
-            self._of(layout).losses.add(self._pending)
+            losses = self._of(layout).losses
+            losses.new.append(self._pending)
             self._pending = None
+            if len(losses.new) == FOLD_EVERY:
+                losses.fold()
 
     def _of(self, layout: Layout) -> _Watched:
         if layout not in self._watched:  # built anew: parameters have come, and modules perhaps

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gradguard.clip.base import Clip
+from lightning_gradguard.clip.answer import Clip
 from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.verdict import Decision, Over
 from lightning_gradguard.measurement.layout import Layout
@@ -63,11 +63,10 @@ class LastStep:
             present: which of them were there.
         """
         total, coefficient = self.signals[:2].unbind()
-        measurement = Measurement(layout, (None,) * len(self.norms), self.norms, total)
-        measurement.__dict__["present"] = present
-        clips = Clips(ratio=self.ratio)
+        measurement = Measurement(layout, (None,) * len(self.norms), self.norms, total).with_present(present)
+        clips = Clips(coefficient, ratio=self.ratio)
         if self.coefficient is not None:
-            clips = Clips(((measurement, Clip(self.threshold, self.coefficient)),), (None,), self.ratio)
+            clips = Clips.of(total, [(measurement, Clip(self.threshold, self.coefficient))], ratio=self.ratio)
         return Over(
             Decision(measurement, clips), self.signals, clipped=bool(coefficient < 1.0)
         )  # host sync: a run ends

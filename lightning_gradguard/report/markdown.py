@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_gradguard.report.console import cells
-from lightning_gradguard.report.offline import Unreadable
+from lightning_gradguard.report.runs import Unreadable
 from lightning_gradguard.report.summary import Summary, plural
 from lightning_gradguard.tensorboard.diagnosis import finding_markdown
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_gradguard.report.picture import Picture
 from lightning_gradguard.tensorboard.assets import read_assets
+from lightning_gradguard.tensorboard.curve import curve_of
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NOT_MEASURED
 from lightning_gradguard.tensorboard.frame import encode_frame
 from lightning_gradguard.tensorboard.overview import summarize
@@ -29,6 +30,7 @@ _PAGE = """<!doctype html>
 <body>
 <h1>{title}</h1>
 <noscript>{plain}</noscript>
+{clips}
 <script type="application/json" id="gradguard-report">{data}</script>
 <script type="module">import {{ render }} from "gradguard/index.js"; render();</script>
 </body>
@@ -36,7 +38,13 @@ _PAGE = """<!doctype html>
 """
 
 
-def build_page(pictures: Sequence[Picture], title: str, unreadable: Mapping[str, str] | None = None) -> str:
+def build_page(
+    pictures: Sequence[Picture],
+    title: str,
+    unreadable: Mapping[str, str] | None = None,
+    *,
+    clips: Sequence[str] = (),
+) -> str:
     """Returns a page that needs no server, no network and no other file.
 
     The modules of the tab go in as they are, as data addresses under the names that they import each other by; the
@@ -46,6 +54,7 @@ def build_page(pictures: Sequence[Picture], title: str, unreadable: Mapping[str,
         pictures: of the runs, those of one run together.
         title: of the page.
         unreadable: runs that could not be read, with the reason.
+        clips: which clip each run asks for, as HTML.
     """
     assets = {name: content.decode() for name, content in read_assets().items()}
     modules = {f"gradguard/{name}": _module(source) for name, source in assets.items() if name.endswith(".js")}
@@ -54,6 +63,7 @@ def build_page(pictures: Sequence[Picture], title: str, unreadable: Mapping[str,
         style=assets["style.css"],
         modules=_embedded({"imports": modules}),
         plain=_plain(pictures),
+        clips=f'<section id="clips"><h2>Which clip?</h2>{"".join(clips)}</section>' if clips else "",
         data=_embedded(_data(pictures) | {"unreadable": dict(unreadable or {})}),
     )
 
@@ -65,16 +75,18 @@ def _module(source: str) -> str:
 
 
 def _data(pictures: Sequence[Picture]) -> dict[str, Any]:
-    flows, events = {}, {}
+    flows, events, curves = {}, {}, {}
     for picture in pictures:
         flow = picture.flow
         events[f"{picture.run}\n{picture.optimizer}"] = picture.events
+        if picture.series is not None:
+            curves[f"{picture.run}\n{picture.optimizer}"] = curve_of(picture.series)
         for index, stat in enumerate(LAYER_STATS):
             if (flow.matrices[:, HEAD_ROWS:, index] != NOT_MEASURED).any():
                 packed = gzip.compress(encode_frame(flow, stat), 9, mtime=0)
                 flows[f"{picture.run}\n{picture.optimizer}\n{stat}"] = base64.b64encode(packed).decode()
     runs = [_run([*own]) for _, own in groupby(pictures, key=lambda picture: picture.run)]
-    return {"runs": runs, "flows": flows, "events": events}
+    return {"runs": runs, "flows": flows, "events": events, "curves": curves}
 
 
 def _run(pictures: Sequence[Picture]) -> dict[str, Any]:

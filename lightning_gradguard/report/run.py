@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, final
 from lightning_gradguard.record import Finding, Findings, StepRecord
 from lightning_gradguard.report.frame import rows_by
 from lightning_gradguard.report.html import run_html
-from lightning_gradguard.report.offline import RECORDS_NAME, run_name
+from lightning_gradguard.report.names import RECORDS_NAME, run_name
 from lightning_gradguard.report.picture import pictures_of
 from lightning_gradguard.report.stored import stored_records
 from lightning_gradguard.report.summary import Summary, summarize

@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from lightning_gradguard.hindsight.notation import read_policy
 from lightning_gradguard.hindsight.table import WhatIf, whatif
+from lightning_gradguard.report.options import log_parser
 from lightning_gradguard.report.runs import read_runs
 from lightning_gradguard.tensorboard.events import finite
 
@@ -48,14 +48,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gradguard whatif",
-        description="Runs clipping policies over the gradient norms of runs that are over: how often each would have "
-        "clipped, how hard, and which clip the norms ask for.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = log_parser(
+        "whatif",
+        "Runs clipping policies over the gradient norms of runs that are over: how often each would have clipped, how "
+        "hard, and which clip the norms ask for.",
+        _EPILOG,
+        formats=_FORMATS,
+        printed="how the tables are printed",
     )
-    parser.add_argument("logdir", type=Path, help="folder of runs, of any logger; or one JSONL file")
     parser.add_argument(
         "--clip",
         action="append",
@@ -63,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="POLICY",
         help="one more policy, such as 'ZClip(z=3.0)'; may be given several times",
     )
-    parser.add_argument("--format", choices=sorted(_FORMATS), default="text", help="how the tables are printed")
     return parser
 
 

@@ -372,9 +372,14 @@ const overlaps = boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => meet(a
 return overlaps.length + boxes.filter((box) => box.right > innerWidth).length;
 """
 
+CUT_OFF = """
+const texts = [...document.querySelectorAll(arguments[0])];
+return texts.filter((text) => text.scrollWidth > text.clientWidth).map((text) => text.textContent);
+"""
+
 
 @pytest.mark.parametrize("width", [420, 700, 1000])
-def test_nothing_overlaps_and_nothing_sticks_out(tab, width):
+def test_nothing_overlaps_sticks_out_or_is_cut_off(tab, width):
     size = tab.driver.get_window_size()
     try:
         tab.driver.set_window_size(width, 900)
@@ -382,6 +387,7 @@ def test_nothing_overlaps_and_nothing_sticks_out(tab, width):
         tab.wait(lambda: tab.find("#picture").size["width"] <= width, "the picture at the new width")
         for group in (".controls > *", ".cards > *, .verdict, .figure, .reading, .panel"):
             assert tab.driver.execute_script(OVERLAPS, group) == 0, group
+        assert tab.driver.execute_script(CUT_OFF, ".card .label, .card .detail") == []
         tab.find("#all-runs").click()
         tab.wait(lambda: tab.data("state") == "runs", "the list")
         assert tab.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")

@@ -132,8 +132,12 @@ def test_however_a_run_ends_it_is_summed_up_once(make_trainer, said, options, mo
 @pytest.mark.parametrize(
     ("guard", "error", "words"),
     [
-        (GradGuard(on_nonfinite="raise"), NonFiniteGradientError, "ended by NonFiniteGradientError after 4 steps"),
-        (GradGuard(patience=1), NonFiniteGradientError, "ended by NonFiniteGradientError after 4 steps"),
+        (
+            GradGuard(on_nonfinite="raise"),
+            NonFiniteGradientError,
+            "stopped by the guard (NonFiniteGradientError) after 4 steps",
+        ),
+        (GradGuard(patience=1), NonFiniteGradientError, "stopped by the guard (NonFiniteGradientError) after 4 steps"),
         (GradGuard(on_nonfinite="stop"), None, "stopped by the guard after 4 steps"),
         (GradGuard(on_nonfinite="skip"), None, "done after 8 steps, 1 not finite and skipped (12 %)"),
     ],

@@ -13,7 +13,6 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
 
-import lightning_gradguard.pipeline
 from lightning_gradguard import (
     AdaptiveGradientClipping,
     AutoClip,
@@ -23,6 +22,7 @@ from lightning_gradguard import (
     NormClip,
     ZClip,
 )
+from lightning_gradguard.measurement.layout import Layout
 from tests.models import Pair, Regression, batches, same, weights
 
 
@@ -54,8 +54,8 @@ class TestAnyOrder:
     @pytest.mark.parametrize("order", ORDERS, ids=str)
     def test_measures_once_per_optimizer_step(self, make_trainer, order, monkeypatch):
         calls = []
-        real = lightning_gradguard.pipeline.measure
-        monkeypatch.setattr(lightning_gradguard.pipeline, "measure", lambda *given: calls.append(1) or real(*given))
+        real = Layout.measure
+        monkeypatch.setattr(Layout, "measure", lambda *given: calls.append(1) or real(*given))
         self.fitted(make_trainer, order)
         assert len(calls) == 8
 

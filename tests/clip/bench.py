@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_gradguard.clip.answer import Clip
 from lightning_gradguard.clip.apply import apply_
-from lightning_gradguard.clip.base import Clip, ClipPolicy, State, fresh_state
+from lightning_gradguard.clip.base import ClipPolicy, State, fresh_state
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, measure
 from lightning_gradguard.measurement.needs import Needs

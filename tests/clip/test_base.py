@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lightning_gradguard import Chain, Clip, ClipPolicy, GradientPipeline, NormClip, ValueClip
-from lightning_gradguard.clip.base import norm_coefficient
+from lightning_gradguard.clip.answer import norm_coefficient
 
 
 class Mean(ClipPolicy):

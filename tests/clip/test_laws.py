@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lightning_gradguard import GradientPipeline, NormClip
+from lightning_gradguard.clip.answer import as_on_a_device
 from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
-from lightning_gradguard.clip.arithmetic import as_on_a_device
 from lightning_gradguard.clip.base import ClipPolicy
 from lightning_gradguard.measurement.layout import Layout
 from tests import reference

@@ -498,6 +498,13 @@ def test_every_default_rule_has_an_anchor_in_the_docs():
     assert anchors == {rule.id for rule in default_rules()}
 
 
+def test_a_bad_step_that_ended_in_an_exception_is_said_to_have_had_no_gradients(make_record):
+    rule, bad = BadBatches(), {**BAD, "cause": "exception", "nonfinite_layers": ()}
+    found = [rule.observe(make_record(step=i, **(bad if i == 3 else {"loss": 0.9**i}))) for i in range(5)]
+    assert found[3] is not None
+    assert "it ended in an exception because something was not finite, before there were gradients" in found[3].message
+
+
 def test_the_learning_rate_is_suggested_by_factor(make_record, make_activation):
     (too_high,) = raised(LargeUpdates(), over("update_ratios", [(9.0,) * 6] * 4), make_record, make_activation)
     (too_low,) = raised(SmallUpdates(), steady(update_ratios=(3e-6,) * 6), make_record, make_activation)

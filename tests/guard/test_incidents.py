@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchmetrics
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import RunningStage
 
 from lightning_gradguard import GradGuard, GradientPipeline, NonFiniteGradientError, NonFiniteGuard
 from lightning_gradguard.incident.blackbox import BlackBox
@@ -140,6 +141,18 @@ def test_the_epoch_is_known_in_a_replay(make_trainer, tmp_path):
     make_trainer(callbacks=[GradGuard(incident_dir=tmp_path)], max_epochs=2).fit(AtEpochOne(start=99), numbered(4))
     found = replay(tmp_path / "step-000004-opt0", AtEpochOne(start=99))
     assert (found.reproduced, found.exact) == (True, True)
+
+
+@QUIET
+def test_a_step_that_asks_which_stage_it_is_in_is_replayed(make_trainer, tmp_path):
+    class Staged(Rooted):
+        def training_step(self, batch, batch_idx):
+            assert self.trainer.state.stage == RunningStage.TRAINING
+            assert {RunningStage.TRAINING: "train"}[self.trainer.state.stage] == "train"
+            return super().training_step(batch, batch_idx)
+
+    make_trainer(callbacks=[GradGuard(incident_dir=tmp_path)]).fit(Staged(), numbered())
+    assert replay(tmp_path / "step-000003-opt0", Staged()).exact
 
 
 @QUIET

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_gradguard import GradientPipeline, NonFiniteGuard, NormClip, ValueClip
-from lightning_gradguard.clip.arithmetic import as_on_a_device
+from lightning_gradguard.clip.answer import as_on_a_device
 from lightning_gradguard.guard.squares import Squares
 from tests.callbacks.test_checkpoints import all_finite, saver, written
 from tests.models import Regression, batches

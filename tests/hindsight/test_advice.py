@@ -63,13 +63,42 @@ def test_the_ceiling_of_spikes_lets_every_ordinary_step_through():
     assert read_policy(advice.policy).max_norm == pytest.approx(ordinary, rel=0.05)
 
 
-@pytest.mark.parametrize(("optimizer", "kind"), [("SGD", "layers"), ("AdamW", "none")])
-def test_one_layer_out_of_proportion_asks_for_agc_where_the_optimizer_does_not_normalize(make_record, optimizer, kind):
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "kind"),
+    [
+        ("SGD", 0.1, "layers"),
+        ("SGD", 0.01, "none"),
+        ("AdamW", 0.1, "none"),
+        ("Muon", 0.1, "none"),
+        (None, None, "none"),
+    ],
+)
+def test_a_layer_whose_steps_of_sgd_are_out_of_proportion_asks_for_agc(make_record, optimizer, rate, kind):
     norms = (0.01, 0.01, 0.01, 0.01, 0.01, 5.0)
-    records = [make_record(step, layer_norms=norms, optimizer_kind=optimizer) for step in range(3)]
+    about = {"optimizer_kind": optimizer, "learning_rates": None if rate is None else (rate,) * 6}
+    records = [make_record(step, layer_norms=norms, **about) for step in range(3)]
     advice = advise(series(CALM), records)
     assert advice.kind == kind
     assert kind == "none" or ("'head' is 5 times as large" in advice.reason and advice.policy == "AGC(ratio=0.04)")
+
+
+def test_a_layer_that_is_large_only_beside_those_whose_gradient_vanishes_asks_for_no_clip(make_record):
+    vanishing = (2e-5, 5e-5, 3e-4, 2e-3, 0.015, 0.22)  # five sigmoid layers at a rate of 0.05, measured
+    about = {"optimizer_kind": "SGD", "learning_rates": (0.05,) * 6}
+    records = [make_record(step, layer_norms=vanishing, **about) for step in range(3)]
+    assert advise(series(CALM), records).policy is None
+
+
+@pytest.mark.parametrize("lost", [1, 180])
+def test_ordinary_norms_and_then_nan_are_a_bad_batch_and_no_explosion(lost):
+    early = [0.088, 0.1, 0.39, 0.2, 0.15, 0.2, 0.25, 0.16, 0.22, 0.17]
+    advice = advise(series(early + [math.nan] * lost))
+    assert advice.policy is None and "that is the guard's business" in advice.reason
+
+
+@pytest.mark.parametrize("norms", [[4.4, 79.3, 1.8e7, math.nan], [13.6, 12282.0, 0.0, math.nan], [3.9e5, math.nan]])
+def test_a_rise_into_nan_or_nan_at_once_is_an_explosion(norms):
+    assert advise(series(norms)).kind == "explosion"
 
 
 def test_a_run_without_a_finite_norm_is_not_cured_by_a_clip():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lightning_gradguard import GradientPipeline, MemorySink, NormClip, whatif
+from lightning_gradguard.diagnose.quiet import quiet_record
 
 
 def train(norm_of_step, steps, state=None):
@@ -68,3 +71,30 @@ def test_the_share_of_a_resumed_run_is_that_of_one_that_went_through():
         first.before_step()
     second, _ = train(lambda step: norms[step], range(120, 200), first.state_dict())
     assert whatif([*memory.records, *second]).rows() == whatif(whole).rows()
+
+
+def test_a_batch_that_spikes_into_nan_asks_for_a_clip_and_says_that_it_is_not_enough():
+    """A LoRA trainer: norms of 4.2, 5044, NaN, 1.8e8, 2.4: a clip bounds spikes, only the guard stops NaN."""
+    norms = [4.2] * 20 + [5044.0] + [4.1] * 8 + [math.nan, 1.8e8] + [2.4] * 20
+    advice = whatif([quiet_record(50, num_steps=len(norms), total_norms=tuple(norms))]).optimizers[0].advice
+    assert advice.policy is not None and advice.policy.startswith("ZClip(")
+    assert "1 step is not finite: that is the guard's business" in advice.reason
+
+
+def test_a_loss_that_falls_and_is_nan_of_a_sudden_is_not_to_be_cured_by_a_lower_ceiling():
+    """A face recognizer, clipped at 1 already: the loss decreases all the time and gets NaN suddenly."""
+    norms = (*np.random.default_rng(0).lognormal(np.log(0.6), 0.2, 400).tolist(), *[math.nan] * 50)
+    advice = whatif([quiet_record(449, num_steps=450, total_norms=norms)]).optimizers[0].advice
+    assert advice.policy is None and "50 steps are not finite" in advice.reason
+
+
+def test_agc_is_not_recommended_under_optimizers_that_make_all_gradients_alike():
+    """Sweeps over surrogates of flows: AGC under Lion and AdamW was three to ten times worse than a plain ceiling."""
+    hot = {"layer_norms": (0.01, 0.01, 0.01, 0.01, 0.01, 5.0), "learning_rates": (0.1,) * 6}
+    norms = (1.0, 1.1, 0.9, 1.0) * 10
+
+    def kind(optimizer):
+        record = quiet_record(39, num_steps=40, total_norms=norms, optimizer_kind=optimizer, **hot)
+        return whatif([record]).optimizers[0].advice.kind
+
+    assert [kind(optimizer) for optimizer in ("Lion", "AdamW", "SGD")] == ["none", "none", "layers"]

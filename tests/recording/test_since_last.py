@@ -27,7 +27,7 @@ def add(since, norms, coefficient=1.0, *, scaled=True):
     measurement = Measurement(since.layout, (None,) * len(norms), norms, norms.norm())
     one = torch.tensor(coefficient)
     clip = Clip(torch.tensor(1.0), coefficient=one) if scaled else Clip(torch.tensor(1.0), bound=1.0)
-    since.add(measurement, torch.stack([norms.norm(), one]), Clips(((measurement, clip),), (None,)))
+    since.add(measurement, torch.stack([norms.norm(), one]), Clips.of(norms.norm(), [(measurement, clip)]))
 
 
 @pytest.mark.parametrize("num_steps", [1, 31, 32, 33, 100])

@@ -9,10 +9,8 @@ import pytest
 from rich.console import Console
 
 from lightning_gradguard.record import Finding
-from lightning_gradguard.report.command import main, print_runs
-from lightning_gradguard.report.offline import read_pictures
+from lightning_gradguard.report.command import main, print_runs, read_report
 from lightning_gradguard.report.run import Run
-from lightning_gradguard.report.summary import summarize
 from lightning_gradguard.sinks import JsonlSink
 from tests.tensorboard.synthetic import busy_run, gan_run, vanishing_run, with_every_norm, write_run
 
@@ -31,7 +29,7 @@ def folder(tmp_path_factory):
 def summary(folder):
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
-        print_runs([summarize(picture) for picture in read_pictures(folder)[0]], console)
+        print_runs(read_report(folder).summaries, console)
     return console.export_text()
 
 
@@ -161,12 +159,6 @@ def test_a_run_that_was_only_clipped_is_reported_too(tmp_path, capsys, make_reco
     JsonlSink(tmp_path / "totals.jsonl").write(make_record(1, coefficient=0.5, num_clipped=1, **totals))
     assert main([str(tmp_path), *options_for(tmp_path)]) == 0
     assert "totals" in capsys.readouterr().out
-
-
-def test_a_run_whose_steps_are_all_known_is_told_which_clip_it_asks_for(tmp_path, capsys):
-    write_run(tmp_path / "first", with_every_norm(vanishing_run()))
-    assert main([str(tmp_path), "--format", "md"]) == 0
-    assert "Which clip for first? " in capsys.readouterr().out
 
 
 def test_the_curve_of_every_step_is_drawn(tmp_path):

@@ -4,17 +4,21 @@ import re
 
 import pytest
 
-from lightning_gradguard.report.offline import read_pictures
 from lightning_gradguard.report.page import build_page
+from lightning_gradguard.report.runs import read_runs
 from lightning_gradguard.tensorboard.assets import read_assets
-from tests.tensorboard.synthetic import busy_run, make_record, write_run
+from tests.tensorboard.synthetic import busy_run, make_record, with_every_norm, write_run
+
+
+def read_pictures(folder):
+    return [picture for run in read_runs(folder)[0] for picture in run.pictures]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     write_run(folder / "busy", busy_run(num_records=40))
-    return build_page(read_pictures(folder)[0], "Gradients of <mine>")
+    return build_page(read_pictures(folder), "Gradients of <mine>")
 
 
 def modules_of(page):
@@ -52,4 +56,13 @@ def test_a_name_cannot_end_the_script_it_stands_in(tmp_path):
     import numpy as np
 
     write_run(tmp_path / "run", iter([make_record(0, ("</script><script>alert(1)//", "b"), np.ones(2))]))
-    assert "</script><script>alert" not in build_page(read_pictures(tmp_path)[0], "t")
+    assert "</script><script>alert" not in build_page(read_pictures(tmp_path), "t")
+
+
+def test_the_total_norm_of_every_step_is_in_the_page(tmp_path):
+    records = list(with_every_norm(busy_run(num_records=40)))
+    write_run(tmp_path / "busy", iter(records))
+    page = build_page(read_pictures(tmp_path), "t")
+    (curve,) = json.loads(re.search(r'id="gradguard-report">(.*?)</script>', page)[1])["curves"].values()
+    norms = [norm for record in records for norm in record.total_norms if norm == norm and norm < float("inf")]
+    assert len(curve["steps"]) == len(curve["norms"]) == len(norms) > 40

@@ -50,6 +50,7 @@ class BadBatches(Rule):
         self._in_a_row = 0
         self._good_before = False
         self._forward = 0  # of the bad ones, how many had a loss that was not finite
+        self._raised = 0  # of the bad ones, how many ended in an exception
         self._batches: list[tuple[int, int]] = []  # (epoch, batch)
         self._incident: str | None = None
         self._progress = Progress()
@@ -84,6 +85,7 @@ class BadBatches(Rule):
         self._last = record.step
         self._in_a_row += 1
         self._forward += record.num_nonfinite_losses or int(record.loss is not None and not math.isfinite(record.loss))
+        self._raised += int(record.cause == "exception")
         if at_this_step and record.batch is not None and len(self._batches) < _MOST:
             self._batches.append((record.epoch or 0, record.batch))
         self._incident = record.incident or self._incident
@@ -97,7 +99,7 @@ class BadBatches(Rule):
         return Finding(
             rule=self.id,
             severity=self._severity(record, lasting),
-            message=f"{self._how_many(lasting)}: {self._where(record)}.{self._when(back)}{_outcome(record)}",
+            message=f"{self._how_many(lasting)}: {self._where(record)}.{self._when(back)}{_outcome(record, self._bad)}",
             step=record.step,
             layers=record.nonfinite_layers,
             evidence={"bad_steps": float(self._bad), "steps": float(self._steps), "first": float(self._first)},
@@ -119,7 +121,9 @@ class BadBatches(Rule):
     def _where(self, record: StepRecord) -> str:
         hit, of = len(record.nonfinite_layers), len(record.layers)
         layers = "all layers" if hit == of and of > 1 else f"{hit} of {of} layers"
-        if self._forward >= self._bad:
+        if self._raised >= self._bad:
+            return "it ended in an exception because something was not finite, before there were gradients"
+        if self._forward + self._raised >= self._bad:
             return "the loss itself was not finite, so it happened in the batch or in the forward pass"
         if hit == 0:
             return "in the gradients, while the loss was finite"
@@ -136,7 +140,7 @@ class BadBatches(Rule):
         if back:
             return f" They come back in each epoch at {_batches(back)}."
         if self._batches and self._bad > 1:
-            return f" It was at {_batches(batch for _, batch in self._batches)}."
+            return f" They were at {_batches(batch for _, batch in self._batches)}."
         return ""
 
     def _causes(self, lasting: bool, back: tuple[int, ...]) -> tuple[str, ...]:
@@ -163,9 +167,10 @@ def _batches(batches: Iterable[int]) -> str:
     return ("batch " if len(few) == 1 else "batches ") + ", ".join(map(str, few[:6])) + more
 
 
-def _outcome(record: StepRecord) -> str:
+def _outcome(record: StepRecord, bad: int) -> str:
+    this = "It" if bad == 1 else "The last"
     return {
-        "skipped": " It was skipped: no weight moved.",
+        "skipped": f" {this} was skipped: no weight moved.",
         "rolled_back": " The weights were rolled back.",
-        "nonfinite": " It was applied to the weights, since nobody guards them.",
+        "nonfinite": f" {this} was applied to the weights, since nobody guards them.",
     }.get(record.verdict, "")

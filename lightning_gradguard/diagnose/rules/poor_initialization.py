@@ -105,8 +105,8 @@ class PoorInitialization(Rule):
             rule=self.id,
             severity="critical",
             message=(
-                f"the forward signal is lost on its way: the output of {last.module} is the same for all samples, but "
-                f"for {last.sample_spread:.1g} of its size."
+                f"the forward signal is lost on its way: the output of {last.module} is the same for all samples"
+                f"{f', but for {last.sample_spread:.1g} of its size' if last.sample_spread else ''}."
             ),
             step=record.step,
             layers=(last.module,),

@@ -43,7 +43,7 @@ export class App {
     this.top = el("header", { class: "top" });
     this.summary = el("div");
     this.notice = el("div");
-    this.trial = new Trial((clip) => this.change({ clip }));
+    this.trial = new Trial((clip) => this.change({ clip }), source.isLive);
     this.overview = new Overview((run) => this.change({ ...emptyState(), run }), source.isLive);
     this.below = el("div", { class: "below" });
     this.reading = el("p", { class: "reading", id: "reading", role: "status" });

@@ -1,9 +1,8 @@
 /** Row labels and the axis of steps. */
 
 import { formatNumber, formatPower, formatStep } from "./format.js";
-import { FONT, rowToY, stepToX } from "./geometry.js";
+import { FONT, hasRoomForEach, LINE, rowToY, stepToX } from "./geometry.js";
 
-const LINE = 13;
 const KIND = 96;
 
 /** Shortened in the middle: names of layers differ at both ends. */
@@ -49,7 +48,7 @@ export function labelWidth(context, view) {
 export function labelledRows(view, rect) {
   const [from, to] = view.span;
   const rows = Array.from({ length: to - from }, (_, i) => from + i);
-  if (rect.height / rows.length >= LINE - 1) return rows.map((row) => ({ row, text: view.nameOf(row) }));
+  if (hasRoomForEach(rect.height, rows.length)) return rows.map((row) => ({ row, text: view.nameOf(row) }));
   const starts = rows.filter((row) => row === from || view.blockOf(row) !== view.blockOf(row - 1));
   const useBlocks = starts.length < rows.length;
   const kept = [];
@@ -69,7 +68,6 @@ export function drawRowLabels(context, rect, view, palette, kindWidth) {
   context.textAlign = "right";
   context.textBaseline = "middle";
   const room = kindWidth ? kindWidth + 8 : 0;
-  const isEach = rect.height / (view.span[1] - view.span[0]) >= LINE - 1;
   const labelled = labelledRows(view, rect);
   const width = rect.x - 12 - room;
   const isTooWide = labelled.some(({ text }) => context.measureText(text).width > width);
@@ -79,7 +77,7 @@ export function drawRowLabels(context, rect, view, palette, kindWidth) {
     context.fillStyle = palette.ink;
     context.fillText(fitText(context, shared ? `…${text.slice(shared)}` : text, width), rect.x - 7 - room, y);
     context.fillStyle = palette.soft;
-    if (room && isEach) context.fillText(fitEnd(context, view.kindOf(row), kindWidth), rect.x - 7, y);
+    if (room) context.fillText(fitEnd(context, view.kindOf(row), kindWidth), rect.x - 7, y);
   }
 }
 

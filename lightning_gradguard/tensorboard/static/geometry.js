@@ -3,6 +3,7 @@
 export const FONT = "11px Roboto, system-ui, sans-serif";
 export const BOLD = "600 12px Roboto, system-ui, sans-serif";
 export const LANE = 15;
+export const LINE = 13;
 
 const STRIP = 88;
 const AXIS = 34;
@@ -26,10 +27,6 @@ const MIDDLE = 720;
  * @returns {Object<string, import("./types.js").Rect> & {width: number, height: number, kindWidth: number}}
  */
 export function arrange({ width, room, rows, label, lanes, hasLoss, isDouble }) {
-  const kindWidth = width < MIDDLE ? 0 : label.kind;
-  const gutter = Math.max(84, Math.min(label.name + (kindWidth ? kindWidth + 8 : 0) + 14, width * 0.3, 340));
-  const profileWidth = width < MIDDLE ? 0 : Math.max(210, Math.min(width * 0.22, 340));
-  const inner = width - gutter - (profileWidth ? profileWidth + 26 : 8);
   const legend = width < WIDE ? LEGEND.narrow : LEGEND.wide;
   const stripTop = legend + GAP;
   const lossTop = stripTop + STRIP + GAP;
@@ -38,6 +35,11 @@ export function arrange({ width, room, rows, label, lanes, hasLoss, isDouble }) 
   const wanted = Math.max(LEAST, room - mapTop - AXIS);
   const share = isDouble ? Math.max(LEAST, (wanted - CAPTION) / 2) : wanted;
   const mapHeight = Math.round(Math.max(rows < 8 ? 110 : 150, Math.min(rows * 22, share)));
+  const hasKinds = width >= MIDDLE && hasRoomForEach(mapHeight, rows);
+  const kindWidth = hasKinds ? label.kind : 0;
+  const gutter = Math.max(84, Math.min(label.name + (kindWidth ? kindWidth + 8 : 0) + 14, width * 0.3, 340));
+  const profileWidth = width < MIDDLE ? 0 : Math.max(210, Math.min(width * 0.22, 340));
+  const inner = width - gutter - (profileWidth ? profileWidth + 26 : 8);
   const secondTop = mapTop + mapHeight + CAPTION;
   const axisTop = isDouble ? secondTop + mapHeight : mapTop + mapHeight;
   const across = (y, height) => ({ x: gutter, y, width: inner, height });
@@ -55,6 +57,11 @@ export function arrange({ width, room, rows, label, lanes, hasLoss, isDouble }) 
     profile: { x: width - profileWidth, y: mapTop, width: profileWidth, height: mapHeight },
     heading: { x: width - profileWidth, y: stripTop, width: profileWidth, height: mapTop - stripTop },
   };
+}
+
+/** Whether rows are high enough for a label each; else blocks are named, and no kinds. */
+export function hasRoomForEach(height, rows) {
+  return height / rows >= LINE - 1;
 }
 
 /** First and last step that the columns cover; each column covers the steps since the one before. */

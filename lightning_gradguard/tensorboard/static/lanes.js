@@ -3,15 +3,16 @@
 import { columnAt } from "./frame.js";
 import { columnToX, FONT, LANE, stepToX } from "./geometry.js";
 
-/** One lane each, `kinds` being those of its events; what cannot happen in a run has no lane. */
+/** One lane each, `kinds` being those of its events, or `draw` what it shows; what cannot happen in a run has no lane. */
 export function lanesOf(view) {
   const lanes = [
     { label: "non-finite", kinds: ["nonfinite", "overflow", "rollback"] },
     { label: "spike", kinds: ["spike"] },
   ];
   if (view.marks.some((mark) => mark.kind === "finding")) lanes.push({ label: "finding", kinds: ["finding", "cleared"] });
-  if (view.frame.step.coefficient.some((value) => value >= 0)) lanes.push({ label: "clipped", kinds: [] });
-  if (view.frame.step.early?.some((value) => value > 0)) lanes.push({ label: "early", kinds: ["early"] });
+  if (view.frame.step.coefficient.some((value) => value >= 0)) lanes.push({ label: "clipped", kinds: [], draw: drawClipDensity });
+  if (view.curve?.marks) lanes.push({ label: "would clip", kinds: [], draw: drawWouldClip });
+  if (view.frame.step.early?.some((value) => value > 0)) lanes.push({ label: "early", kinds: [], draw: drawEarly });
   return lanes;
 }
 
@@ -36,9 +37,8 @@ export function drawLanes(context, rect, view, palette) {
     context.globalAlpha = 0.55;
     context.fillRect(rect.x, y + 1, rect.width, LANE - 2);
     context.globalAlpha = 1;
-    if (lane.kinds[0] === "early") drawEarly(context, rect, y, view, palette);
-    else if (lane.kinds.length) drawMarks(context, rect, y, view, palette, lane.kinds);
-    else drawClipDensity(context, rect, y, view, palette);
+    const draw = lane.draw || drawMarks;
+    draw(context, rect, y, view, palette, lane.kinds);
   });
 }
 
@@ -51,6 +51,15 @@ function drawMarks(context, rect, y, view, palette, kinds) {
     const { sign, colour } = SIGNS[event.kind];
     context.fillStyle = palette[colour];
     context.fillText(sign, markX(rect, view, event), y + LANE / 2 + 0.5);
+  }
+}
+
+/** A tick at each step that the tried policy would have clipped. */
+function drawWouldClip(context, rect, y, view, palette) {
+  context.fillStyle = palette.clip;
+  for (const step of view.curve.marks) {
+    if (step < view.domain[0] || step > view.domain[1]) continue;
+    context.fillRect(stepToX(rect, view.domain, step) - 1, y + 3, 2, LANE - 6);
   }
 }
 

@@ -55,9 +55,9 @@ export class ReportSource {
     return this.content.events[`${run}\n${optimizer}`];
   }
 
-  /** A page without a server runs no policy. */
-  async curve() {
-    return null;
+  /** The total norm of every step; a page without a server runs no policy. */
+  async curve(run, optimizer) {
+    return this.content.curves[`${run}\n${optimizer}`] || null;
   }
 }
 

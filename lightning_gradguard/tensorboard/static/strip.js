@@ -5,6 +5,9 @@ import { STATS } from "./cells.js";
 import { BOLD, columnToX, FONT, stepToX } from "./geometry.js";
 import { quantileOf, sample } from "./statistics.js";
 
+/** Width of a curve below which its key begins at the left edge. */
+const NARROW = 400;
+
 /** A loss that was not known; the mark of flow.py. */
 const NO_LOSS = -Infinity;
 const HEAD = 18;
@@ -20,7 +23,6 @@ const HEAD = 18;
 export function drawStrip(context, rect, view, palette, focus) {
   const curves = focus ? rowCurves(view, focus.row) : totalCurves(view);
   drawCurves(context, rect, view, palette, curves, axisOf(curves, view.domain, { isLog: true, least: 0.8 }));
-  if (!focus && view.curve?.marks) drawWouldClip(context, rect, view, palette);
 }
 
 /** The loss, and that of the compared run: logarithmic where it is positive and falls far. */
@@ -39,15 +41,6 @@ export function hasLoss(frame) {
   return frame.step.loss?.some((value) => value !== NO_LOSS) ?? false;
 }
 
-/** A tick below the curves at each step that the tried policy would have clipped. */
-function drawWouldClip(context, rect, view, palette) {
-  context.fillStyle = palette.clip;
-  for (const step of view.curve.marks) {
-    if (step < view.domain[0] || step > view.domain[1]) continue;
-    context.fillRect(stepToX(rect, view.domain, step) - 1, rect.y + rect.height - 7, 2, 6);
-  }
-}
-
 function totalCurves(view) {
   const { steps, step } = view.frame;
   const curves = [{ label: "Total gradient norm", steps, get: (j) => step.total_norm[j], colour: "line", dash: [] }];
@@ -56,7 +49,7 @@ function totalCurves(view) {
     curves.push({ label: "every step", steps: curve.steps, get: (j) => curve.norms[j], colour: "soft", dash: [] });
     if (curve.thresholds) {
       const get = (j) => curve.thresholds[j];
-      curves.push({ label: `${curve.policy} would clip above`, steps: curve.steps, get, colour: "clip", dash: [2, 2] });
+      curves.push({ label: `${curve.policy} clips above`, steps: curve.steps, get, colour: "clip", dash: [2, 2] });
     }
   }
   if (step.threshold.some((value) => value > 0)) {
@@ -141,8 +134,8 @@ function drawCurves(context, rect, view, palette, curves, axis) {
   context.rect(rect.x, rect.y, rect.width, rect.height);
   context.clip();
   for (const curve of curves.toReversed()) drawCurve(context, rect, view.domain, curve, axis, toY, palette);
-  drawKey(context, rect, curves, palette);
   context.restore();
+  drawKey(context, rect, curves, palette);
 }
 
 /** A line through neighbours, a dot where a point has none, a mark at the top where the value is NaN or infinite. */
@@ -182,7 +175,7 @@ function dot(context, x, y) {
 }
 
 function drawKey(context, rect, curves, palette) {
-  let x = rect.x + 2;
+  let x = rect.width < NARROW ? 2 : rect.x + 2; // over the ticks, too, where every pixel is needed
   context.textBaseline = "alphabetic";
   context.textAlign = "left";
   curves.forEach((curve, i) => {

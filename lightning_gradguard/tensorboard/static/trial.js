@@ -7,8 +7,12 @@ const USUAL = ["NormClip(1.0)", "ZClip()", "ZClip(z=3.0)", "AutoClip()", "AutoCl
 
 /** The box, which stays while the picture is drawn anew, so that nothing typed is lost. */
 export class Trial {
-  /** @param {function(string): void} pick Called with a policy in writing; "" for none. */
-  constructor(pick) {
+  /**
+   * @param {function(string): void} pick Called with a policy in writing; "" for none.
+   * @param {boolean} isLive Whether there is a server, which runs the policies.
+   */
+  constructor(pick, isLive) {
+    this.isLive = isLive;
     const list = el("datalist", { id: "clip-usual" }, ...USUAL.map((text) => el("option", { value: text })));
     const hints = { placeholder: "ZClip(z=3.0)", list: "clip-usual", spellcheck: "false", size: 28 };
     this.box = el("input", { id: "clip", type: "search", ...hints });
@@ -24,7 +28,7 @@ export class Trial {
 
   /** Says what came of it. @param {Object|null} curve @param {string} clip */
   show(curve, clip) {
-    this.node.hidden = !curve?.steps.length;
+    this.node.hidden = !this.isLive || !curve?.steps.length;
     if (document.activeElement !== this.box) this.box.value = clip;
     this.answer.textContent = curve?.problem || (curve?.policy ? inWords(curve) : "");
   }

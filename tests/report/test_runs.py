@@ -2,11 +2,16 @@ import numpy as np
 import pytest
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from lightning_gradguard.report.offline import read_pictures
 from lightning_gradguard.report.picture import MAX_COLUMNS, thin
+from lightning_gradguard.report.runs import read_runs
 from lightning_gradguard.sinks import JsonlSink
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS
 from tests.tensorboard.synthetic import busy_run, gan_run, large_run, vanishing_run, write_foreign, write_run
+
+
+def read_pictures(path):
+    runs, unreadable = read_runs(path)
+    return [picture for run in runs for picture in run.pictures], unreadable
 
 
 def write_jsonl(path, records):

@@ -1,0 +1,214 @@
+"""What a policy calculates with, and what it answers.
+
+A policy over one number of each step (its norm) is written once, with the functions of this file and the operators
+``+ - * < &``. On the CPU its numbers are floats, in double precision: torch would take some microseconds for each
+operator. On a device they are tensors of shape ``[]`` in single precision, and the host never waits for one. Which of
+the two runs a policy need not know. ``/``, ``if`` and the functions of :mod:`math` are for floats alone: use
+:func:`divide` and :func:`where`, and what is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_gradguard.arguments import By
+from lightning_gradguard.measurement.measurement import Measurement
+from lightning_gradguard.measurement.unit_norms import UnitNorms
+
+# A float, int or bool on the host; a tensor of shape [] on a device. (Any: operators mix both.)
+Number: TypeAlias = Any
+
+
+LARGEST = torch.finfo(torch.float32).max
+_SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
+_on_host = True
+
+
+_TENSORS = ("threshold", "coefficient", "bound", "beyond", "changes")  # of an answer, that somebody may write to
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A policy's answer to one measurement: what to do to the gradients, as device tensors.
+
+    Of ``coefficient``, ``bound`` and ``units`` one is set; none means *leave them alone*.
+
+    Attributes:
+        threshold: what the policy compared with, shape ``[]``: a norm, or a largest absolute element; ``None`` for a
+            policy with one threshold per tensor or unit.
+        coefficient: multiply gradients by it, in [0, 1]: shape ``[]``, or ``[num_params]``.
+        bound: clamp elements to [-bound, bound]: a float, or a tensor of shape ``[]`` or ``[num_params]``.
+        beyond: multiply what lies beyond the bound by it instead, in [0, 1], ``[num_params]``; the bound is a tensor of
+            that shape then.
+        units: for each parameter a coefficient that broadcasts over its gradient (over the values of a coalesced
+            sparse one), ``None`` where untouched.
+        by_unit: the norms that ``units`` go by with the factor for each, from a policy that knows them: they tell what
+            is left of the gradients, which otherwise are read once more when they were clipped.
+        changes: whether the gradients change at all, a boolean of shape ``[]``, from a policy that knows it; otherwise
+            :func:`is_clipped` finds out.
+        then: what to do after this, for a chain of policies.
+    """
+
+    threshold: Tensor | None = None
+    coefficient: Tensor | None = None
+    bound: float | Tensor | None = None
+    beyond: Tensor | None = None
+    units: Sequence[Tensor | None] | None = None
+    by_unit: Sequence[tuple[UnitNorms, Tensor]] | None = None
+    changes: Tensor | None = None
+    then: Clip | None = None
+    _versions: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_versions", self._count_writes())
+
+    def refuse_writes(self, policy: object) -> None:
+        """Sees to it that the answer is still what its policy made it.
+
+        Raises:
+            RuntimeError: if one of its tensors was written to since, as by a policy that answers with its state.
+        """
+        now = self._count_writes()
+        if now == self._versions:
+            return
+        written = next(name for name, old, new in zip(_TENSORS, self._versions, now, strict=True) if old != new)
+        raise RuntimeError(
+            f"{type(policy).__name__}.decide wrote to the {written} of its answer after making it, so that it is no "
+            "longer what gradients were compared with: write the state in place before, or answer with a clone"
+        )
+
+    def _count_writes(self) -> list[int]:
+        # torch counts the writes to a tensor and to all views of it; the host reads no value
+        tensors = (self.threshold, self.coefficient, self.bound, self.beyond, self.changes)
+        return [value._version if isinstance(value, Tensor) else 0 for value in tensors]
+
+
+@contextmanager
+def as_on_a_device() -> Iterator[None]:
+    """Calculates with tensors on the CPU, too, as a device does: for whoever compares the two."""
+    global _on_host
+    _on_host = False
+    try:
+        yield
+    finally:
+        _on_host = True
+
+
+def number(value: Tensor) -> Number:
+    """Returns a tensor of shape ``[]`` as a policy calculates with it: a float if it lies on the CPU, else itself."""
+    # A read of the host's own memory, which waits for nobody. A fake tensor has no number to read.
+    return value.item() if _on_host and value.device.type == "cpu" and type(value) is Tensor else value.float()
+
+
+def where(condition: Number, one: Number, other: Number) -> Number:
+    """Returns the one number where the condition holds, else the other."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, one, other)
+    return one if condition else other
+
+
+def clamp(value: Number, lowest: float = -math.inf, highest: float = math.inf) -> Number:
+    """Returns the number, or the limit it lies beyond; NaN stays NaN."""
+    if isinstance(value, Tensor):
+        return value.clamp(lowest, highest)
+    return lowest if value < lowest else highest if value > highest else value
+
+
+def minimum(one: Number, other: Number) -> Number:
+    """Returns the smaller of two numbers."""
+    return torch.minimum(one, other) if _are_tensors(one, other) else where(one < other, one, other)
+
+
+def maximum(one: Number, other: Number) -> Number:
+    """Returns the larger of two numbers."""
+    return torch.maximum(one, other) if _are_tensors(one, other) else where(one > other, one, other)
+
+
+def divide(one: Number, other: Number) -> Number:
+    """Returns the quotient, infinite or NaN where the divisor is zero."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return one / other
+    if other:
+        return one / other
+    return math.nan if not one or one != one else math.copysign(math.inf, one)
+
+
+def lerp(start: Number, end: Number, weight: Number) -> Number:
+    """Returns ``start + weight * (end - start)``: a running mean that takes ``end`` in."""
+    return torch.lerp(start, end, weight) if _are_tensors(start, end) else start + weight * (end - start)
+
+
+def sqrt(value: Number) -> Number:
+    """Returns the square root of a number >= 0."""
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+
+
+def without_nan(value: Number, instead: float) -> Number:
+    """Returns the number, or another one in the place of NaN."""
+    if isinstance(value, Tensor):
+        return value.nan_to_num(nan=instead)
+    return value if value == value else instead
+
+
+def norm_coefficient(norm: Number, threshold: Number, eps: float = 0.0) -> Number:
+    """Returns ``min(1, threshold / (norm + eps))``, safe where the norm is zero or not finite.
+
+    Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
+    although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
+    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite
+    threshold gives 1, never ``inf / inf``.
+
+    Args:
+        norm: a number, or a tensor of shape ``[num_params]``; >= 0.
+        threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
+        eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
+    """
+    bounded = clamp(norm, highest=LARGEST)
+    ratio = clamp(divide(threshold, bounded + eps if eps else bounded), _SMALLEST, 1.0)
+    return without_nan(ratio, 1.0)
+
+
+def observed(measurement: Measurement, by: By) -> tuple[Number, Number]:
+    """Returns the number an adaptive policy follows, and the total norm, which tells whether the step is finite.
+
+    Args:
+        measurement: of this step.
+        by: ``"norm"`` for the total norm, ``"value"`` for the largest absolute element.
+    """
+    total = number(measurement.total)
+    if by == "norm":
+        return total, total
+    largest = measurement.max_abs
+    return (number(largest.amax()) if largest.numel() else total), total
+
+
+def limited(
+    measurement: Measurement, by: By, level: Number, threshold: Number, target: Number, eps: float = 0.0
+) -> Clip:
+    """Returns the clip that brings what :func:`observed` gave down to ``target``: by scaling, or by clamping elements.
+
+    Args:
+        measurement: of this step.
+        by: what was observed.
+        level: what it was.
+        threshold: what it was compared with, for the record.
+        target: where it shall be afterwards; infinite for *leave it alone*.
+        eps: see :func:`norm_coefficient`.
+    """
+    change = norm_coefficient(level, target, eps) if by == "norm" else target
+    if not isinstance(change, Tensor):  # calculated on the host: both in one tensor
+        threshold, change = torch.tensor([threshold, change], dtype=measurement.total.dtype).unbind()
+    elif not isinstance(threshold, Tensor):
+        threshold = measurement.total.new_full((), threshold)
+    return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)
+
+
+def _are_tensors(one: Number, other: Number) -> bool:
+    return isinstance(one, Tensor) and isinstance(other, Tensor)
