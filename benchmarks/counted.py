@@ -229,7 +229,8 @@ def page(counts: dict[str, Count], on_cpu: dict[str, Count], described: dict[str
     note = (
         "Passes and memory as multiples of the gradients. A host read is a sync on an accelerator; a copy to the\n"
         "device is one of values that Python holds. On the CPU policies over single numbers calculate with Python's\n"
-        "floats; all other columns are as on a device."
+        "floats; all other columns are as on a device, except that watching reads one number on the CPU alone, where\n"
+        "that waits for nobody."
     )
     table = machine.markdown_table(header, rows)
     return "\n\n".join(["# What a step costs, counted", machine.in_words(described), note, table])

@@ -75,7 +75,7 @@ def keeping_generators() -> Iterator[None]:
 
 def restore_rng(state: RngState) -> None:
     """Puts back what :func:`capture_rng` took; generators that this machine does not have are left out."""
-    torch.set_rng_state(state["torch"].cpu())
+    torch.set_rng_state(state["torch"].cpu())  # no host sync: these states lie on the CPU, unless a loader moved them
     version, internal, gauss = state["random"]
     random.setstate((version, tuple(internal), gauss))
     if "cuda" in state and torch.cuda.is_available():

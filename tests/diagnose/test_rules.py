@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.detection.causes import CAUSES
 from lightning_gradguard.diagnose import (
     BadBatches,
     ClippingAlways,
@@ -48,7 +51,9 @@ from lightning_gradguard.diagnose import (
     ZeroGradient,
     ZeroRate,
     default_rules,
+    rules,
 )
+from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import BatchStats, LossStats
 
 N = 8  # records of each run
@@ -486,10 +491,23 @@ def test_it_stays_silent(name, make_record, make_activation):
     assert raised(rule, run, make_record, make_activation) == []
 
 
+def test_every_rule_that_has_a_file_is_asked_by_default():
+    modules = [
+        importlib.import_module(f"{rules.__name__}.{found.name}") for found in pkgutil.iter_modules(rules.__path__)
+    ]
+    classes = {thing for module in modules for thing in vars(module).values() if isinstance(thing, type)}
+    assert {each for each in classes if issubclass(each, Rule) and each is not Rule} == set(rules.RULES)
+
+
 def test_every_default_rule_has_a_sick_and_a_healthy_run():
     ids = {rule.id for rule in default_rules()}
     assert {rule.id for rule, _ in SICK.values()} == ids
     assert {rule.id for rule, _ in WELL.values()} == ids
+
+
+def test_every_default_rule_is_the_right_answer_to_some_fault_of_the_benchmark():
+    answers = {answer for each in CAUSES.values() for answer in each}
+    assert {rule.id for rule in default_rules()} <= answers
 
 
 def test_every_default_rule_has_an_anchor_in_the_docs():
