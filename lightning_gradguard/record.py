@@ -179,7 +179,8 @@ class StepRecord:
             ``nonfinite`` (let through: nobody guards, or the guard was told to).
         nonfinite_layers: layers with a NaN or an infinite element in their gradient.
         cause: what a bad step was: ``"nan"``, ``"inf"``; ``"buffer"``: the forward pass made a buffer non-finite;
-            ``"loss"``: the loss was NaN although every gradient was finite; ``"exception"``: the step raised, and
+            ``"loss"``: the loss was NaN although every gradient was finite, or, where several processes train a model
+            without buffers, on one of them (which then made every gradient NaN); ``"exception"``: the step raised, and
             something was not finite; ``"square"``: finite, but too large for an optimizer that squares it;
             ``"spike"``: finite, but far above the usual; ``None`` for a good one.
         loss_scale: of the live ``GradScaler``, else ``None``.

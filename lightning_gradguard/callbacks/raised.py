@@ -29,6 +29,7 @@ class RaisedSteps:
         module: the model.
         drop: drops the step.
         more: what else to look at, by name.
+        was_dropped: whether an error is that of an optimizer whose step was dropped already, for want of gradients.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class RaisedSteps:
         module: pl.LightningModule,
         drop: Drop,
         more: Callable[[], Iterator[tuple[str, Tensor]]],
+        was_dropped: Callable[[Exception], bool],
     ) -> None:
         self._trainer = trainer
         self._module = module
         self._drop = drop
         self._more = more
+        self._was_dropped = was_dropped
         self.batch: Any = None
         loop = trainer.fit_loop.epoch_loop
         self.stand_ins = [
@@ -54,6 +57,9 @@ class RaisedSteps:
         try:
             return run(*args, **kwargs)
         except Exception as error:
+            if self._was_dropped(error):
+                before.put_back()
+                return {}
             found = self._look(error) if may_be_a_nan(error) else ()
             if not found:
                 raise

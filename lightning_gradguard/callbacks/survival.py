@@ -21,6 +21,7 @@ from lightning_gradguard.callbacks.raised import Drop, RaisedSteps
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.callbacks.trainer import outer_module
 from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
+from lightning_gradguard.guard.judge import Judge
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
@@ -127,7 +128,11 @@ class Survival:
     def take_loss(self) -> Tensor | None:
         """The loss since the last optimizer step, where it is to be judged; optimizers in a row share it."""
         self._loss_is_old = True
-        return self._loss if self._shows_loss else None
+        if not self._shows_loss:
+            self.recovery.tells_by_gradients = self.options.drop_nan_loss
+            self.recovery.loss_in_gradients = self._loss
+            return None
+        return self._loss
 
     @property
     def _shows_loss(self) -> bool:
@@ -137,8 +142,11 @@ class Survival:
 
     def look_at_exceptions(self, trainer: pl.Trainer, drop: Drop) -> None:
         """Has steps that raise because something is not finite dropped from now on."""
-        self.raised = RaisedSteps(trainer, self._module, drop, self._more_to_look_at)
+        self.raised = RaisedSteps(trainer, self._module, drop, self._more_to_look_at, self._was_dropped)
         self._stand_ins += self.raised.stand_ins
+
+    def _was_dropped(self, error: Exception) -> bool:
+        return any(isinstance(p.judge, Judge) and p.judge.ends_dropped_step(error) for p in self.pipelines)
 
     def _more_to_look_at(self) -> Iterator[tuple[str, Tensor]]:
         spoiled = set(self.recovery.buffers.not_finite())
@@ -317,6 +325,8 @@ def _said_of(record: StepRecord) -> str | None:
     """What a bad step was, where it was not the gradients."""
     if record.cause == "spike":
         return record.findings[-1].message
+    if record.cause == "loss" and record.nonfinite_layers:
+        return "the loss is NaN on one process or more, and gradients by it"
     return {
         "buffer": "the forward pass made buffers non-finite",
         "loss": "the loss is NaN although every gradient is finite",

@@ -22,7 +22,7 @@ class Damage:
         counted: whether these are counts; otherwise 1 stands for *some*.
         num_params: how many parameters had a gradient.
         buffers: names of buffers that the forward pass made non-finite, where the gradients are finite.
-        loss: what the loss was, where it is NaN although gradients and buffers are finite; else ``None``.
+        loss: what the loss was, where it is NaN and gradients are finite, or are NaN because of it; else ``None``.
         raised: in words, what was not finite when the step ended in an exception.
         fatal: largest element of each gradient whose square overflows in the optimizer, though it is finite, by name.
         spike: in words, a gradient norm or loss far above the usual, where all is finite.
@@ -45,14 +45,16 @@ class Damage:
 
     @property
     def cause(self) -> Cause:
-        """``"nan"`` if there is one anywhere: it is what spreads."""
+        """``"nan"`` if there is one anywhere, as it is what spreads; but for gradients that are NaN by a NaN loss."""
+        if self.loss is not None:
+            return "loss"
         if any(self.nan.values()):
             return "nan"
         if self.inf or self.buffers:
             return "inf" if self.inf else "buffer"
         if self.fatal:
             return "square"
-        return "exception" if self.raised else "spike" if self.loss is None else "loss"
+        return "exception" if self.raised else "spike"
 
     @property
     def nonfinite(self) -> bool:
@@ -66,7 +68,8 @@ class Damage:
         if self.raised is not None:
             return f"the step ended in an exception: {self.raised}"
         if self.loss is not None:
-            return f"the loss is {self.loss} although every gradient is finite"
+            by_it = "on one process or more, and gradients by it" if self.nan else "although every gradient is finite"
+            return f"the loss is {self.loss} {by_it}"
         if self.fatal:
             shown = [f"'{name}' ({size:.3g})" for name, size in [*self.fatal.items()][:5]]
             return (

@@ -35,10 +35,12 @@ class DroppedStep:
 
     def __init__(self, layers: Sequence[Sequence[Any]]) -> None:
         self._ends: list[Callable[[], None]] = []
+        self._stepping: list[Any] = []
         for wrapped in layers:
             own = _with_state(wrapped)
             if any(_is_stepping(layer) for layer in own):
                 self._ends.append(_restore_after_step(own))
+                self._stepping += own
             else:
                 self._ends += [_do_nothing_once(layer) for layer in own]
 
@@ -47,6 +49,21 @@ class DroppedStep:
         for end in self._ends:
             end()
         self._ends = []
+
+    def has_failed(self, error: BaseException) -> bool:
+        """Tells whether an optimizer that was stepping has raised an error itself, and not what it had called back.
+
+        Some cannot do without gradients (Adai of pytorch_optimizer): their step is over, and has left nothing behind.
+        """
+        trace, own = error.__traceback__, False
+        while trace is not None:
+            code, called = trace.tb_frame.f_code, trace.tb_frame.f_locals.get("self")
+            if any(called is one for one in self._stepping):
+                own = "step" in code.co_name or own
+            elif "closure" in code.co_name:
+                own = False
+            trace = trace.tb_next
+        return own
 
 
 def _with_state(layers: Sequence[Any]) -> list[Any]:

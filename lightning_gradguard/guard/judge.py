@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -205,6 +206,8 @@ class Judge:
                 together = _together(decision)
                 total, coefficient = together.tolist()  # host sync: rare
                 found = found._replace(total=total, coefficient=coefficient)
+            else:
+                damage = self._blame_loss(damage, measurement.layout)
         damage = damage or self._look_beyond_gradients(found, decision)
         if damage is not None and (damage.loss is None or self.guard.drop_nan_loss):
             return self._drop(step, measurement, damage, scaler)
@@ -222,6 +225,14 @@ class Judge:
         if doubts:
             doubts = self.recovery.together.mean(doubts)
         return Signals(total, decision.clips.smallest_coefficient, **doubts)
+
+    def _blame_loss(self, damage: Damage, layout: Layout) -> Damage:
+        """Finds out whether gradients are NaN because one of several processes has told the others so of its loss."""
+        if not self.recovery.tells_by_gradients or not any(damage.nan.values()):
+            return damage
+        loss = self.recovery.loss_in_gradients
+        told = loss is not None and bool(loss.isnan())  # host sync: a bad step is no quiet step
+        return replace(damage, loss=math.nan) if self.recovery.together.any(told, layout.params) else damage
 
     def _look_beyond_gradients(self, found: Signals, decision: Decision) -> Damage | None:
         """What else makes a step bad: squares that overflow, buffers, a loss of NaN, a spike; ``None`` for a good one.
@@ -267,7 +278,9 @@ class Judge:
         """Drops a step: leaves it to the scaler if that is its business, else sees to it that nothing comes of it."""
         self.moved = False
         self._history.append((step, float(measurement.total), damage.cause))  # host sync: a bad step
-        if scaler is not None and damage.nan and self.guard.leaves_to_scaler(scaler.get_scale()):  # host sync: rare
+        if (
+            scaler is not None and damage.cause in ("nan", "inf") and self.guard.leaves_to_scaler(scaler.get_scale())
+        ):  # host sync: rare
             self.recovery.overflow_step()
             return Dropped(measurement, damage, "overflow")
         must_end = self.guard.bad_step()
@@ -348,6 +361,13 @@ class Judge:
             self._dropped = None
         self.has_told_optimizer = False
 
+    def ends_dropped_step(self, error: Exception) -> bool:
+        """Tells whether an optimizer has failed for want of gradients that were dropped; then its step is over."""
+        if self._dropped is None or not self._dropped.has_failed(error):
+            return False
+        self.end_step()
+        return True
+
     def take_spike(self, record: StepRecord) -> Finding | None:
         """Returns the spike of the step at hand as the views show it, once."""
         spike, self.spike = self.spike, None
@@ -410,7 +430,7 @@ class Judge:
     ) -> str:
         patience = f" This was bad step {self.guard.streak} in a row (patience)."
         why = f" It was {nowhere}." if nowhere else "" if self.guard.action == "raise" else patience
-        what = f"gradient of {damage.describe()}" if damage.nan else damage.describe()
+        what = f"gradient of {damage.describe()}" if damage.cause in ("nan", "inf") else damage.describe()
         if self.recovery.has_nonfinite_weights():
             likely = f" {self.recovery.remedy_of_nonfinite_weights()}"
         elif scaler is not None and not scaler.get_scale():  # host sync: the run ends

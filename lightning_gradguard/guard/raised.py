@@ -18,6 +18,12 @@ _NEVER_A_NAN = (
     NonFiniteGradientError, AttributeError, ImportError, MemoryError, NameError, NotImplementedError, StopIteration,
     TypeError, torch.OutOfMemoryError,
 )  # fmt: skip
+# Where the tensor itself is gone by the time the exception is here, but torch's own words tell of it.
+_TORCH_SAYS_SO = {
+    "returned nan values": "a gradient in the backward pass",  # autograd's anomaly mode
+    "input matrix contained non-finite values": "the matrix that torch.linalg was given",  # svd and its kin
+    "input tensor should not contain infs or NaNs": "the matrix that torch.linalg was given",  # eig
+}
 _MAX_FINDINGS = 5
 _MAX_TENSORS = 1000  # of one look: a loop may have gathered many
 
@@ -45,8 +51,8 @@ def find_nonfinite(error: BaseException, batch: Any, state: Iterable[tuple[str, 
             found.append(words)
         if len(found) == _MAX_FINDINGS or count == _MAX_TENSORS:
             break
-    if not found and "returned nan values" in str(error):  # autograd's anomaly mode
-        found.append("a gradient in the backward pass")
+    if not found:
+        found += [place for said, place in _TORCH_SAYS_SO.items() if said in str(error)]
     return tuple(found)
 
 

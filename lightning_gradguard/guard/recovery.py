@@ -47,6 +47,8 @@ class Recovery:
     Attributes:
         started: whether a first good state was taken.
         together: the processes that share the model.
+        tells_by_gradients: whether a NaN loss makes gradients NaN, so that processes hear of it when they reduce them.
+        loss_in_gradients: the loss of the step at hand, where that is so.
         broken_at_start: what was not finite before the first step, by name: nothing here can mend it.
 
     Raises:
@@ -74,6 +76,8 @@ class Recovery:
         self.snapshot_every_n_steps = snapshot_every_n_steps
         self._module = module
         self._optimizers = with_inner(optimizers)
+        self.tells_by_gradients = False
+        self.loss_in_gradients: Tensor | None = None
         self.broken_at_start: tuple[str, ...] = ()
         self._state = State(module, self._optimizers)
         self._since_snapshot = 0

@@ -221,3 +221,56 @@ def test_a_parameter_of_a_distribution_that_overflowed_is_named_and_rolled_back(
         make_trainer(callbacks=[guard]).fit(model, numbered())
     assert [record.verdict for record in guard.records][4] == "rolled_back"
     assert all_finite(model.state_dict().values())
+
+
+class NeedsGradients(torch.optim.Optimizer):
+    """As Adai and AdamS of pytorch_optimizer: averages over all parameters, and fails where none has a gradient."""
+
+    def __init__(self, params, lr=0.01):
+        super().__init__(params, {"lr": lr, "steps": 0})
+
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            group["steps"] += 1
+            present = [p for p in group["params"] if p.grad is not None]
+            mean = sum(float(p.grad.square().sum()) for p in present) / sum(p.numel() for p in present)
+            with torch.no_grad():
+                for parameter in present:
+                    parameter.add_(parameter.grad, alpha=-group["lr"] / (1.0 + mean))
+        return loss
+
+
+@SAYS_SO
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_optimizer_that_fails_without_gradients_does_not_end_a_run_whose_step_was_dropped(
+    make_trainer, action, accumulate
+):
+    model, guard = Norms({4: fill(math.nan)}), NonFiniteGuard(action)
+    model.configure_optimizers = lambda: NeedsGradients(model.parameters())
+    trainer, states = fit(make_trainer, model, guard, accumulate_grad_batches=accumulate)
+    verdicts = [record.verdict for record in guard.records]
+    bad = 4 // accumulate
+    assert verdicts == ["ok"] * bad + ["skipped"] + ["ok"] * (8 // accumulate - bad - 1)
+    assert trainer.global_step == 8 // accumulate
+    assert trainer.optimizers[0].param_groups[0]["steps"] == 8 // accumulate - 1
+    assert all_finite(states[-1])
+
+
+@SAYS_SO
+@pytest.mark.parametrize("function", [torch.linalg.svdvals, torch.linalg.pinv, torch.linalg.eig])
+def test_a_matrix_without_a_name_is_told_by_torchs_own_words(make_trainer, function):
+    model, guard = spoiled(), NonFiniteGuard()
+    plain = model.training_step
+
+    def training_step(batch, batch_idx):
+        if batch_idx == 3:
+            function(torch.full((3, 3), math.nan))
+        return plain(batch, batch_idx)
+
+    model.training_step = training_step
+    with pytest.warns(UserWarning, match="the matrix that torch.linalg was given"):
+        fit(make_trainer, model, guard)
+    assert [record.verdict for record in guard.records].count("skipped") == 1

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lightning_gradguard import GradientPipeline, NormClip
 from lightning_gradguard.clip.answer import as_on_a_device
 from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
 from lightning_gradguard.clip.base import ClipPolicy
@@ -320,3 +321,20 @@ def test_a_policy_runs_where_values_do_not_exist(make: Make) -> None:
         run.step([torch.ones(shape) for shape in SHAPES])
         clip, _ = run.step([torch.ones(shape) for shape in SHAPES])
         is_clipped(run.measure([torch.ones(shape) for shape in SHAPES]), clip)
+
+
+@both
+@pytest.mark.parametrize("on_nonfinite", [None, "skip"])
+@pytest.mark.parametrize(("value", "size"), [(1e25, 8), (2e19, 300)])
+def test_a_norm_that_overflows_is_clipped_to_its_threshold(
+    arithmetic: Any, on_nonfinite: Any, value: float, size: int
+) -> None:
+    with arithmetic():
+        net = nn.Linear(size, 1, bias=False)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        pipeline = GradientPipeline(net, optimizer, NormClip(0.5), on_nonfinite, log_every_n_steps=1)
+        net.weight.grad = torch.full_like(net.weight, value)
+        record = pipeline.before_step()
+    assert net.weight.grad is not None and record is not None
+    assert float(net.weight.grad.double().norm()) == pytest.approx(0.5, rel=1e-5)
+    assert record.verdict == "clipped"

@@ -1,10 +1,13 @@
 import math
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from lightning_gradguard import GradientPipeline, NonFiniteGuard, NormClip, ValueClip
+from lightning_gradguard.clip.answer import as_on_a_device
 from lightning_gradguard.guard.squares import Squares
 from tests.callbacks.test_checkpoints import all_finite, saver, written
 from tests.models import Regression, batches
@@ -95,3 +98,16 @@ def test_no_checkpoint_holds_the_infinity_and_the_words_are_true(make_trainer, t
         trainer.fit(model, batches())
     for checkpoint in written(tmp_path):
         assert all_finite(s["exp_avg_sq"] for s in checkpoint["optimizer_states"][0]["state"].values())
+
+
+@pytest.mark.parametrize("arithmetic", [nullcontext, as_on_a_device], ids=["host", "device"])
+@pytest.mark.parametrize("value", [2e4, 6e4, -2e4])
+def test_pure_float16_has_its_own_limit_however_it_is_calculated(arithmetic, value):
+    with arithmetic():
+        make = partial(torch.optim.Adam, eps=1e-4)  # (1 - 0.999) g^2 overflows from 8.1e3 on
+        bad, finite = step(make, value, dtype=torch.float16)
+        good, _ = step(make, 4e3, dtype=torch.float16)
+        clipped, safe = step(make, value, clip=NormClip(1.0), dtype=torch.float16)
+    assert (bad.verdict, bad.cause, bad.nonfinite_layers, finite) == ("skipped", "square", ("weight",), True)
+    assert good.verdict == "ok"
+    assert (clipped.verdict, safe) == ("clipped", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_gradguard import GradGuard, GradientPipeline, NonFiniteGuard, NormClip
+from lightning_gradguard import GradGuard, GradientPipeline, NonFiniteGradientError, NonFiniteGuard, NormClip
 from lightning_gradguard.guard.guard import Guard
 from lightning_gradguard.guard.recovery import Recovery
 from tests.modes.distributed_checks import Hooked, keep_apart
-from tests.modes.modes import ddp, quiet_trainer
+from tests.modes.modes import ddp, fsdp, quiet_trainer
 from tests.modes.training import Problem, batches, examples
 
 
@@ -144,7 +145,19 @@ class Counted(pl.Callback):
 def a_nan_loss_of_one_is_heard_without_an_all_reduce(folder: str) -> Any:
     counted, watch = Counted(), GradGuard(on_nonfinite="skip", log_every_n_steps=1000, probe_every_n_steps=None)
     quiet_trainer(folder, [counted, watch], **ddp()).fit(LossIsNaN(), batches())
-    return counted.calls, [record.verdict for record in watch.records if record.cause]
+    return counted.calls, [(record.verdict, record.cause) for record in watch.records if record.cause]
+
+
+def a_nan_loss_is_called_one_by_who_saves_it_and_by_the_error(folder: str) -> Any:
+    saving = NonFiniteGuard(incident_dir=Path(folder, "incidents"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet_trainer(folder, [saving], **fsdp()).fit(LossIsNaN(), batches())
+    announced = [str(each.message) for each in caught if "step 2 was skipped" in str(each.message)]
+    try:
+        quiet_trainer(folder, [NonFiniteGuard("raise")], **ddp()).fit(LossIsNaN(), batches())
+    except NonFiniteGradientError as error:
+        return announced, str(error)
 
 
 COMPANY = {
@@ -155,6 +168,7 @@ COMPANY = {
         a_hook_that_comes_late,
         a_step_that_talks_is_not_run_by_one_alone,
         a_nan_loss_of_one_is_heard_without_an_all_reduce,
+        a_nan_loss_is_called_one_by_who_saves_it_and_by_the_error,
         inside_of_join_it_is_refused,
     )
 }

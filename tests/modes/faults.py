@@ -88,6 +88,7 @@ def run_cell(folder: str, cell: Cell) -> str:
         return _own_error(error, folder)
     weights = [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
     assert all(bool(weight.isfinite().all()) for weight in weights)
+    assert {record.cause for record in watch.records if record.verdict == "skipped"} == {"loss"}
     return " ".join(record.verdict for record in watch.records)
 
 

@@ -55,7 +55,14 @@ def test_a_step_with_a_collective_in_it_is_not_run_again_and_who_met_the_fault_s
 
 
 def test_a_nan_loss_on_one_process_is_heard_by_all_and_costs_no_all_reduce(answers: Any) -> None:
-    assert answers["a_nan_loss_of_one_is_heard_without_an_all_reduce"] == [(0, ["skipped"])] * 2
+    assert answers["a_nan_loss_of_one_is_heard_without_an_all_reduce"] == [(0, [("skipped", "loss")])] * 2
+
+
+def test_a_nan_loss_on_one_process_is_called_a_nan_loss_on_all(answers: Any) -> None:
+    by_it = "the loss is NaN on one process or more, and gradients by it"
+    first, last = answers["a_nan_loss_is_called_one_by_who_saves_it_and_by_the_error"]
+    assert any(by_it in said for said in first[0] + last[0])
+    assert all(error.startswith(by_it.lower()) for error in (first[1].lower(), last[1].lower()))
 
 
 def test_inside_of_join_a_guard_is_refused_in_words(answers: Any) -> None:
