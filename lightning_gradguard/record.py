@@ -143,12 +143,18 @@ class LossStats:
             nothing but the mean.
         probabilities: whether the input was probabilities already, where raw outputs are due.
         value: the loss itself.
+        target_low: the smallest target, where targets are numbers.
+        target_high: the largest.
+        given_rms: root mean square of what was predicted, where that is numbers.
     """
 
     kind: str
     baseline: float | None = None
     probabilities: bool = False
     value: float | None = None
+    target_low: float | None = None
+    target_high: float | None = None
+    given_rms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,37 @@ def _initialize(recipe: Recipe, finding: Finding) -> Recipe:
     return m.model(start)(recipe)
 
 
+def _from_zero(recipe: Recipe, finding: Finding) -> Recipe:
+    """Only what the finding names: weights at random, as large as the layer is wide; biases stay at zero."""
+    named = tuple(f"{name.removeprefix('net.')}." for name in finding.layers)
+
+    def start(name: str, p: Tensor) -> None:
+        if f"{name}.".startswith(named) and not name.endswith("bias"):
+            nn.init.normal_(p, std=(p.shape[-1] if p.dim() > 1 else len(p)) ** -0.5)
+
+    return m.weights(start)(recipe)
+
+
+def _smaller_logits(recipe: Recipe, finding: Finding) -> Recipe:
+    """What goes into a cross-entropy is divided on its way."""
+    by = finding.evidence["divide_by"]
+
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        plain = nn.functional.cross_entropy
+        nn.functional.cross_entropy = lambda x, *args, **more: plain(x / by, *args, **more)
+        try:
+            return recipe.loss(net, batch)
+        finally:
+            nn.functional.cross_entropy = plain
+
+    return replace(recipe, loss=loss, metric=recipe.metric or recipe.loss)
+
+
+def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
+    by = finding.evidence["multiply_loss_by"]
+    return replace(recipe, loss=lambda net, batch: by * recipe.loss(net, batch), metric=recipe.metric or recipe.loss)
+
+
 def _orthogonal(recipe: Recipe, finding: Finding) -> Recipe:
     def start(name: str, p: Tensor) -> None:
         if "weight_hh" in name:
@@ -124,9 +155,13 @@ def _normalize(recipe: Recipe, finding: Finding) -> Recipe | None:
     return replace(recipe, model=build)
 
 
+def _normalize_and_initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
+    return _normalize(_initialize(recipe, finding), finding)
+
+
 def _raise_ceiling(recipe: Recipe, finding: Finding) -> Recipe | None:
     usual = finding.evidence.get("usual_norm")
-    return None if usual is None or recipe.clip is None else replace(recipe, clip=usual)
+    return None if usual is None or recipe.clip is None else replace(recipe, clip=10 * usual)
 
 
 def _clip(recipe: Recipe, finding: Finding) -> Recipe | None:
@@ -158,6 +193,20 @@ def _scaled_targets(recipe: Recipe, finding: Finding) -> Recipe | None:
         return (batch[0], (batch[1] - y.mean()) / y.std(), *batch[2:])
 
     return m.batches(scaled)(recipe)
+
+
+def _standardize_both(recipe: Recipe, finding: Finding) -> Recipe | None:
+    better = _scaled_targets(recipe, finding)
+    return _standardize(better, finding) if better is not None else None
+
+
+def _targets_in_range(recipe: Recipe, finding: Finding) -> Recipe | None:
+    """Masks of 0 and 255 are divided; other targets need somebody who reads the code."""
+    drawn = recipe.data(torch.Generator().manual_seed(77), True)
+    if not (isinstance(drawn, tuple | list) and drawn[1].is_floating_point() and drawn[1].min() >= 0):
+        return None
+    top = float(drawn[1].max())
+    return m.batches(lambda batch: (batch[0], batch[1] / top, *batch[2:]))(recipe)
 
 
 def _constant_rate(recipe: Recipe, finding: Finding) -> Recipe | None:
@@ -215,6 +264,8 @@ CURES: dict[str, Cure] = {
     remedies.PASS_LOGITS: _open_output,
     remedies.OPEN_OUTPUT: _open_output,
     remedies.NORMALIZE_TARGET: _scaled_targets,
+    remedies.NORMALIZE_BOTH: _standardize_both,
+    remedies.TARGETS_IN_RANGE: _targets_in_range,
     remedies.NORMALIZE_INPUT: _standardize,
     remedies.LOWER_DECAY: _less_decay,
     remedies.SLOWER_DECAY: _constant_rate,
@@ -225,6 +276,10 @@ CURES: dict[str, Cure] = {
     remedies.ORTHOGONAL: _orthogonal,
     remedies.ZERO_BIAS: _zero_bias,
     remedies.INIT_NORMAL: _initialize,
+    remedies.FROM_ZERO: _from_zero,
+    remedies.SMALLER_LOGITS: _smaller_logits,
+    remedies.LARGER_LOSS: _larger_loss,
+    remedies.NORMALIZE_AND_INIT: _normalize_and_initialize,
     remedies.NORMALIZE: _normalize,
     remedies.CLIP: _clip,
 }

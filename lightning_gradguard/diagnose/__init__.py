@@ -24,6 +24,7 @@ from lightning_gradguard.diagnose.rules.loss_scale import LossScaleCollapse
 from lightning_gradguard.diagnose.rules.no_gradient import NoGradient
 from lightning_gradguard.diagnose.rules.no_step import NoStep
 from lightning_gradguard.diagnose.rules.old_gradients import OldGradients
+from lightning_gradguard.diagnose.rules.output_range import OutputRange
 from lightning_gradguard.diagnose.rules.output_scale import OutputScale
 from lightning_gradguard.diagnose.rules.poor_initialization import PoorInitialization
 from lightning_gradguard.diagnose.rules.rate_decayed import RateDecayed
@@ -64,6 +65,7 @@ __all__ = [
     "NoStep",
     "OldGradients",
     "OptimizerImbalance",
+    "OutputRange",
     "OutputScale",
     "PoorInitialization",
     "RateDecayed",

@@ -25,11 +25,16 @@ USE_SCALER = "scale the loss: precision='16-mixed' with its GradScaler, or bfloa
 USE_BFLOAT16 = "use bfloat16 (precision='bf16-mixed'), which has float32's range"
 NORMALIZE_INPUT = "bring the input to zero mean and unit variance"
 NORMALIZE_TARGET = "bring the targets to zero mean and unit variance, and scale predictions back"
+NORMALIZE_BOTH = f"{NORMALIZE_INPUT}, and the targets too, and scale predictions back"
 VARY_INPUT = "look at what the data loader yields: the input carries nothing"
 INIT_NORMAL = (
     "initialize for the activation: He for ReLU and its kin, Xavier for tanh and sigmoid; zero only for biases"
 )
+FROM_ZERO = "draw these weights at random: of factors that are multiplied, one at most may begin at zero"
+SMALLER_LOGITS = "divide what goes into the loss"
+LARGER_LOSS = "multiply the loss"
 NORMALIZE = "add batch or layer normalization between the layers"
+NORMALIZE_AND_INIT = f"{NORMALIZE}, and {INIT_NORMAL}"
 RESIDUAL = "add residual connections"
 OTHER_ACTIVATION = "use a non-saturating activation: ReLU, GELU, SiLU"
 LEAKY = "use an activation that does not die: leaky ReLU, GELU, SiLU"
@@ -55,13 +60,19 @@ SAVE_INCIDENT = "save the next bad step with incident_dir=..., then `python -m l
 
 
 def for_scale(*, deep_and_bare: bool, normalizes: bool = False) -> tuple[str, ...]:
-    """What to try when the scale of weights is wrong: a deep net without any normalization needs that first.
+    """What to try when the scale of weights is wrong: a deep net without any normalization needs both at once.
 
-    A net that normalizes already is not told to.
+    In ten convolutions with sigmoids or wild weights neither of the two cures by itself, and both together do. A net
+    that normalizes already is not told to.
     """
     if normalizes:
         return (INIT_NORMAL,)
-    return (NORMALIZE, INIT_NORMAL) if deep_and_bare else (INIT_NORMAL, NORMALIZE)
+    return (NORMALIZE_AND_INIT,) if deep_and_bare else (INIT_NORMAL, NORMALIZE)
+
+
+def smaller_logits(factor: float) -> str:
+    """Bringing outputs into the range where a loss is unsure, by a factor."""
+    return f"{SMALLER_LOGITS} by about {factor:g}, or begin with smaller weights in the last layer"
 
 
 def lower_rate(factor: float | None = None) -> str:
@@ -79,6 +90,11 @@ def raise_rate(factor: float) -> str:
     return RAISE_RATE if not math.isfinite(factor) else f"{RAISE_RATE} by about {factor:g}×"
 
 
+def larger_loss(factor: float) -> str:
+    """Multiplying the loss, so that its gradient is no longer lost beside an optimizer's eps."""
+    return f"{LARGER_LOSS} by about {factor:g}: its gradient is below the optimizer's eps"
+
+
 def clip(norm: float | None = None, *, clips: bool = False) -> str:
     """Clipping at a norm; where a policy is at work already, lowering its ceiling."""
     at = f" at about {norm:.2g}" if norm is not None and math.isfinite(norm) else ""
@@ -86,5 +102,10 @@ def clip(norm: float | None = None, *, clips: bool = False) -> str:
 
 
 def raise_ceiling(norm: float) -> str:
-    """Raising the clipping threshold to the usual norm."""
-    return f"{RAISE_CEILING} to about {norm:.2g}, the usual gradient norm"
+    """Raising the clipping threshold to where only outliers are clipped, given the usual norm.
+
+    Example:
+        >>> raise_ceiling(0.024)
+        'raise the clipping threshold to about 0.24, ten times the usual gradient norm'
+    """
+    return f"{RAISE_CEILING} to about {10 * norm:.2g}, ten times the usual gradient norm"

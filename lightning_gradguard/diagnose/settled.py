@@ -7,12 +7,15 @@ import statistics
 
 from lightning_gradguard.record import StepRecord
 
+_ENTRY = 0.1  # size of an embedding's entries below which it has not grown yet
+
 
 class SettledRatios:
     """Reads measured update-to-weight ratios, without layers that began at zero.
 
     Any step is large beside zero: adapters, closing layers of residual branches and lone biases would look as if the
-    learning rate were too high.
+    learning rate were too high. The rows of an embedding often begin near zero as well, and grow into their place:
+    their change is measured against entries of at least a tenth.
     """
 
     def __init__(self) -> None:
@@ -26,11 +29,19 @@ class SettledRatios:
             if weight == 0 or (ratio == math.inf and weight is not None and math.isfinite(weight)):
                 self._from_zero.add(layer)
         moved = [
-            ratio
-            for layer, ratio in zip(record.layers, ratios, strict=False)
+            ratio * _beside(record, i)
+            for i, (layer, ratio) in enumerate(zip(record.layers, ratios, strict=False))
             if ratio is not None and ratio > 0 and layer not in self._from_zero
         ]
         return statistics.median(moved) if moved else None
+
+
+def _beside(record: StepRecord, i: int) -> float:
+    """What a ratio of this layer counts: less than one for an embedding whose entries are near zero."""
+    kinds, sizes, weights = record.layer_kinds, record.layer_sizes, record.weight_norms
+    if not kinds or "Embedding" not in kinds[i] or not sizes or not weights or weights[i] is None:
+        return 1.0
+    return min(1.0, (weights[i] or 0.0) / (_ENTRY * max(sizes[i], 1) ** 0.5))
 
 
 def round_factor(factor: float) -> float:

@@ -55,7 +55,9 @@ class FunctionWatch(TorchDispatchMode):
         self.part = Part("the look at functions", "rules that look at them stay silent", remove=self.stop)
         self._see = see
         self._names: dict[Any, str | None] = {}  # of each operator that was met; none of one that is not looked at
-        self._losses: list[tuple[str, Tensor, Tensor, Tensor]] = []  # kind; baseline, given probabilities, value
+        self._losses: list[
+            tuple[str, list[Tensor]]
+        ] = []  # kind; baseline, given probabilities, value, range of targets, size
         self._given: Tensor | None = None  # whether the last log_softmax got probabilities
 
     @classmethod
@@ -81,11 +83,11 @@ class FunctionWatch(TorchDispatchMode):
         """What losses were given since it began, ``None`` without any."""
         losses, self._losses = self._losses, []
         found = []
-        for kind, *figures in losses:
-            baseline, given, value = torch.stack(
+        for kind, figures in losses:
+            baseline, given, value, *targets = torch.stack(
                 [f.float().to(figures[0].device) for f in figures]
             ).tolist()  # host sync
-            found.append(LossStats(kind, baseline, bool(given), value))
+            found.append(LossStats(kind, baseline, bool(given), value, *targets))
         return tuple(found) or None
 
     def __torch_dispatch__(
@@ -130,17 +132,26 @@ class FunctionWatch(TorchDispatchMode):
         ignored = args[4] if len(args) > 4 else -100
         counts = torch.bincount(target.reshape(-1).where(target.reshape(-1) != ignored, -1) + 1)[1:].float()
         share = counts / counts.sum()
-        self._add("cross-entropy", -torch.special.xlogy(share, share).sum(), value)
+        baseline = -torch.special.xlogy(share, share).sum()
+        self._add("cross-entropy", baseline * counts.sum() if _is_summed(args, 3) else baseline, value)
 
     def _bce_with_logits(self, args: Sequence[Any], value: Tensor) -> None:
         logits, target = args[0], args[1].float()
         low, high = logits.min(), logits.max()
         self._given = (low >= 0) & (high <= 1) & (high - low > _CONSTANT)  # a constant is no probability
-        self._add("binary-cross-entropy", _entropy_of(target.mean()), value)
+        self._add(
+            "binary-cross-entropy",
+            _entropy_of(target.mean()),
+            value,
+            target,
+            logits.float(),
+            summed=_is_summed(args, 4),
+        )
 
     def _bce(self, args: Sequence[Any], value: Tensor) -> None:
         self._given = None
-        self._add("binary-cross-entropy", _entropy_of(args[1].float().mean()), value)
+        target = args[1].float()
+        self._add("binary-cross-entropy", _entropy_of(target.mean()), value, target, summed=_is_summed(args, 3))
 
     def _mse(self, args: Sequence[Any], value: Tensor) -> None:
         target = args[1].float()
@@ -148,11 +159,25 @@ class FunctionWatch(TorchDispatchMode):
         number = len(target) if target.dim() else 1
         if number > 1:
             around = (target - target.mean(0, keepdim=True)).square().mean()
-            self._add("squared-error", around * number / (number - 1), value)
+            baseline = around * number / (number - 1)
+            self._add("squared-error", baseline, value, target, args[0], summed=_is_summed(args, 2))
 
-    def _add(self, kind: str, baseline: Tensor, value: Tensor) -> None:
+    def _add(
+        self,
+        kind: str,
+        baseline: Tensor,
+        value: Tensor,
+        target: Tensor | None = None,
+        predicted: Tensor | None = None,
+        *,
+        summed: bool = False,
+    ) -> None:
         given = self._given if self._given is not None else torch.zeros((), device=baseline.device)
-        self._losses.append((kind, baseline, given, value.mean()))
+        within = list(target.aminmax()) if target is not None and target.numel() else []
+        if within and predicted is not None:
+            within.append(predicted.float().square().mean().sqrt())
+        baseline = baseline * target.numel() if summed and target is not None else baseline
+        self._losses.append((kind, [baseline, given, value.mean(), *within]))
         self._given = None
 
 
@@ -172,6 +197,11 @@ def _name_of(operator: Any) -> str | None:
     name = str(getattr(packet, "__name__", ""))
     looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS
     return name if looked_at else None
+
+
+def _is_summed(args: Sequence[Any], place: int) -> bool:
+    """Whether the loss is the sum over the batch: torch's reduction, 2, at that place of the arguments."""
+    return len(args) > place and args[place] == 2
 
 
 def _is_plain(value: Any) -> bool:

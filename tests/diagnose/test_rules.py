@@ -33,6 +33,7 @@ from lightning_gradguard.diagnose import (
     NoStep,
     OldGradients,
     OptimizerImbalance,
+    OutputRange,
     OutputScale,
     PoorInitialization,
     RateDecayed,
@@ -79,6 +80,8 @@ HEAD = ("head", "Linear", {})
 BAD = {"verdict": "skipped", "cause": "nan", "num_nonfinite": 1, "total_norm": math.nan, "nonfinite_layers": ("a",)}
 
 X = BatchStats("0", 1.0)
+RAW_SERIES = (BatchStats("0", 300.0), BatchStats("1", 299.0))
+TARGETS_OF_EITHER_SIGN = LossStats("squared-error", target_low=-2.0, target_high=2.0, given_rms=0.3)
 EXPERTS = ("experts.0", "experts.1", "experts.2", "experts.3", "head")
 
 SICK = {
@@ -141,6 +144,21 @@ SICK = {
         SaturatedOutput(),
         [acts(LINEAR, HEAD, ("sigmoid()", "Sigmoid", {"saturated": 1.0}))] * 30,
     ),
+    "a ReLU before targets of either sign": (
+        OutputRange(),
+        steady(**acts(LINEAR, HEAD, ("relu()", "ReLU", {"rms": 0.3})), losses=(TARGETS_OF_EITHER_SIGN,)),
+    ),
+    "an embedding that was never loaded": (
+        InputScale(),
+        steady(
+            **acts(("a", "Embedding", {"rms": 0.0, "input_rms": 5.0}), HEAD),
+            trainable=(False, *(True,) * 5),
+        ),
+    ),
+    "a series that is predicted raw": (
+        TargetScale(),
+        steady(**acts(("a", "Linear", {"input_rms": 300.0}), HEAD), loss=9e4, inputs=RAW_SERIES),
+    ),
     "a loss that rises": (LossRises(), over("loss", [2.0 + 0.5 * i for i in range(20)])),
     "bad batches": (BadBatches(), [BAD if i in (3, 8) else {"loss": 0.9**i} for i in range(12)]),
     "bad from the first step": (BadBatches(), [{**BAD, "loss": math.nan}] * N),
@@ -161,7 +179,7 @@ SICK = {
     ),
     "masks of 0 and 255": (
         WrongSign(),
-        [{"loss": -5.0, "losses": (LossStats("binary-cross-entropy", math.nan, value=-5.0),)}] * N,
+        [{"loss": 5.0, "losses": (LossStats("binary-cross-entropy", math.nan, target_low=0, target_high=255),)}] * N,
     ),
     "gradients that are cleared before the step": (
         NoStep(),
@@ -286,6 +304,43 @@ WELL = {
     "an output that was open": (
         SaturatedOutput(),
         steady(**acts(LINEAR, HEAD, ("sigmoid()", "Sigmoid", {"saturated": 0.3}))),
+    ),
+    "logits that lie between 0 and 1 by chance": (
+        DoubleActivation(),
+        steady(
+            **acts(LINEAR, ("relu()", "ReLU", {"rms": 1.0}), HEAD),
+            losses=(LossStats("binary-cross-entropy", 0.7, probabilities=True, value=0.7, given_rms=0.2),),
+        ),
+    ),
+    "a state that begins at zero": (
+        InputScale(),
+        steady(**acts(("a", "Linear", {"input_rms": 0.0}), HEAD), inputs=(X,)),
+    ),
+    "a linear layer before targets of either sign": (
+        OutputRange(),
+        steady(**acts(LINEAR, HEAD), losses=(TARGETS_OF_EITHER_SIGN,)),
+    ),
+    "a policy's tanh beside the squared error of its critic": (
+        OutputRange(),
+        steady(**acts(LINEAR, HEAD, ("tanh()", "Tanh", {"rms": 0.9})), losses=(TARGETS_OF_EITHER_SIGN,)),
+    ),
+    "an embedding that begins at zero": (
+        InputScale(),
+        steady(**acts(("a", "Embedding", {"rms": 0.0, "input_rms": 5.0}), HEAD)),
+    ),
+    "an embedding that grows into its place": (
+        LargeUpdates(),
+        steady(
+            update_ratios=(0.8,) * 6, weight_norms=(0.2,) * 6, layer_kinds=("Embedding",) * 6, layer_sizes=(100,) * 6
+        ),
+    ),
+    "a small start that a tiny rate never leaves": (
+        PoorInitialization(),
+        steady(
+            **acts(("a", "Linear", {"rms": 1.0}), ("b", "Linear", {"rms": 1e-4}), HEAD),
+            optimizer_kind="AdamW",
+            update_ratios=(1e-6,) * 6,
+        ),
     ),
     "a loss that is noisy": (LossRises(), over("loss", [2.0 + 0.5 * (-1) ** i for i in range(40)], loss_std=0.5)),
     "a reward that is maximized": (
@@ -526,7 +581,7 @@ def test_a_bad_step_that_ended_in_an_exception_is_said_to_have_had_no_gradients(
 def test_the_learning_rate_is_suggested_by_factor(make_record, make_activation):
     (too_high,) = raised(LargeUpdates(), over("update_ratios", [(9.0,) * 6] * 4), make_record, make_activation)
     (too_low,) = raised(SmallUpdates(), steady(update_ratios=(3e-6,) * 6), make_record, make_activation)
-    assert too_high.evidence["lower_learning_rate_by"] == 100.0, "9 is 180 times 0.05: the nearest of 30, 100, 300"
+    assert too_high.evidence["lower_learning_rate_by"] == 300.0, "9 is 450 times 0.02: the nearest of 100, 300, 1000"
     assert too_low.evidence["raise_learning_rate_by"] == 10_000.0
 
 

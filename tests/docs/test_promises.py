@@ -149,7 +149,6 @@ NO_PROMISE = {
     "There were many backward passes": "when a rule fires",
     "The learning rate of every layer is": "when a rule fires",
     "layers that never ran, a copy": "when a rule stays silent",
-    "Binary cross-entropy with logits": "when a rule fires",
     "A gradient may also be there and exactly": "when a rule fires",
     "That is reported of a part of several": "when a rule fires",
     "what is back-propagated is the negative": "when a rule fires",

@@ -125,6 +125,23 @@ def test_the_baseline_is_what_the_best_constant_costs():
     assert squares.baseline == pytest.approx(float(numbers.var(0).mean()))
 
 
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, F.mse_loss, F.cross_entropy])
+def test_a_sum_over_the_batch_is_compared_with_that_of_the_best_constant(loss):
+    torch.manual_seed(0)
+    net, x = Net(), torch.randn(4, 6, 8)
+    targets = torch.tensor([0, 1, 1, 3]) if loss is F.cross_entropy else torch.rand(4, 5)
+    (mean,) = watched(net, x, lambda out: loss(out, targets))[2]
+    (total,) = watched(net, x, lambda out: loss(out, targets, reduction="sum"))[2]
+    assert total.value > 3 * mean.value
+    assert total.value / total.baseline == pytest.approx(mean.value / mean.baseline)
+
+
+def test_the_range_of_targets_is_kept_and_the_size_of_what_is_predicted():
+    targets = torch.linspace(-3, 5, 20).reshape(4, 5)
+    _, _, (stats,) = watched(Net(), torch.randn(4, 6, 8), lambda out: F.mse_loss(0 * out + 2, targets))
+    assert (stats.target_low, stats.target_high, stats.given_rms) == (-3.0, 5.0, 2.0)
+
+
 def test_a_mode_that_is_not_on_top_is_left_on_the_stack_and_looks_no_more():
     from torch.utils._python_dispatch import TorchDispatchMode
 

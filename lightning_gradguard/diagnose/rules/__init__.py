@@ -23,6 +23,7 @@ from lightning_gradguard.diagnose.rules.loss_scale import LossScaleCollapse
 from lightning_gradguard.diagnose.rules.no_gradient import NoGradient
 from lightning_gradguard.diagnose.rules.no_step import NoStep
 from lightning_gradguard.diagnose.rules.old_gradients import OldGradients
+from lightning_gradguard.diagnose.rules.output_range import OutputRange
 from lightning_gradguard.diagnose.rules.output_scale import OutputScale
 from lightning_gradguard.diagnose.rules.poor_initialization import PoorInitialization
 from lightning_gradguard.diagnose.rules.rate_decayed import RateDecayed
@@ -52,6 +53,7 @@ RULES: tuple[type[Rule], ...] = (
     OldGradients,
     WrongSign,
     DoubleActivation,
+    OutputRange,
     WeightDecay,
     Fp16Underflow,
     LossScaleCollapse,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import Finding, LossStats, StepRecord
+
+_ENDS = ("Sigmoid", "Softmax", "ReLU")
+_SAME = 0.01  # by which two root mean squares may differ and be of the same tensor
 
 
 class DoubleActivation(Rule):
     """A loss that applies softmax or sigmoid itself is given what has been through one already.
 
-    Cross-entropy: rows that lie in [0, 1] and sum to one. Binary cross-entropy with logits: all values in [0, 1], on
-    every sampled step.
+    Cross-entropy: rows that lie in [0, 1] and sum to one. Binary cross-entropy with logits: all values in [0, 1], and a
+    sigmoid, softmax or ReLU of the net put out numbers of that size: the logits of a net that has not learned may all
+    lie there by chance.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
@@ -29,7 +33,7 @@ class DoubleActivation(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        given = next((loss for loss in record.losses or () if loss.probabilities), None)
+        given = next((loss for loss in record.losses or () if loss.probabilities and _is_put_out(loss, record)), None)
         if given is None:
             return None
         twice = "sigmoid" if given.kind == "binary-cross-entropy" else "softmax"
@@ -42,3 +46,11 @@ class DoubleActivation(Rule):
             causes=(f"the model ends in a {twice}, and so does the loss",),
             remedies=(remedies.PASS_LOGITS,),
         )
+
+
+def _is_put_out(loss: LossStats, record: StepRecord) -> bool:
+    """Whether an activation of the net put out what the loss was given, as far as that is known."""
+    if loss.given_rms is None:
+        return True
+    ends = [a.rms for a in record.activations or () if a.kind in _ENDS]
+    return any(abs(rms - loss.given_rms) <= _SAME * rms for rms in ends)

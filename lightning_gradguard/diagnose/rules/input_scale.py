@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.rules.target_scale import that_entered
 from lightning_gradguard.record import ActivationStats, BatchStats, Finding, Severity, StepRecord
 
 
@@ -50,15 +51,23 @@ class InputScale(Rule):
         first = next((a for a in record.activations or () if a.input_rms is not None), None)
         if first is None or first.input_rms is None or "Norm" in first.kind:
             return None
+        if _is_blank(first, record):
+            what = (
+                f"the output of {first.module} is all zero, and it is not trained: nothing of the input gets through."
+            )
+            return self._finding(record, first, what, "critical", constant=True)
         given = _of_batch(first, record)
-        if first.input_rms == 0 and "Embedding" not in first.kind:
+        from_batch = not record.inputs or any(
+            b.rms == 0 for b in record.inputs
+        )  # else it is a state that begins at zero
+        if first.input_rms == 0 and from_batch and "Embedding" not in first.kind:
             return self._finding(record, first, f"the input of {first.module} is all zero.", "critical", constant=True)
         if given is not None and not given.varies:
             what = f"all samples of the batch ({given.name}) are the same."
             return self._finding(record, first, what, "warning", constant=True)
         if "Embedding" in first.kind:
             return None  # tokens have no scale
-        if not self.low <= first.input_rms <= self.rms:
+        if first.input_rms and not self.low <= first.input_rms <= self.rms:
             what = f"the input of {first.module} has a root mean square of {first.input_rms:.3g}; about 1 is usual."
             # Large input throws the first layers about; small input leaves their gradient as small.
             far = first.input_rms > 10 * self.rms or first.input_rms < 0.1 * self.low
@@ -67,6 +76,13 @@ class InputScale(Rule):
             what = f"the features of the input ({given.name}) differ in scale by {given.spread:.3g} times."
             return self._finding(record, first, what, "warning", constant=False)
         return None
+
+    def _normalize(self, record: StepRecord, first: ActivationStats) -> str:
+        """What to normalize: the targets of a series are as large as what they are predicted from."""
+        tensors = record.inputs or ()
+        entered = that_entered(tensors, first.input_rms or 0.0)
+        others = any(b.floating and b.rms > self.rms for b in tensors if b is not entered)
+        return remedies.NORMALIZE_BOTH if entered is not None and others else remedies.NORMALIZE_INPUT
 
     def _finding(
         self, record: StepRecord, first: ActivationStats, what: str, severity: Severity, *, constant: bool
@@ -81,8 +97,16 @@ class InputScale(Rule):
             causes=("the input is not normalized",)
             if not constant
             else ("the data loader yields nothing that varies",),
-            remedies=(remedies.VARY_INPUT,) if constant else (remedies.NORMALIZE_INPUT,),
+            remedies=(remedies.VARY_INPUT if constant else self._normalize(record, first),),
         )
+
+
+def _is_blank(first: ActivationStats, record: StepRecord) -> bool:
+    """Whether an embedding is all zero and is not trained: vectors that were to be loaded and were not."""
+    if "Embedding" not in first.kind or first.rms != 0 or record.trainable is None:
+        return False
+    trained = {name for name, trains in zip(record.layers, record.trainable, strict=True) if trains}
+    return first.module not in trained
 
 
 def _of_batch(first: ActivationStats, record: StepRecord) -> BatchStats | None:

@@ -7,8 +7,10 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.settled import SettledRatios, round_factor
 from lightning_gradguard.record import Finding, StepRecord
 
-_GOOD = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
-_MOST = 100.0  # to be suggested at once: after an explosion the ratio exaggerates
+_USUAL = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
+_AIM = 0.02  # at which a run trains well; a rate three times below the best costs little, one three times above it much
+_AIM_LATER = 0.005  # where the first step was small: what grew since, momentum and the gradient, is not in it
+_MOST = 300.0  # to be suggested at once: a first step far out of a narrow valley exaggerates, as an explosion does
 
 
 class LargeUpdates(Rule):
@@ -17,6 +19,10 @@ class LargeUpdates(Rule):
     Speaks of the median over layers of the measured ||change|| / ||weights||, without layers that began at
     zero, as adapters and closing layers of residual branches do. What a single step did to the weights stays done, so
     that the finding stands from then on; while the loss falls it is *info*.
+
+    The factor is what brings the ratio of the first step to 0.02, since that one is proportional to the rate. Where the
+    first step was not too large, training became unstable as momentum and gradient grew, and the factor is what brings
+    the largest ratio to 0.005.
 
     Args:
         share: ratio that is too much, > 0. The literature calls up to 0.1 healthy, and runs that train well were seen
@@ -32,7 +38,7 @@ class LargeUpdates(Rule):
         >>> rule.observe(quiet_record(0, update_ratios=(0.01,) * 6)) is None
         True
         >>> rule.observe(quiet_record(1, update_ratios=(3.0,) * 6)).remedies[0]
-        'lower the learning rate by about 100×'
+        'lower the learning rate by about 300×'
     """
 
     id = "updates-too-large"
@@ -44,22 +50,23 @@ class LargeUpdates(Rule):
             raise ValueError(f"share and jump must be positive and in order, got {share} and {jump}")
         self.share, self.jump = share, jump
         self._ratios = SettledRatios()
+        self._first: float | None = None
         self._largest = 0.0
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         ratio = self._ratios.median(record)
         if ratio is not None:
+            self._first = ratio if self._first is None else self._first
             self._largest = max(self._largest, ratio)
         if self._largest <= self.share:
             return None
-        ratio = self._largest
-        factor = min(round_factor(ratio / _GOOD), _MOST)
+        ratio, factor = self._largest, self._factor()
         return Finding(
             rule=self.id,
             severity="critical" if self._largest > self.jump else "warning",
             message=(
-                f"a step changed the weights of the median layer by {ratio:.3g} times their norm; up to {_GOOD:g} is "
+                f"a step changed the weights of the median layer by {ratio:.3g} times their norm; up to {_USUAL:g} is "
                 f"usual. The learning rate is about {factor:g} times too high."
             ),
             step=record.step,
@@ -72,3 +79,9 @@ class LargeUpdates(Rule):
                 remedies.clip(clips=record.coefficient is not None),
             ),
         )
+
+    def _factor(self) -> float:
+        """How many times too high the rate is."""
+        first = self._first or 0.0
+        factor = first / _AIM if first > self.share else self._largest / _AIM_LATER
+        return min(round_factor(factor), _MOST)

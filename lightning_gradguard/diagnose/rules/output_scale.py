@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.settled import round_factor
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -48,6 +49,7 @@ class OutputScale(Rule):
         if self._first is None or self._first[0] < self.times * self._first[1]:
             return None
         value, baseline = self._first
+        factor = round_factor(value / baseline)
         return Finding(
             rule=self.id,
             severity="critical" if value > 10 * self.times * baseline else "warning",
@@ -56,7 +58,7 @@ class OutputScale(Rule):
                 f"are far too large."
             ),
             step=record.step,
-            evidence={"first_loss": value, "constant": baseline},
+            evidence={"first_loss": value, "constant": baseline, "divide_by": factor},
             causes=("the last weights, or what goes into them, are too large", "a temperature far below one"),
-            remedies=(remedies.INIT_NORMAL, remedies.NORMALIZE),
+            remedies=(remedies.smaller_logits(factor), remedies.INIT_NORMAL, remedies.NORMALIZE),
         )

@@ -14,6 +14,8 @@ from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 _DEAD = 0.9  # share of silent units that lets nothing through
 _FAR = 10.0  # times the spread from which it is grave: torch's own start fades by twenty in five layers, and learns
 _SAME = 1e-4  # of its size by which an output must differ between samples
+_STILL = 3e-4  # update-to-weight ratio below which nothing trains
+_NORMALIZING = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop")
 _HIDDEN = ("Linear", "Conv")
 
 
@@ -69,7 +71,7 @@ class PoorInitialization(Rule):
         finding = self._stuck_at_zero(record) or self._forward(record)
         if self._begun_badly is None:
             self._begun_badly = finding is not None
-        return finding
+        return None if _never_left(record) else finding
 
     def _stuck_at_zero(self, record: StepRecord) -> Finding | None:
         weights = record.weight_norms
@@ -91,7 +93,7 @@ class PoorInitialization(Rule):
             layers=zero,
             evidence={"layers": float(len(zero))},
             causes=("weights were initialized with zeros",),
-            remedies=(remedies.INIT_NORMAL,),
+            remedies=(remedies.FROM_ZERO, remedies.INIT_NORMAL),
         )
 
     def _same_for_all(self, record: StepRecord, hidden: Sequence[ActivationStats]) -> Finding | None:
@@ -146,6 +148,15 @@ class PoorInitialization(Rule):
             causes=(f"the initial weights are {what}", *missing_norms(record)),
             remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP, normalizes=has_norms(record)),
         )
+
+
+def _never_left(record: StepRecord) -> bool:
+    """Whether steps are too small to have left the start at all, by a rate that is too low: then it is not to blame.
+
+    Only of optimizers whose steps are as large as the rate, whatever the gradient is.
+    """
+    ratios = [ratio for ratio in record.update_ratios or () if ratio is not None and ratio > 0]
+    return record.optimizer_kind in _NORMALIZING and bool(ratios) and max(ratios) < _STILL
 
 
 def _hidden(activations: Sequence[ActivationStats]) -> list[ActivationStats]:

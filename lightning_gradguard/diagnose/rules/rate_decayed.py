@@ -28,6 +28,7 @@ class RateDecayed(Rule):
     """
 
     id = "rate-decayed"
+    patience = 1  # a schedule has no noise, and the condition itself is one of duration
     needs = ("learning_rates",)
 
     def __init__(self, share: float = 0.01) -> None:

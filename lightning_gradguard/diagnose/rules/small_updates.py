@@ -13,6 +13,10 @@ from lightning_gradguard.record import Finding, StepRecord
 
 _GOOD = 0.02  # the largest median over layers of runs that train well: measured 0.004 to 0.13
 
+_EPS = 1e-8  # what Adam and its kin add to the root of the mean square gradient: one far below it moves nothing
+_WITH_EPS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop")
+_ROOM = 1e-3  # root mean square of a gradient beside which it is nothing
+
 _LONG = 10.0  # times the steps so far that a warm-up may still have to go before it is called too slow
 _MIN_STEPS = 32  # before them a warm-up has hardly begun
 _ONCE = 10.0  # times the share that no step ever reached: Adagrad's first steps are larger than all others
@@ -59,6 +63,38 @@ class SmallUpdates(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._trend.add(record)
+        self._take_in(record)
+        fell = self._trend.fell
+        largest = max(self._recent, default=0.0)
+        small = 0 < largest < self.share and self._ever < _ONCE * self.share
+        if not small or self._rising or (fell is not None and fell > self.min_progress):
+            return None
+        factor = round_factor(_GOOD / (self._median or largest))
+        faint = _largest_gradient(record)
+        if record.optimizer_kind in _WITH_EPS and 0 < faint < 0.1 * _EPS:
+            more = round_factor(_ROOM / faint)
+            what = f"The gradient has a root mean square of {faint:.1g} at most, and drowns in the optimizer's eps."
+            causes = ("the loss is multiplied by a tiny factor", "a tiny input or weight")
+            tries, by = remedies.larger_loss(more), {"multiply_loss_by": more}
+        else:
+            what = f"The learning rate is about {factor:g} times too low."
+            causes = ("the learning rate is too low", "a clipping threshold far below the usual norm")
+            tries, by = remedies.raise_rate(factor), {"raise_learning_rate_by": factor}
+        return Finding(
+            rule=self.id,
+            severity="warning",
+            message=(
+                f"no step has changed any layer by more than {largest:.2g} of its norm; runs that train well "
+                f"reach {_GOOD:g}. {what}"
+            ),
+            step=record.step,
+            layers=record.layers,
+            evidence={"update_ratio": largest, **by},
+            causes=causes,
+            remedies=(tries,),
+        )
+
+    def _take_in(self, record: StepRecord) -> None:
         ratios = [r for r in record.update_ratios or () if r is not None and math.isfinite(r)]
         if ratios:
             now = max(ratios)
@@ -69,22 +105,9 @@ class SmallUpdates(Rule):
             self._last = now
             self._recent = [*self._recent[-5:], now]
             self._ever = max(self._ever, now)
-        fell = self._trend.fell
-        largest = max(self._recent, default=0.0)
-        small = 0 < largest < self.share and self._ever < _ONCE * self.share
-        if not small or self._rising or (fell is not None and fell > self.min_progress):
-            return None
-        factor = round_factor(_GOOD / (self._median or largest))
-        return Finding(
-            rule=self.id,
-            severity="warning",
-            message=(
-                f"no step has changed any layer by more than {largest:.2g} of its norm; runs that train well "
-                f"reach {_GOOD:g}. The learning rate is about {factor:g} times too low."
-            ),
-            step=record.step,
-            layers=record.layers,
-            evidence={"update_ratio": largest, "raise_learning_rate_by": factor},
-            causes=("the learning rate is too low", "a clipping threshold far below the usual norm"),
-            remedies=(remedies.raise_rate(factor),),
-        )
+
+
+def _largest_gradient(record: StepRecord) -> float:
+    """The largest root mean square gradient of any layer; 0 where sizes are unknown."""
+    known = zip(record.max_layer_norms, record.layer_sizes or (), strict=False)
+    return max((norm / size**0.5 for norm, size in known if norm is not None and size), default=0.0)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import BatchStats, Finding, StepRecord
 
 _FAR = 100.0  # times what the net puts out that the targets must be, to judge by a squared error
+
+
+def that_entered(tensors: Sequence[BatchStats], rms: float) -> BatchStats | None:
+    """The tensor of the batch that entered the first layer: the first one of nearly that root mean square."""
+    return next((b for b in tensors if rms and 0.9 < b.rms / rms < 1.1), None)
 
 
 class TargetScale(Rule):
@@ -50,9 +56,9 @@ class TargetScale(Rule):
         self._first: float | None = None
         self._out_of_nowhere = False
 
-    def _is_predicted_raw(self, tensor: BatchStats, loss: float, entered: float) -> bool:
-        """Whether a tensor is large, did not enter the first layer, and the loss is as large as it makes it."""
-        if not tensor.floating or tensor.rms <= self.rms or 0.9 < entered / tensor.rms < 1.1:
+    def _is_predicted_raw(self, tensor: BatchStats, loss: float) -> bool:
+        """Whether a tensor is large, and the loss is as large as it makes it."""
+        if not tensor.floating or tensor.rms <= self.rms:
             return False
         return 0.1 * tensor.rms < loss < 3 * tensor.rms**2
 
@@ -65,7 +71,8 @@ class TargetScale(Rule):
         if record.inputs is None:
             return self._by_the_loss(record) if self._out_of_nowhere else None
         entered = max((a.input_rms or 0.0 for a in record.activations or ()), default=0.0)
-        large = [b for b in record.inputs if self._is_predicted_raw(b, self._first, entered)]
+        others = [b for b in record.inputs if b is not that_entered(record.inputs, entered)]
+        large = [b for b in others if self._is_predicted_raw(b, self._first)]
         if not large:
             return self._by_the_loss(record) if self._out_of_nowhere else None
         worst = max(large, key=lambda b: b.rms)

@@ -12,6 +12,7 @@ from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.record import Finding, StepRecord
 
 _SAME = 1e-3  # by which the loss may differ in size from what a loss function gave, to be that
+_OUTSIDE = 0.01  # by which a target must lie outside of 0 to 1: smoothing and rounding stay within
 _TWICE = 1.9  # times as many steps make another stretch; records come at 2^k and at every 50th step
 _FASTER = 1.5
 
@@ -22,7 +23,7 @@ class WrongSign(Rule):
     Certain at once:
 
     - what is back-propagated is the negative of what a loss function gave, and such a loss is never below zero;
-    - a binary cross-entropy is below zero: its targets lie outside of 0 to 1.
+    - the targets of a binary cross-entropy lie outside of 0 to 1.
 
     Certain after a while:
 
@@ -96,19 +97,22 @@ class WrongSign(Rule):
 
     def _certain(self, record: StepRecord) -> Finding | None:
         """What a loss function gave says it."""
-        if record.num_steps != 1 or record.loss is None or not record.loss < 0:
+        if record.num_steps != 1 or record.loss is None:
             return None
         for given in record.losses or ():
-            if given.value is None or abs(abs(given.value) - abs(record.loss)) > _SAME * abs(record.loss):
+            low, high = given.target_low or 0.0, given.target_high or 0.0
+            if given.kind == "binary-cross-entropy" and (low < -_OUTSIDE or high > 1 + _OUTSIDE):
+                what = f"the targets of the binary cross-entropy go from {low:.3g} to {high:.3g}: it has no floor."
+                return self._say(record, what, ("its targets lie outside of 0 to 1",), (remedies.TARGETS_IN_RANGE,))
+            if (
+                not record.loss < 0
+                or given.value is None
+                or abs(abs(given.value) - abs(record.loss)) > _SAME * abs(record.loss)
+            ):
                 continue
             if given.value > 0:
                 what = f"what is back-propagated, {record.loss:.3g}, is the negative of the {given.kind}."
                 return self._say(record, what, ("the loss has the wrong sign",), (remedies.FLIP_SIGN,))
-            if given.kind == "binary-cross-entropy":
-                what = (
-                    f"the binary cross-entropy is {record.loss:.3g}: with targets from 0 to 1 it is never below zero."
-                )
-                return self._say(record, what, ("its targets lie outside of 0 to 1",), (remedies.TARGETS_IN_RANGE,))
         return None
 
     def _faster(self, *, broke: bool) -> bool:
