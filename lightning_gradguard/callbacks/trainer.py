@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,13 @@ def outer_module(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module:
 
 def is_deepspeed(trainer: pl.Trainer) -> bool:
     """Tells whether DeepSpeed's engine, and not the optimizer, holds the gradients."""
+    return _is_deepspeed(type(trainer.strategy))
+
+
+@functools.cache  # asked after each step
+def _is_deepspeed(strategy: type) -> bool:
     # By name, since lightning.pytorch and pytorch_lightning have a class each.
-    return any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__)
+    return any(cls.__name__ == "DeepSpeedStrategy" for cls in strategy.__mro__)
 
 
 def log_interval(trainer: pl.Trainer) -> int:
