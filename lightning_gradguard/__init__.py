@@ -59,7 +59,7 @@ _HOME = {
     "AdaptiveGradientClipping": "callbacks",
     "AutoClip": "clip.autoclip",
     "Chain": "clip.chain",
-    "Clip": "clip.base",
+    "Clip": "clip.answer",
     "ClipPolicy": "clip.base",
     "ConsoleSink": "report.live",
     "Diagnosis": "diagnose.diagnosis",

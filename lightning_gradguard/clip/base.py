@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.arguments import show_arguments
-from lightning_gradguard.clip.answer import Clip, number
+from lightning_gradguard.clip.answer import LARGEST as LARGEST
+from lightning_gradguard.clip.answer import Clip as Clip
+from lightning_gradguard.clip.answer import limited as limited
+from lightning_gradguard.clip.answer import norm_coefficient as norm_coefficient
+from lightning_gradguard.clip.answer import number
+from lightning_gradguard.clip.answer import observed as observed
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.measurement.needs import NOTHING, Needs
