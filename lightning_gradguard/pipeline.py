@@ -131,6 +131,7 @@ class GradientPipeline:
             check_droppable(self.optimizers)
             recovery = recovery or Recovery(module, self.optimizers.plain, rollback=guard.action == "rollback")
             self.judge = Judge(guard, recovery, self.optimizers, optimizer_index, incidents)
+        # From here on everything only looks: it may fail, and is taken away then.
         rules = default_rules() if rules is None else rules
         self.diagnosis = Diagnosis(rules, silence) if rules else None
         self.views = Views(sinks)
@@ -146,6 +147,7 @@ class GradientPipeline:
         self._held: Held | None = None
         self.counters = Counters()
         self._at_first_step = True
+        # What follows the optimizer's parameters is built apart: it is built anew whenever these change.
         self._clip = clip
         self._group_by = group_by
         self._name_parts()
@@ -160,6 +162,7 @@ class GradientPipeline:
         self._diagnosing = Part(f"the diagnosis {which}", "no rule looks at it any more")
         self._showing = Part(f"the views {which}", "they get no more records")
         self._probing = Part(f"the probes {which}", "its updates are not measured any more")
+        # Of a policy that somebody else wrote the random numbers are put back after each answer in a dry run.
         policies = self._clip.values() if isinstance(self._clip, Mapping) else (self._clip,)
         foreign = not all(map(is_ours, policies))
         self._deciding = Part(
@@ -176,6 +179,7 @@ class GradientPipeline:
 
     def _build(self) -> None:
         self.layout = Layout.from_optimizer(self.module, self.optimizers, group_by=self._group_by)
+        # An optimizer may hold nothing yet: a fold of no layers lies on the CPU, and is made anew when they come.
         device = self.layout.params[0].device if self.layout.params else torch.device("cpu")
         self.since_last = SinceLast(self.layout, device)
         self.clipper = None if self._clip is None else Clipper(self._clip, self.layout, device)
@@ -249,6 +253,7 @@ class GradientPipeline:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
+        # Who neither guards nor clips only watches, and must not be able to end a run with any line of a step.
         if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
             return self._measuring.run(self._step, **options)
         return self._step(**options)
@@ -263,6 +268,7 @@ class GradientPipeline:
         loss: Tensor | float | None,
         stepping: torch.optim.Optimizer | None,
     ) -> StepRecord | None:
+        # Whatever has changed since the last step is noticed here, before anything is measured.
         if self._held is not None:
             self._publish_held()
         if not self.layout.fits(self.optimizers.plain) or (self._at_first_step and self._is_shared_otherwise()):
@@ -278,6 +284,7 @@ class GradientPipeline:
         early = not log and step in EARLY and self._is_early(step)
         log = log or early
 
+        # Judged before the record: a dropped step has no more gradients that a record could speak of.
         record = self._record_late_steps(wait=log) if self.judge.on_device is not None else None
         judgement = self.judge.judge(step, measurement, self._decide, loss=loss, scaler=live_scaler, wait=log)
         if isinstance(judgement, Dropped):
@@ -320,6 +327,7 @@ class GradientPipeline:
         held = self._held
         if held is None:
             return False
+        # Several optimizers that are taken as one make one record, and it is complete with the last of them.
         held.handed.add(id(optimizer))
         if len(held.handed) < len(self.optimizers.plain):
             return False
@@ -350,6 +358,7 @@ class GradientPipeline:
         """
         if isinstance(self.judge, Unguarded):
             return None
+        # It counts like a step that was measured, so that the x-axis and patience go on.
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         dropped = self.judge.drop_raised(step, self.layout, what, error)
@@ -368,6 +377,7 @@ class GradientPipeline:
             self._end_step()
 
     def _end_step(self) -> None:
+        # Most steps end here without a call: nothing was dropped, nothing waits, nothing was copied.
         if self.judge.has_told_optimizer:
             self.judge.end_step()
         if self._held is not None:
@@ -389,6 +399,7 @@ class GradientPipeline:
 
     def _record_dropped(self, step: int, dropped: Dropped, scaler: GradScaler | None = None) -> StepRecord | None:
         """Records a dropped step, and ends the run if that was one too many."""
+        # The record comes first: a run that ends here has it in its views.
         self.counters.skipped += 1
         record = self._record(step, dropped.measurement, dropped, scaler=scaler)
         if dropped.error is not None:
@@ -412,6 +423,7 @@ class GradientPipeline:
         early: bool = False,
     ) -> StepRecord | None:
         """The record of a step, shown to the rules and the views; ``None`` where it cannot be made."""
+        # Where somebody may change the gradients after us, the record waits for what the optimizer gets.
         record = self._recording.run(self._build_record, step, measurement, judgement, scaler, early)
         if record is not None and self.holds and isinstance(judgement, Passed) and not isinstance(judgement, Over):
             self._held = Held(record)
@@ -457,6 +469,7 @@ class GradientPipeline:
 
     def _publish(self, record: StepRecord) -> StepRecord:
         """Adds to a record what probes saw and rules found, and hands it to the views."""
+        # What was seen first, since rules look at all of it; then what was found, since views show both.
         if self.instruments is not None:
             record = self._probing.run(self.instruments.enrich, record, self.layout, self.optimizers) or record
         if self.last_incident is not None and record.cause is not None:
@@ -471,6 +484,7 @@ class GradientPipeline:
     def _build_record(
         self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
     ) -> StepRecord:
+        # An early record does not put off the next regular one.
         self._count()
         if early:
             self._last_early = step
@@ -492,9 +506,11 @@ class GradientPipeline:
         What is known of parameters by name stays: statistics of policies, counts, and the fold since the last record
         where layers are the same. Called by itself when parameters have changed; call it for a new optimizer.
         """
+        # What belongs to the old parameters is told before they go.
         self._publish_held()
         self._record_late_steps(wait=True)
         self.optimizers = optimizer if isinstance(optimizer, Optimizers) else Optimizers(optimizer)
+        # What is kept by name goes over to the new layout. What does not fit is no mistake, and nobody is warned of it.
         state, since = self.clipper.state_dict() if self.clipper else {}, self.since_last
         self._build()
         self.judge.follow(self.optimizers)
@@ -522,6 +538,7 @@ class GradientPipeline:
 
     def close(self) -> None:
         """Ends every view, and says which parameter groups never came that a policy was waiting for."""
+        # The last record before the views close, and after it nothing.
         if waiting := self.waiting_groups:
             warn_of_waiting(waiting, self.layout.group_names, at_the_end=True)
         self.judge.end_step()

@@ -102,6 +102,7 @@ class Plan:
     @property
     def acting(self) -> tuple[str, ...]:
         """Returns the roles taken that change a gradient; what only watches is none of them."""
+        # A policy in a dry run decides, and changes nothing.
         acts = {"tame": not self.dry_run, "survive": True}
         return tuple(role for role in acts if role in self.roles and acts[role])
 
@@ -209,6 +210,7 @@ class Session:
     def _make_pipeline(
         self, index: int, optimizers: list[Optimizer], clip: Policies | None, num_optimizers: int
     ) -> GradientPipeline:
+        # An optimizer of another model is said, and refused only in a plain loop: here the Trainer steps it anyway.
         assert self._outer is not None
         self._warn_of_strangers(self._outer, Optimizers(optimizers))
         pipeline = GradientPipeline(
@@ -252,6 +254,7 @@ class Session:
         for pipeline in self.pipelines:
             if optimizer in pipeline.optimizers:
                 return pipeline
+        # Nobody has it: it was made anew. Its place among the Trainer's optimizers tells whose place it takes.
         now = trainer.optimizers
         if self.plan.joint and self.pipelines and any(optimizer is one for one in now):
             self.pipelines[0].follow(now)
@@ -293,9 +296,11 @@ class Session:
         return function(*args, **kwargs)
 
     def _further_views(self, trainer: pl.Trainer) -> list[Sink]:
+        # Every process has the same records; one of them writes.
         if not trainer.is_global_zero:
             return []
         views: list[Sink] = [*self.plan.sinks]
+        # Whatever a logger of somebody else raises costs its own view and no other.
         for logger in trainer.loggers:
             part = Part(f"the view in {type(logger).__name__}", "it gets no records")
             views += part.run(sinks_for, logger, lambda: trainer.current_epoch) or []
@@ -309,6 +314,7 @@ class Session:
 
     def before_batch(self, trainer: pl.Trainer, batch: Any, index: int) -> None:
         """Attaches the probes of a sampled step, and remembers the batch, where incidents are saved."""
+        # A row that waited for the user's metrics of the last step has had its chance.
         for rows in self._rows:
             rows.flush()
         if self.instruments is not None:
@@ -321,6 +327,7 @@ class Session:
 
     def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
         """Removes them, and takes note of the loss."""
+        # The backward pass begins at the scaled loss, and what is told is the loss without the scale.
         root, loss = loss, true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
         if self.instruments is not None:
             self._probing.run(self.instruments.after_forward, loss, root)
@@ -335,6 +342,7 @@ class Session:
             pipeline.after_step()
         if self.instruments is not None:  # a step without a backward pass has them still attached
             self._probing.run(self.instruments.after_forward)
+        # Where the user's metrics are written after this batch, ours wait for them: a row is one row.
         comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         for rows in self._rows:
             rows.wait_for_row() if comes else rows.flush()
@@ -385,6 +393,7 @@ class Session:
         Raises:
             MisconfigurationException: if the fit is guarded.
         """
+        # The first evaluation was guarded, and the weights have moved by it before the second came.
         name = type(optimizer).__name__
         again = f"{name} asks for gradients several times within one step (its closure was called again)"
         if self.plan.guard is not None:
@@ -402,6 +411,7 @@ class Session:
         pipeline = next((one for one in self.pipelines if optimizer in one.optimizers), None)
         if pipeline is None or not self.run(pipeline.hand_over, optimizer):
             return
+        # Said once, and only where it matters: who merely watches has the right figure in the record already.
         if self.plan.clip is not None and not self.plan.dry_run and self._after_us:
             rank_zero_warn(
                 f"{self.plan.roles['tame']} clips before {' and '.join(self._after_us)}, and gradients are changed "
@@ -416,6 +426,7 @@ class Session:
         self._detach_probes()
         if survival.window_is_lost:
             return None
+        # Which optimizer would have stepped is not known: the first one stands for the batch.
         pipeline = self.pipelines[0]
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         if survival.recovery.together.several:
@@ -432,6 +443,7 @@ class Session:
             return "Under manual optimization half a step may have been taken, so it is not dropped."
         if moved:
             return "The optimizer has begun its step, so it cannot be dropped."
+        # Of a window of accumulation the other batches run, and the step at its end is left out.
         survival.window_is_lost = trainer.fit_loop._should_accumulate()
         trainer.should_stop = trainer.should_stop or pipeline.should_stop
         self._passing_on.run(self._pass_on, trainer, pipeline, record)

@@ -86,6 +86,7 @@ class Survival:
             averages=averages_of(trainer),
             together=Together(outer_module(trainer, module), told=trainer.world_size == 1),
         )
+        # Saving only watches: a recorder that fails is taken away, and the step is dropped all the same.
         self.incidents: BlackBox | None = None
         if options.incident_dir is not None:
             recording = Part("the recorder of incidents", "bad steps are not saved")
@@ -98,6 +99,7 @@ class Survival:
         self.raised: RaisedSteps | None = None
         self.let_through = False  # whether the optimizer has been let loose in the batch at hand
         self.window_is_lost = False  # whether a batch of the accumulation under way has raised
+        # Methods of Trainer and module have stand-ins until the fit is over, see leave().
         self.checkpoints = CheckpointGuard(trainer, module, self.recovery)
         self._stand_ins += self.checkpoints.stand_ins
         if options.hold_lr_on_skip:
@@ -118,10 +120,12 @@ class Survival:
             loss: in real units, detached.
             root: where the backward pass begins.
         """
+        # Where processes agree about nothing else, a NaN loss tells the others of itself by the gradients.
         if not self._shows_loss and self.options.drop_nan_loss:
             let_nan_through(root)
         if self.incidents is not None:
             self.incidents.part.run(self.incidents.before_backward, loss)
+        # Accumulated losses add up to that of the step; an old one belongs to the step before.
         self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
         self._loss_is_old = False
 
@@ -137,6 +141,7 @@ class Survival:
     @property
     def _shows_loss(self) -> bool:
         """Whether the loss itself is judged: by one process, or where several agree about something else anyway."""
+        # The loss rides in an all-reduce that buffers or spikes need anyway; for itself it makes none.
         spikes = self.options.spikes
         return not self.recovery.together.several or bool(self.recovery.buffers.names or (spikes and spikes.watch_loss))
 
@@ -156,6 +161,7 @@ class Survival:
 
     def lose_window(self) -> None:
         """Takes away what a window of accumulation has left, of which one batch has raised."""
+        # As after a dropped step: no gradient, no loss, and the buffers of the last good one.
         self.window_is_lost = False
         self.take_loss()
         self.recovery.buffers.restore_()
@@ -174,6 +180,7 @@ class Survival:
         Whatever saves after an exception is called after this; then this leaves. A guard's own error comes on every
         process at the same step; with any other nobody waits for the others.
         """
+        # Nobody knows whether the other processes raise as well: a collective of ours could wait for ever.
         if not isinstance(exception, NonFiniteGradientError):
             self.recovery.together.leave()
         self.checkpoints.failing = True
@@ -200,6 +207,7 @@ class Survival:
 
     def end(self) -> None:
         """Looks at the weights that a run ends with: rolls back, or says that they are not finite."""
+        # The last step of a run has no next one that would notice what it did to the weights.
         if self.recovery.has_nonfinite_weights():
             if self.recovery.roll_back():
                 rank_zero_warn("weights were not finite at the end of the run: rolled back to the last snapshot")
@@ -266,6 +274,7 @@ def make_blackbox(
 
 def why_not_in_process(trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
     """Tells why the step cannot be run again inside the run; ``None`` where it can."""
+    # Running it again would step, or wait for others: it is left to a replay, and the report says why.
     if not module.automatic_optimization:
         return "under manual optimization a training step runs its own backward passes and optimizer steps"
     is_fsdp = any("FSDP" in cls.__name__ for cls in type(trainer.strategy).__mro__)

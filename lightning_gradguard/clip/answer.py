@@ -203,9 +203,10 @@ def limited(
         eps: see :func:`norm_coefficient`.
     """
     change = norm_coefficient(level, target, eps) if by == "norm" else target
-    if not isinstance(change, Tensor):  # calculated on the host: both in one tensor
-        threshold, change = torch.tensor([threshold, change], dtype=measurement.total.dtype).unbind()
-    elif not isinstance(threshold, Tensor):
+    # What was calculated on the host becomes a tensor where it lies: filled, which is no copy to a device.
+    if not isinstance(change, Tensor):
+        change = measurement.total.new_full((), change)
+    if not isinstance(threshold, Tensor):
         threshold = measurement.total.new_full((), threshold)
     return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)
 
