@@ -140,8 +140,7 @@ class StepRunner:
 
     def _backward(self, loss: Tensor) -> None:
         self._losses.append(float(loss.detach()))
-        if loss.requires_grad:
-            (loss * self.scale if self.scale != 1.0 else loss).backward()
+        (loss * self.scale if self.scale != 1.0 else loss).backward()  # without a graph it raises, as it did in the run
 
     def _unscaled(self, grad: Tensor) -> Tensor:
         """As a loss scaler does it: by the inverse, which is infinite for a scale of 0."""

@@ -118,16 +118,30 @@ def test_locating_and_saving_change_nothing_in_the_run(make_trainer, tmp_path, a
     assert json.dumps(logged[0]) == json.dumps(logged[1])
 
 
+class Spoiled(Norms):
+    """One of its batches turns NaN on its way to the device."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x, number = batch
+        return (torch.full_like(x, math.nan) if int(number[0]) == 2 else x), number
+
+
 @QUIET
 def test_a_nan_in_the_batch_is_named_with_the_entry_that_holds_it(make_trainer, tmp_path):
-    class Spoiled(Norms):
-        def on_after_batch_transfer(self, batch, dataloader_idx):
-            x, number = batch
-            return (torch.full_like(x, math.nan) if int(number[0]) == 2 else x), number
-
     with pytest.warns(UserWarning, match=r"Saved to .*step-000002-opt0; batch\[0\] was not finite.*replay"):
         make_trainer(callbacks=[GradGuard(incident_dir=tmp_path)]).fit(Spoiled(), numbered())
     assert replay(tmp_path / "step-000002-opt0", Norms()).exact
+
+
+@QUIET
+def test_a_loss_that_lost_its_graph_for_want_of_a_finite_one_is_replayed(make_trainer, tmp_path):
+    class Reset(Spoiled):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return loss if bool(loss.isfinite()) else torch.tensor(1e9)  # "loss is not finite: resetting it"
+
+    make_trainer(callbacks=[GradGuard(incident_dir=tmp_path)]).fit(Reset(), numbered())
+    assert replay(tmp_path / "step-000002-opt0", Reset()).reproduced
 
 
 def test_the_error_that_ends_a_run_names_the_bundle(make_trainer, tmp_path):
