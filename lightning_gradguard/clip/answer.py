@@ -203,12 +203,16 @@ def limited(
         eps: see :func:`norm_coefficient`.
     """
     change = norm_coefficient(level, target, eps) if by == "norm" else target
-    # What was calculated on the host becomes a tensor where it lies: filled, which is no copy to a device.
-    if not isinstance(change, Tensor):
-        change = measurement.total.new_full((), change)
-    if not isinstance(threshold, Tensor):
-        threshold = measurement.total.new_full((), threshold)
+    change, threshold = _filled(measurement.total, change), _filled(measurement.total, threshold)
     return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)
+
+
+def _filled(like: Tensor, value: Number) -> Tensor:
+    """Returns a number >= 0 as a tensor of shape ``[]`` beside another one."""
+    if isinstance(value, Tensor):
+        return value
+    too_large = LARGEST < value < math.inf and like.dtype != torch.float64  # infinite in single precision
+    return like.new_full((), math.inf if too_large else value)  # filled, which is no copy to a device
 
 
 def _are_tensors(one: Number, other: Number) -> bool:
