@@ -75,7 +75,8 @@ def keeping_generators() -> Iterator[None]:
 
 def restore_rng(state: RngState) -> None:
     """Puts back what :func:`capture_rng` took; generators that this machine does not have are left out."""
-    torch.set_rng_state(state["torch"].cpu())  # no host sync: these states lie on the CPU, unless a loader moved them
+    # No host sync: torch keeps these states on the CPU, those of CUDA as well, unless whoever loaded them moved them.
+    torch.set_rng_state(state["torch"].cpu())
     version, internal, gauss = state["random"]
     random.setstate((version, tuple(internal), gauss))
     if "cuda" in state and torch.cuda.is_available():
