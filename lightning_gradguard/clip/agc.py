@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import final
 
 import torch
-from torch import Tensor
 
 from lightning_gradguard.arguments import patterns, positive
 from lightning_gradguard.clip.agc_units import units_of
@@ -83,19 +82,15 @@ class AGC(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Compares the gradient of each unit with its weights."""
-        answer: list[Tensor | None] = [None] * len(measurement.grads)
         changes, by_unit = [], []
         for units in measurement.by_unit(self):
             # Weights of zero would never train: they count as ``eps``.
             factors = norm_coefficient(units.norms, units.weights.clamp(min=self.eps) * self.ratio)
             by_unit.append((units, factors))
-            # Found here, where the factors lie together; later they are one tensor for each parameter.
             changes.append((factors < 1.0).any().to(measurement.total.device, non_blocking=True))
-            for index, factor in units.spread(factors):
-                answer[index] = factor
         if len(changes) > 1:  # sparse and complex gradients are measured apart
             changes = [torch.stack(changes).any()]
-        return Clip(units=answer, by_unit=by_unit, changes=changes[0] if changes else None)
+        return Clip(by_unit=by_unit, changes=changes[0] if changes else None)
 
 
 def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:

@@ -38,7 +38,7 @@ _TENSORS = ("threshold", "coefficient", "bound", "beyond", "changes")  # of an a
 class Clip:
     """A policy's answer to one measurement: what to do to the gradients, as device tensors.
 
-    Of ``coefficient``, ``bound`` and ``units`` one is set; none means *leave them alone*.
+    Of ``coefficient``, ``bound``, ``units`` and ``by_unit`` one is set; none means *leave them alone*.
 
     Attributes:
         threshold: what the policy compared with, shape ``[]``: a norm, or a largest absolute element; ``None`` for a
@@ -49,8 +49,8 @@ class Clip:
             that shape then.
         units: for each parameter a coefficient that broadcasts over its gradient (over the values of a coalesced
             sparse one), ``None`` where untouched.
-        by_unit: the norms that ``units`` go by with the factor for each, from a policy that knows them: they tell what
-            is left of the gradients, which otherwise are read once more when they were clipped.
+        by_unit: norms of units with a factor for each, in place of ``units``, from a policy that asked for them: they
+            are spread when gradients are multiplied, and tell what is left of these without another look.
         changes: whether the gradients change at all, a boolean of shape ``[]``, from a policy that knows it; otherwise
             :func:`is_clipped` finds out.
         then: what to do after this, for a chain of policies.

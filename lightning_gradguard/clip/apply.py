@@ -18,8 +18,8 @@ def apply_(measurement: Measurement, clip: Clip) -> None:
     """Carries out a clip on the measured gradients, in place."""
     if clip.coefficient is not None:
         _scale_(_present(measurement), clip.coefficient)
-    elif clip.units is not None:
-        _scale_units_(measurement.grads, clip.units)
+    elif _is_by_units(clip):
+        _scale_units_(measurement.grads, _factors_of_units(measurement, clip))
     elif clip.beyond is not None:
         assert isinstance(clip.bound, Tensor)
         _scale_units_(measurement.grads, _factors_beyond(measurement.grads, clip.bound, clip.beyond))
@@ -51,14 +51,14 @@ def after(measurement: Measurement, clip: Clip) -> Measurement:
 
 def only_scales(clip: Clip) -> bool:
     """Tells whether a clip, and all that come after it, multiply whole gradients, so that norms tell what is left."""
-    scales = clip.coefficient is not None or (clip.bound is None and clip.units is None)
+    scales = clip.coefficient is not None or (clip.bound is None and not _is_by_units(clip))
     return scales and (clip.then is None or only_scales(clip.then))
 
 
 def is_tensor_wise(clip: Clip) -> bool:
     """Tells whether a clip, or one that comes after it, treats single tensors or units of them apart."""
     several = any(isinstance(value, Tensor) and value.dim() > 0 for value in (clip.coefficient, clip.bound))
-    return several or clip.units is not None or (clip.then is not None and is_tensor_wise(clip.then))
+    return several or _is_by_units(clip) or (clip.then is not None and is_tensor_wise(clip.then))
 
 
 @torch.no_grad()
@@ -73,8 +73,7 @@ def norms_left(measurement: Measurement, clip: Clip) -> Tensor | None:
         return None
     norms = measurement.norms
     for units, factors in clip.by_unit:
-        for indices, left in units.left(factors):
-            norms = norms.index_copy(0, measurement.layout.index(indices, norms.device), left.to(norms))
+        norms = units.left(factors, norms)
     return norms
 
 
@@ -109,9 +108,10 @@ def is_clipped(measurement: Measurement, clip: Clip) -> Tensor:
     elif clip.coefficient is not None:
         changes = clip.coefficient < 1.0
         changes = changes.any() if changes.dim() else changes
-    elif clip.units is not None:
+    elif _is_by_units(clip):
         device = measurement.total.device
-        found = [(unit < 1.0).any().to(device) for unit in clip.units if unit is not None]
+        factors = _factors_of_units(measurement, clip)
+        found = [(unit < 1.0).any().to(device) for unit in factors if unit is not None]
         changes = torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
         changes = measurement.layout.sharding.any(changes)
     elif clip.bound is not None:
@@ -134,6 +134,21 @@ def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
         local = coefficient.to(device, non_blocking=True)
         grads = [grad for _, grad in entries]
         torch._foreach_mul_(grads, _one_each(local, entries) if local.dim() else local)
+
+
+def _is_by_units(clip: Clip) -> bool:
+    return clip.units is not None or clip.by_unit is not None
+
+
+def _factors_of_units(measurement: Measurement, clip: Clip) -> Sequence[Tensor | None]:
+    """Returns for each gradient the factors of its units, in a shape that broadcasts over it."""
+    if clip.units is not None:
+        return clip.units
+    factors: list[Tensor | None] = [None] * len(measurement.grads)
+    for units, each in clip.by_unit or ():
+        for index, factor in units.spread(each):
+            factors[index] = factor
+    return factors
 
 
 def _scale_units_(grads: Sequence[Tensor | None], units: Sequence[Tensor | None]) -> None:

@@ -102,7 +102,7 @@ def _measurement(layout: Layout, total: Tensor) -> Measurement:
 
 def _coefficient(policy: ClipPolicy, clip: Clip) -> Tensor:
     """Returns the one number that the whole gradient would have been multiplied by, over all of a chain."""
-    if clip.units is not None:
+    if clip.units is not None or clip.by_unit is not None:
         raise ValueError(_refusal(policy, "the norms of units and of their weights"))
     if clip.bound is not None:
         raise ValueError(_refusal(policy, "the largest elements of the gradients"))

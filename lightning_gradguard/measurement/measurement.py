@@ -84,7 +84,9 @@ class Measurement:
         Args:
             policy: which declares its units in :meth:`~lightning_gradguard.clip.base.ClipPolicy.needs`.
         """
-        needs = self.needs.of_policy(policy) or policy.needs(self.layout).within(self.needs.indices)
+        needs = self.needs.by_policy.get(id(policy))
+        if needs is None:  # somebody else has handed on what it needs
+            needs = self.needs.leaf_like(policy.needs(self.layout).within(self.needs.indices))
         units = self.layout.sharding.by_unit(needs, self.grads, self.layout.params, self.found)
         return units if self.scale is None else [each.scaled(self.scale) for each in units]
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
-
-from torch import Tensor
 
 from lightning_gradguard.measurement.norms import Norms
 from lightning_gradguard.measurement.units import FoundUnits, Units, Wanted
@@ -20,7 +18,7 @@ class HasNeeds(Protocol):
         """Returns its needs of one layout."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Needs:
     """What is to be measured of the gradients of one layout, besides the norm of each.
 
@@ -44,14 +42,7 @@ class Needs:
 
     units: tuple[Units | None, ...] | None = None
     indices: tuple[int, ...] | None = None
-    parts: tuple[tuple[HasNeeds, Needs], ...] = field(default=(), compare=False)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        return hash((self.units, self.indices))  # kept: it is looked up by at each step
+    parts: tuple[tuple[HasNeeds, Needs], ...] = ()
 
     @classmethod
     def of(cls, policies: Iterable[HasNeeds], layout: Any) -> Needs:
@@ -63,10 +54,6 @@ class Needs:
         """Returns what several such lists of policies need."""
         return cls(parts=tuple(part for each in needs for part in each.parts))
 
-    def of_policy(self, policy: HasNeeds) -> Needs | None:
-        """Returns what one of the policies needs; ``None`` if it is not among them."""
-        return self._by_policy.get(id(policy))
-
     def within(self, indices: Sequence[int] | None) -> Needs:
         """Returns the same needs as those of a larger layout, in which the parameters have these indices."""
         if indices is None:
@@ -76,40 +63,36 @@ class Needs:
 
     @functools.cached_property
     def leaves(self) -> tuple[Needs, ...]:
-        """Returns what single policies need of units, equal needs once: each gets an answer of its own."""
+        """Returns what single policies need of units: each gets an answer of its own, from what is measured once."""
         own = (self,) if self.units is not None and any(self.units) else ()
-        return tuple(dict.fromkeys([*own, *(leaf for _, part in self.parts for leaf in part.leaves)]))
+        return (*own, *(leaf for _, part in self.parts for leaf in part.leaves))
+
+    def leaf_like(self, needs: Needs) -> Needs:
+        """Returns the one of the :attr:`leaves` that asks for the same as these needs, or else these."""
+        asked = needs.units, needs.indices
+        return next((leaf for leaf in self.leaves if (leaf.units, leaf.indices) == asked), needs)
 
     @functools.cached_property
-    def _by_policy(self) -> dict[int, Needs]:
+    def by_policy(self) -> Mapping[int, Needs]:
+        """What each policy needs, by its ``id``."""
         known: dict[int, Needs] = {}
         for policy, own in self.parts:
-            known |= {id(policy): own} | own._by_policy
+            known |= {id(policy): own, **own.by_policy}
         return known
 
-    def measure(self, grads: Sequence[Tensor | None]) -> tuple[Tensor, Found]:
-        """Returns the norms of gradients, ``[num_params]``, and from the same pass those of all units needed."""
-        norms, units = self._together.with_units(grads)
-        return norms, dict(zip(self.leaves, units, strict=True))
-
-    def measure_units(self, tensors: Sequence[Tensor | None]) -> FoundUnits:
-        """Returns the norms of :attr:`units` alone, of copies of the gradients, say: a pass of its own."""
-        return self._of_copies.of_units(tensors)
-
-    def measure_weights(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Returns the norms of :attr:`units` of weights, as one vector; ``None`` for those without gradient units."""
-        return self._of_weights.of_units(tensors).norms
-
     @functools.cached_property
-    def _together(self) -> Norms:
+    def norms_of_gradients(self) -> Norms:
+        """Measures gradients, with the units of all :attr:`leaves` in the same pass."""
         return Norms([Wanted(leaf.units or (), leaf.indices) for leaf in self.leaves])
 
     @functools.cached_property
-    def _of_copies(self) -> Norms:
+    def units_of_copies(self) -> Norms:
+        """Measures :attr:`units` alone, of copies of the gradients, say: a pass of its own."""
         return Norms([Wanted(self.units or ())])
 
     @functools.cached_property
-    def _of_weights(self) -> Norms:
+    def units_of_weights(self) -> Norms:
+        """Measures :attr:`units` of weights; ``None`` in place of those whose gradients have no units."""
         return Norms([Wanted(self.units or ())])
 
 

@@ -310,11 +310,15 @@ def _starts_of_units(
 def _order_of(there: Mapping[int, Tensor], wanted: Wanted) -> UnitOrder:
     """Returns the order in which somebody gets units: those of tensors of one shape together, as they are spread."""
     alike: dict[tuple[torch.device, torch.Size, Units], list[int]] = defaultdict(list)
+    odd = []
     for number, index, units in wanted.places():
         if is_plain(there.get(index)):
             alike[there[index].device, there[index].shape, units].append(number)
+        elif index in there:
+            odd.append(number)
     return UnitOrder(
-        tuple(Block(tuple(numbers), units, shape, device) for (device, shape, units), numbers in alike.items())
+        tuple(Block(tuple(numbers), units, shape, device) for (device, shape, units), numbers in alike.items()),
+        tuple(odd),
     )
 
 

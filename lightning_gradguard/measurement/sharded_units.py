@@ -39,11 +39,13 @@ class ShardedUnits(UnitNorms):
         for (index, place), part in zip(self.places, parts, strict=True):
             yield index, part[place.unit_of]
 
-    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+    def left(self, factors: Tensor, norms: Tensor) -> Tensor:
         """Adds the squares of the units of each parameter."""
+        left = norms.clone()
         parts = (self.norms * factors).split([place.num_units for _, place in self.places])
         for (index, _), part in zip(self.places, parts, strict=True):
-            yield (index,), norm_of_norms(part.view(1, -1))
+            left[index] = norm_of_norms(part)
+        return left
 
     def scaled(self, coefficient: Tensor) -> ShardedUnits:
         """Multiplies the norms of gradients."""

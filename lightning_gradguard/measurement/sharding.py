@@ -145,12 +145,15 @@ class Whole(Sharding):
     def measure(self, grads: Tensors, norms: Norms, needs: Needs) -> tuple[Tensor, Found]:
         """Measures tensors and units in one pass."""
         # Policies that go by units get them from the read that the norms need anyway.
-        return needs.measure(grads) if needs.leaves else (norms(grads), {})
+        if not needs.leaves:
+            return norms(grads), {}
+        whole, units = needs.norms_of_gradients.with_units(grads)
+        return whole, dict(zip(needs.leaves, units, strict=True))
 
     def by_unit(self, needs: Needs, grads: Tensors, params: Params, found: Found) -> list[UnitNorms]:
         """Returns what was found, or else reads the gradients once more."""
         # Copies of gradients, which a chain clips, were in no pass: they are measured here.
-        return units_of_whole_tensors(needs, grads, params, found.get(needs) or needs.measure_units(grads))
+        return units_of_whole_tensors(needs, grads, params, found.get(needs) or needs.units_of_copies.of_units(grads))
 
 
 def num_processes() -> int:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lightning_gradguard.measurement.needs import Needs
-from lightning_gradguard.measurement.tensors import is_plain
 from lightning_gradguard.measurement.units import FoundUnits, UnitOrder, Units, norm_of_norms
 
 
@@ -32,8 +31,8 @@ class UnitNorms(ABC):
         """Hands out one factor for each unit: for each parameter its index, and what broadcasts over its gradient."""
 
     @abstractmethod
-    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Tells what is left of gradients whose units are multiplied: for some parameters their indices and norms."""
+    def left(self, factors: Tensor, norms: Tensor) -> Tensor:
+        """Tells what is left of gradients whose units are multiplied: ``norms``, with those of its parameters anew."""
 
     @abstractmethod
     def scaled(self, coefficient: Tensor) -> UnitNorms:
@@ -61,15 +60,15 @@ class PlainUnits(UnitNorms):
     def weights(self) -> Tensor:  # type: ignore[override]
         """Reads the weights whose gradients have units here."""
         with torch.no_grad():
-            return self.needs.measure_weights(self.order.pick(self.params))
+            return self.needs.units_of_weights.of_units(self.order.pick(self.params)).norms
 
     def spread(self, factors: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Cuts the vector up."""
         return self.order.spread(factors)
 
-    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+    def left(self, factors: Tensor, norms: Tensor) -> Tensor:
         """Adds the squares of the units of each parameter."""
-        return self.order.of_tensors(self.norms * factors)
+        return self.order.put_together(self.norms * factors, norms)
 
     def scaled(self, coefficient: Tensor) -> PlainUnits:
         """Multiplies the norms."""
@@ -114,9 +113,11 @@ class OddUnits(UnitNorms):
         """Shapes the vector like the gradient, or like its values."""
         yield self.index, self.units.spread(factors, self.values.shape, 1)[0]
 
-    def left(self, factors: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+    def left(self, factors: Tensor, norms: Tensor) -> Tensor:
         """Adds the squares of its units."""
-        yield (self.index,), norm_of_norms((self.norms * factors).view(1, -1))
+        left = norms.clone()
+        left[self.index] = norm_of_norms(self.norms * factors)
+        return left
 
     def scaled(self, coefficient: Tensor) -> OddUnits:
         """Multiplies the norms."""
@@ -138,7 +139,7 @@ def units_of_whole_tensors(
     plain: list[UnitNorms] = [PlainUnits(found.norms, found.order, needs, params)] if found.order.blocks else []
     odd: list[UnitNorms] = [
         OddUnits.of(index, units, grad, params[index])
-        for index, (units, grad) in enumerate(zip(needs.units or (), grads, strict=True))
-        if units is not None and grad is not None and not is_plain(grad) and grad.numel()
+        for index in found.order.odd
+        if (units := (needs.units or ())[index]) and (grad := grads[index]) is not None and grad.numel()
     ]
     return plain + odd

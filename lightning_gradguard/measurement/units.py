@@ -137,9 +137,11 @@ class UnitOrder:
 
     Attributes:
         blocks: the tensors, in the vector's order.
+        odd: tensors that somebody wants units of and that have none here: sparse, complex and empty ones.
     """
 
     blocks: tuple[Block, ...]
+    odd: tuple[int, ...] = ()
 
     @functools.cached_property
     def sizes(self) -> list[int]:
@@ -161,10 +163,28 @@ class UnitOrder:
         each = [values[index].expand(block.num_each) for block in self.blocks for index in block.indices]
         return torch.cat(each) if each else values.new_zeros(0)
 
-    def of_tensors(self, norms: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Puts norms of units together: for some tensors at a time their indices, and the norm of each."""
-        for block, part in zip(self.blocks, norms.split(self.sizes), strict=True):
-            yield block.indices, norm_of_norms(part.view(len(block.indices), -1))
+    def put_together(self, norms: Tensor, whole: Tensor) -> Tensor:
+        """Puts norms of units together: returns norms of tensors, with those of the tensors that have units anew.
+
+        Args:
+            norms: of the units.
+            whole: of the tensors.
+        """
+        # One sum for all, in double precision: the squares of tiny norms vanish in single precision.
+        owners, has_units = self._owners(norms.device, len(whole))
+        wide = norms.float() if norms.device.type == "mps" else norms.double()
+        squares = wide.new_zeros(len(whole)).index_add_(0, owners, wide.square())
+        return torch.where(has_units, squares.sqrt_().to(whole), whole)
+
+    def _owners(self, device: torch.device, num: int) -> tuple[Tensor, Tensor]:
+        """Returns for each unit its tensor, and for each of so many tensors whether it has units; made once."""
+        cache: dict[tuple[torch.device, int], tuple[Tensor, Tensor]] = self.__dict__.setdefault("_owners_on", {})
+        if (device, num) not in cache:
+            each = [index for block in self.blocks for index in block.indices for _ in range(block.num_each)]
+            owners = torch.tensor(each, dtype=torch.int64, device=device)
+            has_units = torch.zeros(num, dtype=torch.bool, device=device)
+            cache[device, num] = owners, has_units.index_fill_(0, owners, True)
+        return cache[device, num]
 
     def spread(self, factors: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Cuts a vector of factors up: for each tensor its index, and its part in a shape that broadcasts over it."""

@@ -158,4 +158,17 @@ def test_odd_gradients_are_scaled_like_others():
 def test_nothing_is_needed_by_those_who_say_nothing():
     assert not NOTHING.leaves
     assert not Needs.of([Asking(None, None)], layers()).leaves
-    assert Needs.of([Asking(ROWS), Asking(ROWS)], layers()).leaves == (Needs(units=(ROWS,)),)  # equal needs once
+
+
+def test_two_who_need_the_same_each_get_it_from_one_read():
+    layout, alike = layers(), [Asking(*[ROWS, WHOLE] * 3) for _ in range(2)]
+    read = []
+    for asking in (alike[:1], alike):
+        needs = Needs.of(asking, layout)
+        measure(layout, needs)
+        with Counting() as counted:
+            measurement = measure(layout, needs)
+        read.append(counted.read)
+    assert read[1] - read[0] < 2 * sum(p.shape[0] + 1 for p in layout.params)  # the numbers found, not the gradients
+    first, second = (measurement.by_unit(one)[0].norms for one in alike)
+    assert torch.equal(first, second)
