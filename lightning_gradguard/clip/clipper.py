@@ -175,7 +175,10 @@ def _smallest(answers: Sequence[tuple[Measurement, Clip]], total: Tensor) -> Ten
 
 def _any_clipped(answers: Sequence[tuple[Measurement, Clip]]) -> Tensor | bool:
     # Flags stay on the device: the host reads the step's signals once, and they are among them.
-    flags = [is_clipped(seen, clip) for seen, clip in answers]
+    flags = [
+        is_clipped(seen, clip) if clip.changes is None or clip.then is not None else clip.changes
+        for seen, clip in answers
+    ]
     if len(flags) <= 1:
         return flags[0] if flags else False
     return torch.stack(flags).any()

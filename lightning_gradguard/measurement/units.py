@@ -148,14 +148,15 @@ class UnitOrder:
         """Units of each block."""
         return [len(block.indices) * block.num_each for block in self.blocks]
 
-    @functools.cached_property
-    def indices(self) -> frozenset[int]:
-        """Returns the tensors that have units here."""
-        return frozenset(index for block in self.blocks for index in block.indices)
-
     def pick(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
         """Returns those of the tensors that have units here, ``None`` in place of the others."""
-        return [tensor if index in self.indices else None for index, tensor in enumerate(tensors)]
+        # A layout asks for the same parameters at each step: they are picked once.
+        known = self.__dict__.get("_picked")
+        if known is None or known[0] is not tensors:
+            indices = {index for block in self.blocks for index in block.indices}
+            found = [tensor if index in indices else None for index, tensor in enumerate(tensors)]
+            known = self.__dict__["_picked"] = tensors, found
+        return known[1]
 
     def one_each(self, values: Tensor) -> Tensor:
         """Repeats one number for each tensor for each of its units."""
