@@ -253,12 +253,12 @@ class GradientPipeline:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
-        # Who neither guards nor clips only watches, and must not be able to end a run with any line of a step.
-        if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
-            return self._measuring.run(self._step, **options)
-        return self._step(**options)
+        with torch.no_grad():
+            # Who neither guards nor clips only watches, and must not be able to end a run with any line of a step.
+            if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
+                return self._measuring.run(self._step, **options)
+            return self._step(**options)
 
-    @torch.no_grad()
     def _step(
         self,
         *,
@@ -383,7 +383,8 @@ class GradientPipeline:
         if self._held is not None:
             self._publish_held()
         if self.instruments is not None:
-            self._probing.run(self.instruments.after_step, self.layout)
+            if self.instruments.compares:
+                self._probing.run(self.instruments.after_step, self.layout)
             if self.instruments.awaits_steps:
                 self._measuring.run(self._record_waiting)
 

@@ -34,6 +34,7 @@ class GradientCallback(Callback):
 
     steps_aside = False
     _session: Session | None = None
+    _driven: Session | None = None  # the session, for the callback that forwards the Trainer's hooks to it
     _seen: Seen | None = None  # shared with copies: of whichever was in a fit last
     _restored: Mapping[str, Any] | None = None
 
@@ -100,6 +101,7 @@ class GradientCallback(Callback):
 
     def _join(self, session: Session | None) -> None:
         self._session = session
+        self._driven = session if session is not None and session.driver is self else None
         if session is not None and self._seen is not None:
             self._seen.show(session.seen.records, session.diagnoses)
 
@@ -164,11 +166,6 @@ class GradientCallback(Callback):
         if (session := self._driven) is not None and stage == "fit":
             session.run(session.leave)
 
-    @property
-    def _driven(self) -> Session | None:
-        """Returns the session, if it is this callback that forwards the Trainer's hooks to it."""
-        return self._session if self._session is not None and self._session.driver is self else None
-
     def __getstate__(self) -> dict[str, Any]:
         """All but the fit itself: a copy has the same arguments, and what was seen up to now."""
         if self._session is not None:
@@ -177,7 +174,7 @@ class GradientCallback(Callback):
             seen = self._seen = self._seen or Seen()
         # Lightning hangs the module's own log and log_dict on every callback, and with them the whole module.
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return {**kept, "_session": None, "_seen": seen}
+        return {**kept, "_session": None, "_driven": None, "_seen": seen}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -77,7 +77,8 @@ class GradGuardFromEnvironment(GradientCallback):
                 continue
             break
         else:
-            left_out, self._session = ("see",), None
+            left_out = ("see",)
+            self._join(None)
         if reasons:
             what = " and ".join(_DOING.get(role, "watching") for role in left_out)
             _warn_once(f"{self.variable}: {what} steps aside for this Trainer. {' '.join(reasons)}")

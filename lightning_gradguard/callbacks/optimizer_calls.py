@@ -70,12 +70,12 @@ class OptimizerCalls:
         Returns:
             How often it has asked for gradients within the step at hand, this time included.
         """
-        layers = [id(layer) for layer in unwrap(optimizer)]
-        self._seen.update(layers)
-        for layer in layers:
-            if layer in self._asked_within:
-                self._asked_within[layer] += 1
-                return self._asked_within[layer]
+        for layer in unwrap(optimizer):
+            key = id(layer)
+            self._seen.add(key)
+            if key in self._asked_within:
+                self._asked_within[key] += 1
+                return self._asked_within[key]
         return 1  # before its step, as under a loss scaler
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:

@@ -140,11 +140,13 @@ class Session:
         self._further: list[Sink] = []
         self.console: ConsoleSink | None = None
         self._told_of_skip = False
+        self._told_skipped: dict[str, int] = {}  # the counts that stand in the Trainer's metrics
         self._told_of_strangers = False
         self._told_of_closures = False
         self._after_us: list[str] = []  # who may change gradients after us; emptied once it is said that somebody did
         self.calls: OptimizerCalls | None = None
         self._outer: nn.Module | None = None
+        self._has_engine = self._strategy_accumulates = False  # what the strategy does itself
         self._holds = False
         self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
         self._watching = Part(
@@ -171,6 +173,8 @@ class Session:
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         warn_of_idle_settings(trainer, module, self.plan)
         outer = outer_module(trainer, module)
+        self._has_engine = is_deepspeed(trainer)
+        self._strategy_accumulates = trainer.strategy.handles_gradient_accumulation
         further = self._further = self._further_views(trainer)
         self.views = Views([self.memory, *further])
         self._rows = [view for view in further if isinstance(view, LoggerSink)]
@@ -196,7 +200,7 @@ class Session:
         if self.survival is not None:
             self.survival.pipelines = self.pipelines
             self.survival.look_at_exceptions(trainer, lambda what, error: self._drop_raised(trainer, what, error))
-        if not is_deepspeed(trainer):
+        if not self._has_engine:
             handed = self._hand_over if self._holds else None
             self.calls = OptimizerCalls(lambda one: steps_parameters_of(module, one), self._asked(), handed)
             self.calls.start()
@@ -336,11 +340,11 @@ class Session:
 
     def after_step(self, trainer: pl.Trainer) -> None:
         """Measures what the step changed, on sampled steps."""
-        if is_deepspeed(trainer):
+        if self._has_engine:
             self._passing_on.run(log_engine_norm, trainer)
         for pipeline in self.pipelines:
             pipeline.after_step()
-        if self.instruments is not None:  # a step without a backward pass has them still attached
+        if self.instruments is not None and self.instruments.sampling:  # without a backward pass they still hang there
             self._probing.run(self.instruments.after_forward)
         # Where the user's metrics are written after this batch, ours wait for them: a row is one row.
         comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
@@ -358,7 +362,11 @@ class Session:
         pipeline = self._pipeline_of(trainer, optimizer)
         if pipeline is not None and self.calls is not None:
             pipeline.steps_elsewhere = self.calls.met_unseen
-        if pipeline is None or not steps_now(trainer) or not self._begins(pipeline, optimizer):
+        if (
+            pipeline is None
+            or (self._strategy_accumulates and not steps_now(trainer))
+            or not self._begins(pipeline, optimizer)
+        ):
             return
         if self.survival is not None and self.survival.window_is_lost:
             self.survival.lose_window()
@@ -382,8 +390,13 @@ class Session:
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
-        let_through = record is not None and record.verdict == "nonfinite" and self.survival is not None
-        if record is not None and (let_through or record.verdict in ("skipped", "rolled_back")):
+        if record is not None:
+            self._announce_bad(record, pipeline)
+
+    def _announce_bad(self, record: StepRecord, pipeline: GradientPipeline) -> None:
+        """Says what became of a step that was not finite."""
+        let_through = record.verdict == "nonfinite" and self.survival is not None
+        if let_through or record.verdict in ("skipped", "rolled_back"):
             announce(record, pipeline, first=not self._told_of_skip)
             self._told_of_skip = True
 
@@ -460,8 +473,10 @@ class Session:
         Several steps in one batch make one record: they have one place on the x-axis.
         """
         every = self.plan.log_every_n_steps
-        beside = trainer._logger_connector.should_update_logs if every is None else (step + 1) % every == 0
-        every = log_interval(trainer) if every is None else every
+        if every is None:
+            every, beside = log_interval(trainer), trainer._logger_connector.should_update_logs
+        else:
+            beside = (step + 1) % every == 0
         last = pipeline.last_recorded
         if not every or last == step:
             return False
@@ -485,7 +500,10 @@ class Session:
         elif name not in metrics:
             metrics[name] = torch.zeros_like(pipeline.total_norm)  # nothing was applied yet
         if self.survival is not None:
-            metrics[f"gradguard/skipped_steps{of_which}"] = torch.tensor(float(pipeline.counters.skipped))
+            name_of_count, skipped = f"gradguard/skipped_steps{of_which}", pipeline.counters.skipped
+            if name_of_count not in metrics or self._told_skipped.get(name_of_count) != skipped:
+                metrics[name_of_count] = torch.tensor(float(skipped))
+                self._told_skipped[name_of_count] = skipped
         if record is not None and pipeline.moved and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm
 
@@ -560,8 +578,10 @@ class Session:
 
 def is_last_step(trainer: pl.Trainer) -> bool:
     """Tells whether training ends after this step, as far as it is known beforehand."""
-    last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-    return (last_epoch and trainer.is_last_batch) or trainer.global_step + 1 == trainer.max_steps
+    # Asked at every step, so the cheap questions come first: counting steps asks every optimizer's progress.
+    if trainer.max_steps > 0 and trainer.global_step + 1 == trainer.max_steps:
+        return True
+    return trainer.is_last_batch and trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
 
 
 def policies_by_optimizer(

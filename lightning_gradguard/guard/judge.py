@@ -222,7 +222,7 @@ class Judge:
             doubts["buffers"] = sum_of_buffers.to(total)
         if loss is not None and self.recovery.together.certain:  # else one process might drop a step and others not
             doubts["loss"] = as_signal(loss, total)
-        if doubts:
+        if doubts and self.recovery.together.several:
             doubts = self.recovery.together.mean(doubts)
         return Signals(total, decision.clips.smallest_coefficient, **doubts)
 

@@ -56,7 +56,16 @@ class Part:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Returns what the function does; ``None`` if it fails, and from then on. No graph is recorded meanwhile."""
-        return self._run("", function, args, kwargs)
+        if self.gone:
+            return None
+        if self.foreign or torch.is_grad_enabled():
+            return self._run("", function, args, kwargs)
+        # Within a step no graph is recorded anyway, and entering ``no_grad`` again would cost more than most calls.
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            self._take_away(error, "")
+            return None
 
     def hook(self, function: Callable[..., None], where: str) -> Hook:
         """Returns the function as a hook of a module or a tensor.
@@ -91,8 +100,6 @@ class Part:
         if self.gone:
             return None
         try:
-            if not self.foreign and not torch.is_grad_enabled():  # as in every step, where entering again costs
-                return function(*args, **kwargs)
             with torch.no_grad(), keeping_generators() if self.foreign else nullcontext():
                 return function(*args, **kwargs)
         except Exception as error:

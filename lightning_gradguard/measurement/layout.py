@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from operator import is_
 from typing import Any, Literal, NamedTuple
 
@@ -112,12 +111,18 @@ class Layout:
         Each parameter is compared by identity: one that was replaced by another of the same shape (an embedding that
         was resized and back, a new head) is another.
         """
-        groups = list(chain.from_iterable([optimizer.param_groups for optimizer in optimizers]))
-        return (
-            self.group_sizes == tuple([len(group["params"]) for group in groups])
-            and all(map(is_, chain.from_iterable([group["params"] for group in groups]), self.in_order))
-            and self.given_names == [group.get("name") for group in groups]
-        )
+        # One loop without further calls: it runs before every step.
+        start = number = 0
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                params = group["params"]
+                end = start + len(params)
+                if number == len(self.group_sizes) or len(params) != self.group_sizes[number]:
+                    return False
+                if group.get("name") != self.given_names[number] or not all(map(is_, params, self.in_order[start:end])):
+                    return False
+                start, number = end, number + 1
+        return number == len(self.group_sizes)
 
     @functools.cached_property
     def norms_of_gradients(self) -> Norms:

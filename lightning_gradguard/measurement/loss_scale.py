@@ -26,6 +26,8 @@ def as_signal(loss: Tensor | float, like: Tensor) -> Tensor:
     """
     if not isinstance(loss, Tensor):
         return torch.full_like(like, float(loss))
+    if type(loss) is Tensor and not loss.dim() and (loss.dtype, loss.device) == (like.dtype, like.device):
+        return loss
     loss = local(loss)
     loss = torch.view_as_real(loss) if loss.is_complex() else loss
     return (loss.sum() if loss.dim() else loss).to(like)

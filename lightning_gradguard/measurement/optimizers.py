@@ -39,6 +39,7 @@ class Optimizers:
             raise ValueError("optimizer is an empty list: give the optimizers that are to be taken as one")
         self.layers: list[list[Any]] = [unwrap(one) for one in each]
         self.plain: list[Optimizer] = [layers[-1] for layers in self.layers]
+        self._ids = frozenset(id(layer) for layers in self.layers for layer in layers)
         self._unscaled_here: list[list[Any]] = []
 
     @property
@@ -55,7 +56,7 @@ class Optimizers:
 
     def __contains__(self, optimizer: object) -> bool:
         """Whether it is one of them, or what wraps one."""
-        return any(optimizer is layer for layers in self.layers for layer in layers)
+        return id(optimizer) in self._ids
 
     def unscale_once_(self, scaler: GradScaler) -> bool:
         """Brings their gradients into real units, unless that is done already.

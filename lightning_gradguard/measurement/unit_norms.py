@@ -68,7 +68,7 @@ class PlainUnits(UnitNorms):
 
     def left(self, factors: Tensor, norms: Tensor) -> Tensor:
         """Adds the squares of the units of each parameter."""
-        return self.order.put_together(self.norms * factors, norms)
+        return self.order.put_together(self.norms, factors, norms)
 
     def scaled(self, coefficient: Tensor) -> PlainUnits:
         """Multiplies the norms."""

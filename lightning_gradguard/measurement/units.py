@@ -164,17 +164,19 @@ class UnitOrder:
         each = [values[index].expand(block.num_each) for block in self.blocks for index in block.indices]
         return torch.cat(each) if each else values.new_zeros(0)
 
-    def put_together(self, norms: Tensor, whole: Tensor) -> Tensor:
+    def put_together(self, norms: Tensor, factors: Tensor, whole: Tensor) -> Tensor:
         """Puts norms of units together: returns norms of tensors, with those of the tensors that have units anew.
 
         Args:
             norms: of the units.
+            factors: what each of them was multiplied by since.
             whole: of the tensors.
         """
         # One sum for all, in double precision: the squares of tiny norms vanish in single precision.
         owners, has_units = self._owners(norms.device, len(whole))
-        wide = norms.float() if norms.device.type == "mps" else norms.double()
-        squares = wide.new_zeros(len(whole)).index_add_(0, owners, wide.square())
+        left = norms * factors
+        wide = left.float() if norms.device.type == "mps" else left.double()
+        squares = wide.new_zeros(len(whole)).index_add_(0, owners, wide.square_())
         return torch.where(has_units, squares.sqrt_().to(whole), whole)
 
     def _owners(self, device: torch.device, num: int) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,8 @@ class Instruments:
     Attributes:
         step: of the last forward pass.
         awaits_steps: whether an optimizer has not stepped yet.
+        sampling: whether the step at hand is sampled, so that hooks are attached.
+        compares: parameters that were copied before their step, and are compared after it.
         clip_outside: the norm at which the Trainer itself clips, after our records are made; set by who knows it.
 
     Raises:
@@ -85,9 +87,9 @@ class Instruments:
         self.batch = BatchProbe()
         self.step = 0  # of the last forward pass
         self.clip_outside: float | None = None
-        self._sampling = False  # whether the present step is sampled
+        self.sampling = False
         self.awaits_steps = True
-        self._compares: set[Layout] = set()  # parameters that were copied before their step
+        self.compares: set[Layout] = set()
         self._early = early_steps(every_n_steps)
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
         self._batches: deque[tuple[int, int, int]] = deque(maxlen=_BATCHES)  # (step, epoch, index) of the last ones
@@ -104,15 +106,15 @@ class Instruments:
             index: of the batch in its epoch, where there is one, so that a bad batch can be named.
             epoch: its epoch.
         """
-        if self._sampling:  # the step before may have ended in an exception
+        if self.sampling:  # the step before may have ended in an exception
             self._hooks.run(self.detach)
             if step != self.step:
                 self._counting.run(self._begin_step)
         self.step = step
         if index is not None:
             self._batches.append((step, epoch, index))
-        self._sampling = step % self.every_n_steps == 0 or step in self._early  # on every step: no call
-        if not self._sampling:  # nothing to attach: most steps end here
+        self.sampling = step % self.every_n_steps == 0 or step in self._early  # on every step: no call
+        if not self.sampling:  # nothing to attach: most steps end here
             return
         if not self._hooks.gone:
             for probe in self._probes:
@@ -136,12 +138,12 @@ class Instruments:
                 "weights then differ in their last bits from those of a run that is not watched."
             )
             self._num_unseen = 0
-        if self._sampling:
+        if self.sampling:
             self._hooks.run(self.detach)
         if loss is None:
             return
         self._loss.run(self._add_loss, loss)
-        if self._sampling or self.awaits_steps:
+        if self.sampling or self.awaits_steps:
             self._counting.run(self._count_backward, loss if root is None else root)
 
     def leave_functions_out(self) -> None:
@@ -164,21 +166,21 @@ class Instruments:
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
         if self._is_sampled(step):
-            self._compares.add(layout)
+            self.compares.add(layout)
             self._updates.run(self._copy_parameters, layout, step)
         self.without_step(layout, fed=True)
 
     def without_step(self, layout: Layout, *, fed: bool = False) -> None:
         """Takes the loss of a step for which no parameter of an optimizer has a gradient, or of one that is ``fed``."""
-        if self._sampling or self.awaits_steps or layout not in self._watched:
+        if self.sampling or self.awaits_steps or layout not in self._watched:
             self._counting.run(self._count_step, layout, fed)
         if self._pending is not None:
             self._claim_loss(layout)
 
     def after_step(self, layout: Layout) -> None:
         """Compares them."""
-        if layout in self._compares:
-            self._compares.discard(layout)
+        if layout in self.compares:
+            self.compares.discard(layout)
             self._updates.run(self._compare_parameters, layout)
 
     def waiting(self, layout: Layout) -> int | None:
@@ -264,9 +266,9 @@ class Instruments:
     def _count_backward(self, root: Tensor) -> None:
         for watched in self._watched.values():
             watched.steps.add_backward()
-            if self._sampling and not watched.steps.fed:
+            if self.sampling and not watched.steps.fed:
                 watched.steps.look_where_it_leads(root)
-        if self._sampling and root.requires_grad:
+        if self.sampling and root.requires_grad:
             root.register_hook(self._counting.hook(self._look_for_old_gradients, "the loss"))
 
     def _look_for_old_gradients(self, gradient: Tensor) -> None:
@@ -290,7 +292,7 @@ class Instruments:
         return steps.take_old_gradients()
 
     def _add_loss(self, loss: Tensor) -> None:
-        value = loss.detach().float()
+        value = (loss.detach() if loss.requires_grad else loss).float()
         self._pending = value.clone() if self._pending is None else self._pending + value
 
     def _claim_loss(self, layout: Layout) -> None:

@@ -34,7 +34,7 @@ IN_THE_STEP_RUN_AGAIN = {"call_training_step", "loss_of"}
 # torch calls it in the place of the user's operator: nothing of ours stands above it, and all it does is run that
 # operator and hand what came of it to a look that is guarded.
 IN_THE_PLACE_OF_AN_OPERATOR = {"__torch_dispatch__"}
-CALLS_THE_GUARD = {"run", "_driven", "_log_together"}
+CALLS_THE_GUARD = {"run", "_log_together"}
 ACTS = {"decide", "apply_", "measure", "judge", "restore_", "bad_step"}
 
 
