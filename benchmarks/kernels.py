@@ -45,7 +45,7 @@ class Kernels(TorchDispatchMode):
 
 
 def count(clip: ClipPolicy | None = None, *, guard: bool = False) -> Counter[str]:
-    """Counts the kernels of the first step of a pipeline, with a fused optimizer: what it plans is on the host.
+    """Counts the kernels of a pipeline's first step, with a fused optimizer; how to measure was planned before it.
 
     From the second step on the host reads, without waiting, what became of the one before: fake tensors have no value.
     """
@@ -64,6 +64,7 @@ def count(clip: ClipPolicy | None = None, *, guard: bool = False) -> Counter[str
         )
         for parameter in net.parameters():
             parameter.grad = torch.empty_like(parameter)
+        pipeline.layout.measure()
         with Kernels() as kernels:
             pipeline.before_step(log=False)
     return kernels.launched

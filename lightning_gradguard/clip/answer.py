@@ -41,8 +41,8 @@ class Clip:
     Of ``coefficient``, ``bound``, ``units`` and ``by_unit`` one is set; none means *leave them alone*.
 
     Attributes:
-        threshold: what the policy compared with, shape ``[]``: a norm, or a largest absolute element; ``None`` for a
-            policy with one threshold per tensor or unit.
+        threshold: what the policy compared with, a float or a tensor of shape ``[]``: a norm, or a largest absolute
+            element; ``None`` for a policy with one threshold per tensor or unit.
         coefficient: multiply gradients by it, in [0, 1]: shape ``[]``, or ``[num_params]``.
         bound: clamp elements to [-bound, bound]: a float, or a tensor of shape ``[]`` or ``[num_params]``.
         beyond: multiply what lies beyond the bound by it instead, in [0, 1], ``[num_params]``; the bound is a tensor of
@@ -56,7 +56,7 @@ class Clip:
         then: what to do after this, for a chain of policies.
     """
 
-    threshold: Tensor | None = None
+    threshold: float | Tensor | None = None
     coefficient: Tensor | None = None
     bound: float | Tensor | None = None
     beyond: Tensor | None = None
@@ -109,9 +109,11 @@ def number(value: Tensor) -> Number:
 
 def where(condition: Number, one: Number, other: Number) -> Number:
     """Returns the one number where the condition holds, else the other."""
-    if isinstance(condition, Tensor):
-        return torch.where(condition, one, other)
-    return one if condition else other
+    if not isinstance(condition, Tensor):
+        return one if condition else other
+    if isinstance(other, Tensor) and not isinstance(one, Tensor):  # torch would make a tensor of the number first
+        return other.masked_fill(condition, one)
+    return torch.where(condition, one, other)
 
 
 def clamp(value: Number, lowest: float = -math.inf, highest: float = math.inf) -> Number:
@@ -143,6 +145,11 @@ def divide(one: Number, other: Number) -> Number:
 def lerp(start: Number, end: Number, weight: Number) -> Number:
     """Returns ``start + weight * (end - start)``: a running mean that takes ``end`` in."""
     return torch.lerp(start, end, weight) if _are_tensors(start, end) else start + weight * (end - start)
+
+
+def plus_product(start: Number, one: Number, other: Number) -> Number:
+    """Returns ``start + one * other``."""
+    return torch.addcmul(start, one, other) if _are_tensors(one, other) else start + one * other
 
 
 def sqrt(value: Number) -> Number:
@@ -203,11 +210,11 @@ def limited(
         eps: see :func:`norm_coefficient`.
     """
     change = norm_coefficient(level, target, eps) if by == "norm" else target
-    change, threshold = _filled(measurement.total, change), _filled(measurement.total, threshold)
+    change = filled(measurement.total, change)
     return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)
 
 
-def _filled(like: Tensor, value: Number) -> Tensor:
+def filled(like: Tensor, value: Number) -> Tensor:
     """Returns a number >= 0 as a tensor of shape ``[]`` beside another one."""
     if isinstance(value, Tensor):
         return value

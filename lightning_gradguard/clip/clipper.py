@@ -91,7 +91,7 @@ class Clips:
     answers: tuple[tuple[Measurement, Clip], ...] = ()
     indices: tuple[list[int] | None, ...] = ()
     ratio: float | None = None
-    threshold: Tensor | None = None
+    threshold: float | Tensor | None = None
     single_coefficient: Tensor | None = None
 
     @classmethod
@@ -170,7 +170,9 @@ def _smallest(answers: Sequence[tuple[Measurement, Clip]], total: Tensor) -> Ten
         return 1.0 - torch.as_tensor(_any_clipped(answers)).to(total)
     # What is simply scaled is told by its smallest coefficient, on the device, without a read of gradients.
     each = [clip.coefficient.min() for _, clip in answers if clip.coefficient is not None]
-    return torch.stack(each).min() if each else torch.ones_like(total)
+    if len(each) <= 1:
+        return each[0] if each else torch.ones_like(total)
+    return torch.stack(each).min()
 
 
 def _any_clipped(answers: Sequence[tuple[Measurement, Clip]]) -> Tensor | bool:

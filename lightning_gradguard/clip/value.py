@@ -52,4 +52,4 @@ class ValueClip(ClipPolicy):
 
     def decide(self, measurement: Measurement, state: State) -> Clip:
         """Clamps to the bound."""
-        return Clip(threshold=measurement.total.new_full((), self.max_value), bound=self.max_value)
+        return Clip(threshold=self.max_value, bound=self.max_value)

@@ -19,6 +19,7 @@ from lightning_gradguard.clip.answer import (
     limited,
     maximum,
     observed,
+    plus_product,
     sqrt,
     where,
 )
@@ -147,7 +148,7 @@ class ZClip(ClipPolicy):
         if self.to == "mean":
             return where(level > limit, mean, limit)
         gap = clamp(level - mean, _TINY, LARGEST)
-        return mean + reach * divide(margin, gap)  # at or above the norm itself wherever that is no spike
+        return plus_product(mean, reach, divide(margin, gap))  # at or above the norm itself wherever that is no spike
 
     def _learn_as_published(self, learned: Number, known: Number, state: State) -> None:
         """Mean and population variance of the warm-up, then moving ones."""

@@ -187,7 +187,6 @@ class Judge:
             self.recovery.begin_step()
         decision = Decision(measurement, decide(measurement))
         signals = self._signals(decision, loss)
-        together = torch.stack([signal for signal in signals if signal is not None])
         if self.has_told_optimizer:
             self.end_step()
         if self.on_device is not None and scaler is None and not wait:
@@ -196,6 +195,7 @@ class Judge:
             masked = self.on_device.drop_if_bad_(step, measurement, signals)
             return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
 
+        together = torch.stack([signal for signal in signals if signal is not None])
         numbers = iter(together.tolist())  # the one host sync of a quiet step: skip must know before optimizer.step
         found = Signals(*[None if signal is None else next(numbers) for signal in signals])
         damage = None

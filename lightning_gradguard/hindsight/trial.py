@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradguard.clip.answer import Clip
+from lightning_gradguard.clip.answer import Clip, filled
 from lightning_gradguard.clip.base import ClipPolicy, fresh_state
 from lightning_gradguard.hindsight.notation import written
 from lightning_gradguard.measurement.layout import Layout
@@ -76,7 +77,7 @@ def try_policy(policy: ClipPolicy, norms: Norms) -> Trial:
     for total in torch.from_numpy(np.array(norms, dtype=np.float32)).unbind():
         clip = policy.decide(_measurement(layout, total), state)
         coefficients.append(_coefficient(policy, clip))
-        thresholds.append(torch.full((), torch.nan) if clip.threshold is None else clip.threshold)
+        thresholds.append(filled(total, math.nan if clip.threshold is None else clip.threshold))
     trial = Trial(policy, np.asarray(norms, dtype=np.float32), _numbers(thresholds), _numbers(coefficients))
     if np.isnan(trial.coefficients[np.isfinite(trial.norms)]).any():
         raise ValueError(_refusal(policy, "more than the total norm"))

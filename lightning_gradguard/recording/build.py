@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from lightning_gradguard.clip.answer import filled
 from lightning_gradguard.clip.apply import cosine
 from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
@@ -76,7 +77,7 @@ class Totals:
         return cls(
             total_norm=measurement.total,
             post_clip_norm=after.total,
-            threshold=clips.threshold,
+            threshold=None if clips.threshold is None else filled(measurement.total, clips.threshold),
             coefficient=clips.single_coefficient,
             cosine=cosine(measurement, after) if view.clips else None,
             clipped=clips.any_clipped(),

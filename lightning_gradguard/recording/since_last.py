@@ -51,7 +51,7 @@ class LastStep:
 
     norms: Tensor
     signals: Tensor
-    threshold: Tensor | None
+    threshold: float | Tensor | None
     coefficient: Tensor | None
     ratio: float | None
 
