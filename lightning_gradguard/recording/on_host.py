@@ -33,8 +33,8 @@ def on_host(*groups: Any) -> tuple[Any, ...]:
     tensors = [(group, f.name, getattr(group, f.name)) for group in groups for f in fields(group)]
     tensors = [entry for entry in tensors if isinstance(entry[2], Tensor)]
     device = tensors[0][2].device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    flat = torch.cat([value.reshape(-1).to(device, dtype) for _, _, value in tensors])
+    # Put together they get the widest of their dtypes, and no number changes.
+    flat = torch.cat([value.reshape(-1).to(device) for _, _, value in tensors])
     numbers = flat.tolist()  # host sync: a logged step
 
     found: dict[int, dict[str, Any]] = {id(group): {} for group in groups}
