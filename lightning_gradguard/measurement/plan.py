@@ -19,6 +19,7 @@ from lightning_gradguard.measurement.units import (
     Units,
     Wanted,
     norms_of_pieces,
+    rows_of_pieces,
 )
 
 # Same-shape tensors up to this size are stacked and measured by one call: dispatch costs more than the copy.
@@ -53,13 +54,14 @@ class _Group:
     Attributes:
         indices: which of the list.
         dtype: in which they are summed.
-        large: those to cut into pieces first, as positions in ``indices``.
+        large: those to cut into pieces first, as positions in ``indices``, each with the shape that has a piece in each
+            row; ``None`` where that takes more than a view.
         units: what measures their units.
     """
 
     indices: tuple[int, ...]
     dtype: torch.dtype
-    large: tuple[int, ...] = ()
+    large: tuple[tuple[int, tuple[int, int] | None], ...] = ()
     units: tuple[_Measurer, ...] = ()
 
     def of(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
@@ -87,8 +89,13 @@ class _Group:
         """Returns the norms of tensors by one ``torch._foreach_norm``, and of their units one by one."""
         # Long tensors are replaced by the norms of their pieces: the norm of these is the tensor's.
         found, units = self.of(tensors), []
-        for position in self.large:
-            found[position] = norms_of_pieces(found[position], 1, self.dtype)
+        for position, rows in self.large:
+            long = found[position]
+            found[position] = (
+                norms_of_pieces(long, 1, self.dtype)
+                if rows is None
+                else torch.linalg.vector_norm(long.view(rows), dim=1, dtype=self.dtype)
+            )
         for measurer in self.units:
             (index,) = measurer.indices
             each = measurer.norms(tensors[index])  # type: ignore[arg-type]
@@ -235,7 +242,8 @@ def _list_group(
     split = {i: own for i in tensors if (own := [kind for kind in kinds[i] if not kind.whole])}
     indices = [i for i in tensors if not (only_units and i in split)]
     by_rows = {i for i in indices if any(kind.rows for kind in split.get(i, ())) and _rows_lie_apart(tensors[i])}
-    large = [position for position, i in enumerate(indices) if i not in by_rows and _is_large(tensors[i])]
+    by_pieces = {i for i in indices if i not in by_rows and _is_large(tensors[i])}
+    large = [(position, rows_of_pieces(tensors[i])) for position, i in enumerate(indices) if i in by_pieces]
     units = tuple(
         _Measurer((i,), kind, kind.measurer(tensors[i].shape, dtype), makes_norm=i in by_rows and kind.rows)
         for i, own in split.items()

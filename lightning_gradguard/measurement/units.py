@@ -234,6 +234,13 @@ def norms_of_pieces(tensor: Tensor, num: int, dtype: torch.dtype | None) -> Tens
     return pieces if pieces.shape[1] < LONG else norms_of_pieces(pieces, num, dtype)
 
 
+def rows_of_pieces(tensor: Tensor) -> tuple[int, int] | None:
+    """Returns the shape that shows the pieces of a long tensor as rows; ``None`` where that is no view, or too long."""
+    width = _width(tensor.numel())
+    num = tensor.numel() // width if width else LONG
+    return (num, width) if num < LONG and tensor.is_contiguous() else None
+
+
 @functools.cache
 def _width(length: int) -> int:
     """Returns a length of pieces that divides the row; 0 if there is none near."""
