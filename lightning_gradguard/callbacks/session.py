@@ -233,6 +233,7 @@ class Session:
             dry_run=self.plan.dry_run,
         )
         pipeline.holds = self._holds
+        pipeline.counts_closures = False  # the session does, for manual optimization, too
         if pipeline.diagnosis is not None:
             self.diagnoses.append(pipeline.diagnosis)
         return pipeline
