@@ -128,7 +128,7 @@ def test_a_guard_must_read_one_number_so_the_test_above_can_fail():
             pipeline.before_step(log=False)
 
 
-KERNELS = {"watching": 7, "guard": 12, "guard and NormClip": 19, "guard and ZClip": 40, "guard and AutoClip": 36}
+KERNELS = {"watching": 7, "guard": 12, "guard and NormClip": 18, "guard and ZClip": 39, "guard and AutoClip": 35}
 
 
 @pytest.mark.parametrize(("name", "most"), KERNELS.items(), ids=KERNELS)
