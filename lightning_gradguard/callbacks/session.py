@@ -387,6 +387,8 @@ class Session:
         )
         if self.survival is not None:
             self.survival.let_through = self.survival.let_through or pipeline.moved
+            bad = record is not None and record.step == step and record.cause is not None
+            self.survival.dropped = bad and not pipeline.moved
             self.survival.after_step()
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
@@ -434,6 +436,10 @@ class Session:
         assert survival is not None
         self._detach_probes()
         if survival.window_is_lost:
+            return None
+        if survival.dropped and module.automatic_optimization:  # it is in the records: a hook has raised after that
+            for pipeline in self.pipelines:
+                pipeline.judge.end_step()
             return None
         # Which optimizer would have stepped is not known: the first one stands for the batch.
         pipeline = self.pipelines[0]

@@ -361,9 +361,14 @@ class Judge:
             self._dropped = None
         self.has_told_optimizer = False
 
-    def ends_dropped_step(self, error: Exception) -> bool:
-        """Tells whether an optimizer has failed for want of gradients that were dropped; then its step is over."""
-        if self._dropped is None or not self._dropped.has_failed(error):
+    def ends_dropped_step(self, error: Exception, *, wants_gradients: bool = False) -> bool:
+        """Tells whether an optimizer has failed for want of gradients that were dropped; then its step is over.
+
+        Args:
+            error: that was raised.
+            wants_gradients: whether it is known that something else has, which stands before the step.
+        """
+        if self._dropped is None or not (wants_gradients or self._dropped.has_failed(error)):
             return False
         self.end_step()
         return True
