@@ -297,7 +297,7 @@ class Judge:
             return Dropped(
                 measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere, scaler))
             )
-        self._dropped = DroppedStep(self._optimizers.layers)
+        self._dropped = DroppedStep(self._optimizers.layers, scaled=scaler is not None)
         self.has_told_optimizer = True
         return Dropped(measurement, damage, verdict)
 
