@@ -150,7 +150,7 @@ class GradientPipeline:
         self.counters = Counters()
         self._at_first_step = self.counts_closures = True
         self._in_closure: bool | None = None  # whether it is called by an optimizer that steps; not known yet
-        self._told_of_closures = False
+        self._told_of_closures = self._told_of_left = False
         # What follows the optimizer's parameters is built apart: it is built anew whenever these change.
         self._clip = clip
         self._group_by = group_by
@@ -510,6 +510,9 @@ class GradientPipeline:
     def _build_record(
         self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
     ) -> StepRecord:
+        if not self._told_of_left and (left := self.layout.left(self.module)):
+            self._told_of_left = True
+            _warn_of_left(left)
         # An early record does not put off the next regular one.
         self._count()
         if early:
@@ -612,3 +615,12 @@ class GradientPipeline:
         if self.instruments is None:
             return {}
         return self._probing.run(self.instruments.state_dict, self.layout) or {}
+
+
+def _warn_of_left(names: Sequence[str]) -> None:
+    """Says that an optimizer steps what the model does not use any more: whoever replaced it has forgotten it there."""
+    tell(
+        f"the optimizer holds {len(names)} parameters that are not the model's any more ({', '.join(names[:5])}). Give "
+        "it those that have taken their place; if another optimizer steps them, tell the pipeline: "
+        "pipeline.follow(optimizer)"
+    )
