@@ -14,11 +14,12 @@ from lightning_gradguard.arguments import check_count
 from lightning_gradguard.clip.clipper import Clipper, Clips, Policies, leave_alone, warn_of_waiting
 from lightning_gradguard.diagnose import default_rules
 from lightning_gradguard.diagnose.diagnosis import Diagnosis, Rule
+from lightning_gradguard.guard.asked import times_asked
 from lightning_gradguard.guard.guard import Action, Guard, check_droppable
 from lightning_gradguard.guard.judge import Judge, Unguarded
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.verdict import Dropped, Judgement, Over, Passed
-from lightning_gradguard.harmless.part import Part, is_ours
+from lightning_gradguard.harmless.part import Part, is_ours, tell
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import GroupBy, Layout, check_owner
 from lightning_gradguard.measurement.measurement import Measurement
@@ -80,6 +81,7 @@ class GradientPipeline:
         judge: what drops bad steps; without ``on_nonfinite`` it lets every step through.
         holds: whether the record of a step that is let through waits for :meth:`hand_over`.
         steps_elsewhere: whether somebody else is known to step these parameters, so that no missing step is told of.
+        counts_closures: whether it looks by itself for an optimizer that asks for gradients again within one step.
 
     Raises:
         TypeError, ValueError: for bad arguments; the message says what was got and what to do.
@@ -146,7 +148,9 @@ class GradientPipeline:
         self.holds = self.steps_elsewhere = False
         self._held: Held | None = None
         self.counters = Counters()
-        self._at_first_step = True
+        self._at_first_step = self.counts_closures = True
+        self._in_closure: bool | None = None  # whether it is called by an optimizer that steps; not known yet
+        self._told_of_closures = self._told_of_left = False
         # What follows the optimizer's parameters is built apart: it is built anew whenever these change.
         self._clip = clip
         self._group_by = group_by
@@ -283,6 +287,8 @@ class GradientPipeline:
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
         early = not log and step in EARLY and self._is_early(step)
         log = log or early
+        if self.counts_closures and (log or self._in_closure is not False):
+            self._look_for_closure()
 
         # Judged before the record: a dropped step has no more gradients that a record could speak of.
         record = self._record_late_steps(wait=log) if self.judge.on_device is not None else None
@@ -388,6 +394,26 @@ class GradientPipeline:
             if self.instruments.awaits_steps:
                 self._measuring.run(self._record_waiting)
 
+    def _look_for_closure(self) -> None:
+        """Refuses to guard an optimizer that asks for gradients again within one step; says so where nobody guards.
+
+        Looked for at the first step and at records; at each step only where a closure is in use.
+        """
+        asked = times_asked(self.optimizers.layers)
+        self._in_closure = asked > 0
+        if asked < 2:
+            return
+        again = "the optimizer asks for gradients several times within one step (its closure was called again)"
+        if isinstance(self.judge, Judge):
+            raise ValueError(
+                f"on_nonfinite: {again}, and has moved the weights by now: a step cannot be dropped half way; "
+                "pass on_nonfinite=None, or use another optimizer"
+            )
+        if not self._told_of_closures:
+            what = "each of them is clipped and" if self.clipper and not self.view.dry_run else "each of them is"
+            tell(f"GradientPipeline: {again}: {what} counted as a step of its own.")
+        self._told_of_closures = True
+
     def _decide_in_dry_run(self, measurement: Measurement) -> Clips:
         """What the policies would do; nothing where they have failed before."""
         answer = None if self.clipper is None else self._deciding.run(self.clipper.decide, measurement)
@@ -485,6 +511,9 @@ class GradientPipeline:
     def _build_record(
         self, step: int, measurement: Measurement, judgement: Judgement, scaler: GradScaler | None, early: bool
     ) -> StepRecord:
+        if not self._told_of_left and (left := self.layout.left(self.module)):
+            self._told_of_left = True
+            _warn_of_left(left)
         # An early record does not put off the next regular one.
         self._count()
         if early:
@@ -587,3 +616,12 @@ class GradientPipeline:
         if self.instruments is None:
             return {}
         return self._probing.run(self.instruments.state_dict, self.layout) or {}
+
+
+def _warn_of_left(names: Sequence[str]) -> None:
+    """Says that an optimizer steps what the model does not use any more: whoever replaced it has forgotten it there."""
+    tell(
+        f"the optimizer holds {len(names)} parameters that are not the model's any more ({', '.join(names[:5])}). Give "
+        "it those that have taken their place; if another optimizer steps them, tell the pipeline: "
+        "pipeline.follow(optimizer)"
+    )

@@ -128,7 +128,7 @@ def test_a_guard_must_read_one_number_so_the_test_above_can_fail():
             pipeline.before_step(log=False)
 
 
-KERNELS = {"watching": 5, "guard": 9, "guard and NormClip": 15, "guard and ZClip": 35, "guard and AutoClip": 33}
+KERNELS = {"watching": 5, "guard": 9, "guard and NormClip": 14, "guard and ZClip": 34, "guard and AutoClip": 32}
 
 
 @pytest.mark.parametrize(("name", "most"), KERNELS.items(), ids=KERNELS)

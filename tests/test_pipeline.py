@@ -431,6 +431,44 @@ def test_several_optimizers_are_one_step_in_a_plain_loop():
     assert same(weights(net), before)
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+@pytest.mark.parametrize("where", ["two optimizers", "two groups of one", "one group"])
+def test_a_parameter_that_stands_twice_counts_once_and_is_clipped_once(where):
+    net = network()
+    both, twice = list(net.parameters()), [net[0].weight, net[2].bias]
+    if where == "one group":
+        optimizers = [torch.optim.SGD([*both, *twice], lr=0.1)]
+    else:
+        optimizers = [torch.optim.SGD(both, lr=0.1), torch.optim.SGD(twice, lr=0.1)]
+    if where == "two groups of one":
+        optimizers[0].param_groups += optimizers.pop().param_groups
+    pipeline = GradientPipeline(net, optimizers, clip=NormClip(0.5), on_nonfinite="skip", log_every_n_steps=1)
+    for _ in range(2):
+        net.zero_grad()
+        backward(net, 100.0)
+        raw = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in both]))
+        record = pipeline.before_step()
+        left = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in both]))
+        assert record.total_norm == pytest.approx(raw, rel=1e-5)
+        assert (record.post_clip_norm, left) == (pytest.approx(0.5, rel=1e-4), pytest.approx(0.5, rel=1e-4))
+
+
+def test_an_optimizer_that_was_left_with_parameters_of_a_module_that_is_replaced_is_told_of_once():
+    net = network()
+    pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), log_every_n_steps=1)
+    backward(net)
+    pipeline.before_step()
+    net[2] = nn.Linear(net[2].in_features, net[2].out_features)
+    with pytest.warns(UserWarning, match=r"holds 2 parameters that are not the model's any more \(2\.weight") as said:
+        for _ in range(2):
+            backward(net)
+            pipeline.before_step()
+    assert len(said) == 1
+    pipeline.follow(torch.optim.SGD(net.parameters(), lr=0.1))
+    backward(net)
+    assert pipeline.before_step().total_norm > 0
+
+
 def test_an_overflow_in_one_of_several_optimizers_is_one_for_all():
     net = network()
     optimizers = [torch.optim.SGD([net[0].weight, net[2].weight], lr=0.1), torch.optim.SGD([net[0].bias], lr=0.1)]

@@ -142,7 +142,7 @@ class Session:
         self._told_of_skip = False
         self._told_skipped: dict[str, int] = {}  # the counts that stand in the Trainer's metrics
         self._told_of_strangers = False
-        self._told_of_closures = False
+        self._told_of_closures = self._is_kept_out = False  # the latter: out of compiled code
         self._after_us: list[str] = []  # who may change gradients after us; emptied once it is said that somebody did
         self.calls: OptimizerCalls | None = None
         self._outer: nn.Module | None = None
@@ -167,8 +167,6 @@ class Session:
         """Builds one pipeline for each optimizer; does nothing the second time."""
         if self.pipelines:
             return
-        if "torch._dynamo" in sys.modules:  # a compiled step of an optimizer calls us, and must not compile us as well
-            self.run = torch.compiler.disable(self.run)  # type: ignore[method-assign]
         optimizers = trainer.optimizers
         refuse_what_cannot_work(trainer, self.plan, optimizers)
         warn_of_idle_settings(trainer, module, self.plan)
@@ -184,8 +182,7 @@ class Session:
             clips = trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val
             if self.instruments is not None and clips:
                 self.instruments.clip_outside = float(clips)
-            if self.instruments is not None and any(map(has_compiled_step, optimizers)):
-                self.instruments.leave_functions_out()  # Lightning runs the forward pass inside of that step
+        self._look_for_compiled_steps(optimizers)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
@@ -204,6 +201,16 @@ class Session:
             handed = self._hand_over if self._holds else None
             self.calls = OptimizerCalls(lambda one: steps_parameters_of(module, one), self._asked(), handed)
             self.calls.start()
+
+    def _look_for_compiled_steps(self, optimizers: Sequence[Optimizer]) -> None:
+        """Stays out of the compiled step of an optimizer, in which Lightning runs the forward pass and calls us."""
+        if "torch._dynamo" not in sys.modules:
+            return
+        if not self._is_kept_out:
+            self._is_kept_out = True
+            self.run = torch.compiler.disable(self.run)  # type: ignore[method-assign]
+        if self.instruments is not None and any(map(has_compiled_step, optimizers)):
+            self.instruments.leave_functions_out()
 
     def _asked(self) -> str:
         """Returns what was asked for, in words."""
@@ -237,6 +244,7 @@ class Session:
             dry_run=self.plan.dry_run,
         )
         pipeline.holds = self._holds
+        pipeline.counts_closures = False  # the session does, for manual optimization, too
         if pipeline.diagnosis is not None:
             self.diagnoses.append(pipeline.diagnosis)
         return pipeline
@@ -321,6 +329,7 @@ class Session:
         # A row that waited for the user's metrics of the last step has had its chance.
         for rows in self._rows:
             rows.flush()
+        self._look_for_compiled_steps(trainer.optimizers)  # it may be compiled when the fit has begun
         if self.instruments is not None:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self._probing.run(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
@@ -386,6 +395,8 @@ class Session:
         )
         if self.survival is not None:
             self.survival.let_through = self.survival.let_through or pipeline.moved
+            bad = record is not None and record.step == step and record.cause is not None
+            self.survival.dropped = bad and not pipeline.moved
             self.survival.after_step()
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
@@ -438,6 +449,10 @@ class Session:
         assert survival is not None
         self._detach_probes()
         if survival.window_is_lost:
+            return None
+        if survival.dropped and module.automatic_optimization:  # it is in the records: a hook has raised after that
+            for pipeline in self.pipelines:
+                pipeline.judge.end_step()
             return None
         # Which optimizer would have stepped is not known: the first one stands for the batch.
         pipeline = self.pipelines[0]

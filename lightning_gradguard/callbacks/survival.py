@@ -23,7 +23,7 @@ from lightning_gradguard.callbacks.trainer import outer_module
 from lightning_gradguard.guard.guard import Action, Guard, NonFiniteGradientError
 from lightning_gradguard.guard.judge import Judge
 from lightning_gradguard.guard.recovery import Recovery
-from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.harmless.part import Part, tell
 from lightning_gradguard.incident.blackbox import BlackBox, RunStep
 from lightning_gradguard.incident.bundle import IncidentFolder
 from lightning_gradguard.incident.fake_trainer import call_training_step, loss_of
@@ -98,6 +98,7 @@ class Survival:
         self._ended_broken = False
         self.raised: RaisedSteps | None = None
         self.let_through = False  # whether the optimizer has been let loose in the batch at hand
+        self.dropped = False  # whether the last step of the batch at hand was dropped
         self.window_is_lost = False  # whether a batch of the accumulation under way has raised
         # Methods of Trainer and module have stand-ins until the fit is over, see leave().
         self.checkpoints = CheckpointGuard(trainer, module, self.recovery)
@@ -107,7 +108,7 @@ class Survival:
 
     def before_batch(self, batch: Any, index: int) -> None:
         """Remembers the batch: for a look if it raises, and where incidents are saved."""
-        self.let_through = False
+        self.let_through = self.dropped = False
         if self.raised is not None:
             self.raised.batch = batch
         if self.incidents is not None:
@@ -151,7 +152,12 @@ class Survival:
         self._stand_ins += self.raised.stand_ins
 
     def _was_dropped(self, error: Exception) -> bool:
-        return any(isinstance(p.judge, Judge) and p.judge.ends_dropped_step(error) for p in self.pipelines)
+        # Hooks after ours may take it for granted that every parameter has a gradient.
+        wants = self.dropped and self._module.automatic_optimization and "NoneType" in str(error)
+        if wants:
+            tell(f"a hook has failed for want of the gradients that were dropped, and the run goes on: {error}")
+        judges = [pipeline.judge for pipeline in self.pipelines if isinstance(pipeline.judge, Judge)]
+        return True in [judge.ends_dropped_step(error, wants_gradients=wants) for judge in judges]  # each of them
 
     def _more_to_look_at(self) -> Iterator[tuple[str, Tensor]]:
         spoiled = set(self.recovery.buffers.not_finite())

@@ -10,6 +10,7 @@ the two runs a policy need not know. ``/``, ``if`` and the functions of :mod:`ma
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,9 @@ Number: TypeAlias = Any
 
 
 LARGEST = torch.finfo(torch.float32).max
-_SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
+SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
+# What is scaled by where the norm is not known, since it overflowed: a gradient of 2^30 largest elements ends below 1.
+_UNKNOWN = 2.0**-143
 _on_host = True
 
 
@@ -167,18 +170,22 @@ def without_nan(value: Number, instead: float) -> Number:
 def norm_coefficient(norm: Number, threshold: Number, eps: float = 0.0) -> Number:
     """Returns ``min(1, threshold / (norm + eps))``, safe where the norm is zero or not finite.
 
-    Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. A norm that overflowed
-    although every element is finite gets the coefficient of the largest float32, so the direction is kept, also where
-    the processor takes subnormal numbers for zero. (With a guard such a step is measured exactly instead.) An infinite
-    threshold gives 1, never ``inf / inf``.
+    Exactly 1 at and below the threshold (with ``eps = 0``), also at norms far below 1e-6. An infinite threshold gives
+    1, never ``inf / inf``. A norm that overflowed although every element is finite is not known: what is left then lies
+    far below the threshold, with its direction. Wherever the host looks at each step (on the CPU, and with a guard)
+    such a norm is measured exactly instead, and brought to its threshold.
 
     Args:
         norm: a number, or a tensor of shape ``[num_params]``; >= 0.
         threshold: >= 0, infinite for *no limit*; broadcasts with ``norm``.
         eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
     """
-    bounded = clamp(norm, highest=LARGEST)
-    ratio = clamp(divide(threshold, bounded + eps if eps else bounded), _SMALLEST, 1.0)
+    if isinstance(norm, Tensor):
+        lowest = SMALLEST if _on_host and norm.device.type == "cpu" else _UNKNOWN
+        lowest = torch.finfo(torch.float64).tiny if norm.dtype == torch.float64 else lowest
+    else:
+        lowest = _UNKNOWN if norm == math.inf else sys.float_info.min
+    ratio = clamp(divide(threshold, norm + eps if eps else norm), lowest, 1.0)
     return without_nan(ratio, 1.0)
 
 
@@ -209,7 +216,9 @@ def limited(
         target: where it shall be afterwards; infinite for *leave it alone*.
         eps: see :func:`norm_coefficient`.
     """
-    change = norm_coefficient(level, target, eps) if by == "norm" else target
+    # On a device a policy's number is in single precision; what was measured may be in double, and too large for that.
+    norm = measurement.total if isinstance(level, Tensor) else level
+    change = norm_coefficient(norm, target, eps) if by == "norm" else target
     change = filled(measurement.total, change)
     return Clip(threshold=threshold, coefficient=change) if by == "norm" else Clip(threshold=threshold, bound=change)
 
@@ -218,6 +227,8 @@ def filled(like: Tensor, value: Number) -> Tensor:
     """Returns a number >= 0 as a tensor of shape ``[]`` beside another one."""
     if isinstance(value, Tensor):
         return value
+    if like.dtype != torch.float64 and 0.0 < value < SMALLEST:  # zero in single precision, on some processors
+        return like.new_full((), value, dtype=torch.float64)
     too_large = LARGEST < value < math.inf and like.dtype != torch.float64  # infinite in single precision
     return like.new_full((), math.inf if too_large else value)  # filled, which is no copy to a device
 

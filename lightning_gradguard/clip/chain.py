@@ -82,7 +82,8 @@ class Chain(ClipPolicy):
         finite = number(measurement.total) <= LARGEST
         for i, policy in enumerate(self.policies):
             if clips:  # a norm that overflowed counts as the largest number, lest each policy scales it to nothing
-                bounded = replace(seen, norms=seen.norms.clamp(max=LARGEST), total=seen.total.clamp(max=LARGEST))
+                largest = torch.finfo(seen.norms.dtype).max
+                bounded = replace(seen, norms=seen.norms.clamp(max=largest), total=seen.total.clamp(max=largest))
                 seen = after(bounded, clips[-1])
             prefix = f"{i}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -24,6 +24,8 @@ class DroppedStep:
 
     Args:
         layers: for each optimizer what wraps it, the outermost first, and last the one that holds the parameters.
+        scaled: whether a live loss scaler stands behind the step. What wraps an optimizer may then step and update the
+            scaler, so that its own ``step`` goes on, unless it is an optimizer in its own right.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
@@ -33,7 +35,7 @@ class DroppedStep:
         False
     """
 
-    def __init__(self, layers: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, layers: Sequence[Sequence[Any]], *, scaled: bool = False) -> None:
         self._ends: list[Callable[[], None]] = []
         self._stepping: list[Any] = []
         for wrapped in layers:
@@ -42,7 +44,8 @@ class DroppedStep:
                 self._ends.append(_restore_after_step(own))
                 self._stepping += own
             else:
-                self._ends += [_do_nothing_once(layer) for layer in own]
+                idle = [layer for layer in (own if scaled else wrapped) if not _is_stepping(layer)]
+                self._ends += [_do_nothing_once(layer) for layer in idle if hasattr(layer, "__dict__")]
 
     def end(self) -> None:
         """Takes back what still waits for a step: one that never came, or that calls no hook at its end."""
@@ -69,7 +72,16 @@ class DroppedStep:
 def _with_state(layers: Sequence[Any]) -> list[Any]:
     """The layers that are optimizers in their own right, not just a way to call another (Fabric's, accelerate's)."""
     plain = layers[-1]
-    return [one for one in layers if one is plain or getattr(one, "state", plain.state) is not plain.state]
+    return [one for one in layers if one is plain or _is_hooked(one) or _state(one, plain) is not plain.state]
+
+
+def _is_hooked(optimizer: Any) -> bool:
+    """Whether torch calls step hooks around its ``step``, as it does for each optimizer that was made as one."""
+    return getattr(type(optimizer).step, "hooked", False)
+
+
+def _state(optimizer: Any, plain: Any) -> Any:
+    return getattr(optimizer, "state", plain.state)
 
 
 def _is_stepping(optimizer: Any) -> bool:
@@ -102,14 +114,14 @@ def _do_nothing_once(optimizer: Any) -> Callable[[], None]:
         if vars(optimizer).get("step") is not method:
             return  # gone already, or wrapped by somebody else: it hands on to the real one from now on
         if own is None:
-            del optimizer.step
+            del vars(optimizer)["step"]
         else:
-            optimizer.step = own
+            vars(optimizer)["step"] = own
 
     scheduled = hasattr(real, "_wrapped_by_lr_sched")
     if scheduled:
         step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
-    optimizer.step = method = MethodType(step, optimizer)
+    vars(optimizer)["step"] = method = MethodType(step, optimizer)  # past a wrapper that hands attributes on
     return end
 
 
@@ -129,7 +141,7 @@ def _restore_after_step(layers: Sequence[Any]) -> Callable[[], None]:
         if handle is not None:
             handle.remove()
 
-    if getattr(type(layers[0]).step, "hooked", False):
+    if _is_hooked(layers[0]):
         handle = layers[0].register_step_post_hook(end)
     return end
 

@@ -297,7 +297,7 @@ class Judge:
             return Dropped(
                 measurement, damage, verdict, NonFiniteGradientError(self._last_words(damage, step, nowhere, scaler))
             )
-        self._dropped = DroppedStep(self._optimizers.layers)
+        self._dropped = DroppedStep(self._optimizers.layers, scaled=scaler is not None)
         self.has_told_optimizer = True
         return Dropped(measurement, damage, verdict)
 
@@ -361,9 +361,14 @@ class Judge:
             self._dropped = None
         self.has_told_optimizer = False
 
-    def ends_dropped_step(self, error: Exception) -> bool:
-        """Tells whether an optimizer has failed for want of gradients that were dropped; then its step is over."""
-        if self._dropped is None or not self._dropped.has_failed(error):
+    def ends_dropped_step(self, error: Exception, *, wants_gradients: bool = False) -> bool:
+        """Tells whether an optimizer has failed for want of gradients that were dropped; then its step is over.
+
+        Args:
+            error: that was raised.
+            wants_gradients: whether it is known that something else has, which stands before the step.
+        """
+        if self._dropped is None or not (wants_gradients or self._dropped.has_failed(error)):
             return False
         self.end_step()
         return True

@@ -18,7 +18,7 @@ from lightning_gradguard.measurement.needs import NOTHING, Needs
 from lightning_gradguard.measurement.norms import Norms
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharded import find_sharding
-from lightning_gradguard.measurement.sharding import Sharding, Whole
+from lightning_gradguard.measurement.sharding import Sharding, Whole, is_distributed, is_flat
 
 GroupBy = Literal["layer", "parameter"]
 
@@ -29,7 +29,8 @@ class Layout:
 
     Frozen at construction; :meth:`fits` tells when the optimizer has changed since (parameter groups added by
     a finetuning callback, parameters replaced by a resized embedding). A tied parameter has one entry, under its first
-    name. A frozen one is listed, since it may be unfrozen later; it just never has a gradient.
+    name, and so has one that stands in several groups, with the first of them. A frozen one is listed, since it may be
+    unfrozen later; it just never has a gradient.
 
     Attributes:
         params: the parameters, shape ``[num_params]`` as it were.
@@ -124,6 +125,18 @@ class Layout:
                 start, number = end, number + 1
         return number == len(self.group_sizes)
 
+    def left(self, module: nn.Module) -> list[str]:
+        """Names of parameters that the module held when this was made and holds no more, though they are stepped.
+
+        None of those that are spread over processes: FSDP puts others in their place for a while.
+        """
+        held = {id(parameter) for parameter in module.parameters()}
+        return [
+            name
+            for name, parameter, owner in zip(self.names, self.params, self.owners, strict=True)
+            if owner is not None and id(parameter) not in held and not _is_swapped(parameter)
+        ]
+
     @functools.cached_property
     def norms_of_gradients(self) -> Norms:
         """Measures their gradients, step after step."""
@@ -193,6 +206,10 @@ class Layout:
         return self.sharding.values(self.params)
 
 
+def _is_swapped(parameter: Tensor) -> bool:
+    return is_distributed(parameter) or is_flat(parameter) or bool(getattr(parameter, "_fsdp_flattened", False))
+
+
 def check_owner(module: nn.Module, optimizers: Optimizers) -> None:
     """Refuses optimizers that hold no parameter of a module, though it has some.
 
@@ -221,13 +238,13 @@ def _by_depth(module: nn.Module, groups: Sequence[dict[str, Any]]) -> list[_Entr
     """Returns the parameters of all groups in the order in which the module holds them."""
     names = tensor_names(module, "_parameters")
     depth = {parameter: position for position, parameter in enumerate(names)}
-    entries = [
-        _Entry(names.get(parameter, f"unnamed.{number}.{index}"), parameter, number)
-        for number, group in enumerate(groups)
-        for index, parameter in enumerate(group["params"])
-    ]
+    entries: dict[Tensor, _Entry] = {}
+    for number, group in enumerate(groups):
+        for index, parameter in enumerate(group["params"]):
+            name = names.get(parameter, f"unnamed.{number}.{index}")
+            entries.setdefault(parameter, _Entry(name, parameter, number))
     # The sort is stable: what the module does not hold comes last, in the optimizer's order.
-    return sorted(entries, key=lambda entry: depth.get(entry.parameter, len(depth)))
+    return sorted(entries.values(), key=lambda entry: depth.get(entry.parameter, len(depth)))
 
 
 def _names_of_layers(module: nn.Module, names: Sequence[str], owners: Sequence[nn.Module | None]) -> tuple[str, ...]:

@@ -168,7 +168,8 @@ def measure_exactly(measurement: Measurement) -> Measurement:
         norms[list(grads)] = scaled.cpu().double() * torch.tensor(units, dtype=torch.float64)
     device = measurement.norms.device
     norms = measurement.layout.sharding.norms(norms).cpu()
-    total = torch.linalg.vector_norm(norms)
+    unit = norms.max() if norms.any() else norms.new_ones(())
+    total = torch.linalg.vector_norm(norms / unit) * unit
     if device.type == "mps":  # what float32 cannot hold stays infinite there
         norms, total = norms.float(), total.float()
     return replace(measurement, norms=norms.to(device), total=total.to(device))

@@ -105,15 +105,25 @@ def test_torch_has_its_hooks_back_after_the_fit_however_it_ends(make_trainer):
     assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
 
 
-def test_a_compiled_step_is_watched_clipped_and_guarded_like_any_other(make_trainer):
-    class Compiled(Net):
-        def configure_optimizers(self) -> Any:
-            optimizer = super().configure_optimizers()
-            optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign]
-            return optimizer
+def with_compiled_step(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign]
+    return optimizer
 
+
+class Compiled(Net):
+    def configure_optimizers(self) -> Any:
+        return with_compiled_step(super().configure_optimizers())
+
+
+class CompiledLater(Net):
+    def on_train_epoch_start(self) -> None:
+        with_compiled_step(self.trainer.optimizers[0])
+
+
+@pytest.mark.parametrize("compiled", [Compiled, CompiledLater])
+def test_a_compiled_step_is_watched_clipped_and_guarded_like_any_other(make_trainer, compiled):
     found = []
-    for make in (Compiled, Net):
+    for make in (compiled, Net):
         module, guard = make(), GradGuard(clip=NormClip(0.1), log_every_n_steps=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

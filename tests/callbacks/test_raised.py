@@ -274,3 +274,44 @@ def test_a_matrix_without_a_name_is_told_by_torchs_own_words(make_trainer, funct
     with pytest.warns(UserWarning, match="the matrix that torch.linalg was given"):
         fit(make_trainer, model, guard)
     assert [record.verdict for record in guard.records].count("skipped") == 1
+
+
+class Hooked(Norms):
+    """Has a hook of its own after ours that cannot do without gradients, or that looks at the loss."""
+
+    def __init__(self, bad, raises):
+        super().__init__(bad)
+        self.raises = raises
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.raises is None:
+            [parameter.grad.norm() for parameter in self.parameters()]
+        elif not self.trainer.callback_metrics["loss"].isfinite():
+            raise self.raises
+
+
+@pytest.mark.parametrize(
+    "raises", [None, ValueError("loss is not finite")], ids=["wants gradients", "looks at the loss"]
+)
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_hook_that_raises_after_a_dropped_step_neither_ends_the_run_nor_makes_a_second_record(
+    make_trainer, accumulate, action, raises
+):
+    model, guard = Hooked({5: fill(math.nan)}, raises), GradGuard(on_nonfinite=action, log_every_n_steps=1)
+    with pytest.warns(UserWarning) as said:
+        trainer, states = fit(make_trainer, model, guard, accumulate_grad_batches=accumulate)
+    bad = 5 // accumulate
+    skipped = [record.step for record in guard.records if record.verdict == "skipped"]
+    assert (skipped, [record.step for record in guard.records]) == ([bad], list(range(8 // accumulate)))
+    assert guard.records[-1].skipped_total == 1
+    assert trainer.global_step == 8 // accumulate
+    assert all_finite(states[-1])
+    assert sum("for want of the gradients" in str(one.message) for one in said) == (raises is None)
+
+
+def test_a_hook_that_always_fails_ends_the_run_as_without_us(make_trainer):
+    model = Hooked({}, None)
+    model.extra = nn.Parameter(torch.ones(1))  # has never a gradient
+    with pytest.raises(AttributeError, match="NoneType"):
+        fit(make_trainer, model, GradGuard())

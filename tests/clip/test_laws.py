@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_gradguard import GradientPipeline, NormClip
+from lightning_gradguard import AdaGC, GradientPipeline, NormClip
 from lightning_gradguard.clip.answer import as_on_a_device
 from lightning_gradguard.clip.apply import after, apply_, cosine, is_clipped
 from lightning_gradguard.clip.base import ClipPolicy
@@ -323,18 +323,61 @@ def test_a_policy_runs_where_values_do_not_exist(make: Make) -> None:
         is_clipped(run.measure([torch.ones(shape) for shape in SHAPES]), clip)
 
 
+OVERFLOWS = [
+    (torch.float32, 1e25, 8),
+    (torch.float32, 2e19, 300),
+    (torch.float32, 3e38, 8),
+    (torch.float32, 3e38, 10_000),
+    (torch.float64, 1e100, 8),
+    (torch.float64, 1e200, 8),
+]
+
+
 @both
 @pytest.mark.parametrize("on_nonfinite", [None, "skip"])
-@pytest.mark.parametrize(("value", "size"), [(1e25, 8), (2e19, 300)])
+@pytest.mark.parametrize("threshold", [0.5, 1e-4])
+@pytest.mark.parametrize(("dtype", "value", "size"), OVERFLOWS)
 def test_a_norm_that_overflows_is_clipped_to_its_threshold(
-    arithmetic: Any, on_nonfinite: Any, value: float, size: int
+    arithmetic: Any, on_nonfinite: Any, threshold: float, dtype: torch.dtype, value: float, size: int
 ) -> None:
     with arithmetic():
-        net = nn.Linear(size, 1, bias=False)
+        net = nn.Linear(size, 1, bias=False, dtype=dtype)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        pipeline = GradientPipeline(net, optimizer, NormClip(0.5), on_nonfinite, log_every_n_steps=1)
+        pipeline = GradientPipeline(net, optimizer, NormClip(threshold), on_nonfinite, log_every_n_steps=1)
         net.weight.grad = torch.full_like(net.weight, value)
         record = pipeline.before_step()
     assert net.weight.grad is not None and record is not None
-    assert float(net.weight.grad.double().norm()) == pytest.approx(0.5, rel=1e-5)
+    assert float(net.weight.grad.double().norm()) == pytest.approx(threshold, rel=1e-5)
     assert record.verdict == "clipped"
+    assert record.post_clip_norm == pytest.approx(threshold, rel=1e-5)
+
+
+BY_NORM = {key: make for key, make in ALL.items() if key.startswith(("NormClip", "ZClip", "AutoClip", "QuantileClip"))}
+
+
+@both
+@pytest.mark.parametrize("make", BY_NORM.values(), ids=BY_NORM.keys())
+def test_what_is_left_of_a_norm_that_nobody_measures_again_is_never_above_the_threshold(
+    make: Make, arithmetic: Any
+) -> None:
+    with arithmetic():
+        run = Run(make())
+        feed(run, 20)
+        for value in (2e19, 1e30, 1e38):
+            clip, left = run.step([torch.full(shape, value) for shape in SHAPES])
+            if clip.coefficient is None or clip.coefficient.dim():
+                continue
+            assert clip.threshold is not None
+            assert 0.0 < reference.norm([grad.double() for grad in left]) <= 1.001 * float(clip.threshold)
+
+
+@pytest.mark.parametrize("make", [lambda: NormClip(0.5), lambda: AdaGC(warmup_max_norm=0.5)], ids=["NormClip", "AdaGC"])
+def test_narrow_gradients_beside_one_of_double_precision_are_clipped_with_it(make: Make) -> None:
+    net = nn.ParameterList([torch.zeros(8, dtype=torch.float64), torch.zeros(8)])
+    pipeline = GradientPipeline(net, torch.optim.SGD(net.parameters(), lr=0.1), make())
+    for parameter in net:
+        parameter.grad = torch.full_like(parameter, 3e38)
+    pipeline.before_step()
+    left = torch.cat([parameter.grad for parameter in net if parameter.grad is not None])
+    assert float(left.norm()) == pytest.approx(0.5, rel=1e-6)
+    assert float(left.amax() / left.amin()) == pytest.approx(1.0, rel=1e-6)

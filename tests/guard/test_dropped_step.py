@@ -64,10 +64,51 @@ class Slow:
         self.optimizer.zero_grad()
 
 
+class Pulls:
+    """A wrapper without a state of its own, which hands attributes on and pulls the weights back by what it counts."""
+
+    def __init__(self, optimizer):
+        vars(self).update(optimizer=optimizer, count=[0])
+
+    def __getattr__(self, name):
+        return getattr(vars(self)["optimizer"], name)
+
+    def __setattr__(self, name, value):
+        setattr(self.optimizer, name, value)
+
+    def step(self, closure=None):
+        loss = self.optimizer.step(closure)
+        self.count[0] += 1
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.mul_(1.0 - 0.1 / self.count[0])
+        return loss
+
+
+class Tuned(torch.optim.Optimizer):
+    """A wrapper that is an optimizer of torch's, and keeps what it remembers in the state of the one in it."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer.param_groups[0]["params"], {})
+        self.optimizer = optimizer
+        self.param_groups, self.state = optimizer.param_groups, optimizer.state
+
+    def step(self, closure=None):
+        loss = self.optimizer.step(closure)
+        self.state["steps"] = self.state.get("steps", 0) + 1
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.mul_(1.0 - 0.1 / self.state["steps"])
+        return loss
+
+
 MAKE = {
     "counting": lambda params: Counting(params, lr=0.1),
     "demanding": lambda params: Demanding(params, lr=0.1),
     "wrapped": lambda params: Slow(Counting(params, lr=0.1)),
+    "pulls": lambda params: Pulls(torch.optim.Adam(params, lr=0.1)),
+    "tuned": lambda params: Tuned(torch.optim.Adam(params, lr=0.1)),
+    "all of them": lambda params: Pulls(Tuned(Pulls(Counting(params, lr=0.1)))),
     "torch": lambda params: torch.optim.AdamW(params, lr=0.1),
 }
 
