@@ -24,6 +24,8 @@ _TORCH_SAYS_SO = {
     "input matrix contained non-finite values": "the matrix that torch.linalg was given",  # svd and its kin
     "input tensor should not contain infs or NaNs": "the matrix that torch.linalg was given",  # eig
 }
+# Their variables hold the Trainer's parts, and with them what earlier steps have left there.
+_NOT_THE_STEP = ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_gradguard")
 _MAX_FINDINGS = 5
 _MAX_TENSORS = 1000  # of one look: a loop may have gathered many
 
@@ -91,12 +93,13 @@ def _all_of(
 
 
 def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in the variables of the functions that were running, innermost last."""
+    """The tensors in the variables of the functions that were running, but for the Trainer's; innermost last."""
     trace = error.__traceback__
     seen: set[int] = set()
     while trace is not None:
         code = trace.tb_frame.f_code
-        for name, value in list(trace.tb_frame.f_locals.items()):
+        is_of_the_step = str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] not in _NOT_THE_STEP
+        for name, value in list(trace.tb_frame.f_locals.items()) if is_of_the_step else ():
             if isinstance(value, Tensor | list | tuple | dict):
                 for path, tensor in named_tensors(value, name):
                     if id(tensor) not in seen:
