@@ -378,6 +378,7 @@ class Session:
         )
         if self.survival is not None:
             self.survival.let_through = self.survival.let_through or pipeline.moved
+            self.survival.was_dropped = self.survival.was_dropped or not pipeline.moved
             self.survival.after_step()
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
@@ -435,6 +436,10 @@ class Session:
                 pipeline.judge.save_raised(step, pipeline.layout, error) if isinstance(pipeline.judge, Judge) else ""
             )
             return f"Under several processes such a step is not dropped: others may be half way through it. {saved}"
+        if survival.was_dropped and not survival.let_through and module.automatic_optimization:
+            for one in self.pipelines:  # a check of the user's comes to the same end as the guard before it
+                one.judge.end_step()
+            return None
         moved = survival.let_through and not survival.recovery.roll_back()
         record = pipeline.drop_raised(f"{what} ({type(error).__name__})", step=step, error=error)
         survival.take_loss()

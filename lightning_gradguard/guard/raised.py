@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_gradguard.guard.guard import NonFiniteGradientError
-from lightning_gradguard.incident.batch import named_tensors
+from lightning_gradguard.incident.batch import is_array, named_tensors
 from lightning_gradguard.incident.trace import reals
 from lightning_gradguard.measurement.sharding import local
 
@@ -94,15 +95,42 @@ def _all_of(
 
 def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:
     """The tensors in the variables of the functions that were running, but for the Trainer's; innermost last."""
-    trace = error.__traceback__
     seen: set[int] = set()
-    while trace is not None:
+    for trace in _frames(error):
         code = trace.tb_frame.f_code
-        is_of_the_step = str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] not in _NOT_THE_STEP
-        for name, value in list(trace.tb_frame.f_locals.items()) if is_of_the_step else ():
-            if isinstance(value, Tensor | list | tuple | dict):
-                for path, tensor in named_tensors(value, name):
-                    if id(tensor) not in seen:
-                        seen.add(id(tensor))
-                        yield f"{path} in {code.co_name}, line {trace.tb_lineno},", tensor
-        trace = trace.tb_next
+        for name, value in list(trace.tb_frame.f_locals.items()):
+            for path, tensor in _tensors_of(value, name):
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield f"{path} in {code.co_name}, line {trace.tb_lineno},", tensor
+
+
+def _frames(error: BaseException) -> Iterator[TracebackType]:
+    """What was running when an exception was raised, or one that it came of, or one of its group."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        one = chain.pop(0)
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        trace = one.__traceback__
+        while trace is not None:
+            if not _is_the_trainers(trace.tb_frame.f_globals.get("__name__")):
+                yield trace
+            trace = trace.tb_next
+        chain += [*getattr(one, "exceptions", ()), one.__cause__, None if one.__suppress_context__ else one.__context__]
+
+
+def _tensors_of(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors and arrays of a variable, or of the attributes of an object that is no module: a distribution's."""
+    if isinstance(value, Tensor | list | tuple | dict) or is_array(value):
+        yield from named_tensors(value, name)
+    elif not isinstance(value, nn.Module) and not _is_the_trainers(type(value).__module__):
+        for attribute, part in list(getattr(value, "__dict__", {}).items()):
+            if isinstance(part, Tensor) or is_array(part):
+                yield from named_tensors(part, f"{name}.{attribute}")
+
+
+def _is_the_trainers(module_name: object) -> bool:
+    return str(module_name).partition(".")[0] in _NOT_THE_STEP

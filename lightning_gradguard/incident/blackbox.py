@@ -20,6 +20,7 @@ from lightning_gradguard.incident.batch import named_tensors
 from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch, Place, digest_gradients
 from lightning_gradguard.incident.locate import Localisation, localise, place_from_gradients
 from lightning_gradguard.incident.trace import is_finite
+from lightning_gradguard.incident.unnamed import nan_given_to_what_raised
 from lightning_gradguard.incident.watcher import NeedsOtherProcesses
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.together import Together
@@ -107,6 +108,25 @@ class BlackBox:
         """Remembers the loss of a batch: under sharding it tells which process saw the fault."""
         # Detached: a loss with its graph would keep every activation of the step.
         self._losses.append(loss.detach())
+
+    def find_unnamed(self, error: BaseException, buffers: Mapping[str, Tensor]) -> str | None:
+        """Runs the batch that has just raised again; tells what NaN the function was given that raised, if there was.
+
+        Args:
+            error: what was raised.
+            buffers: as before the step, by name.
+        """
+        if self.run is None or not self._batches or self.together.several:
+            return None
+        run, micro = self.run, self._batches[-1]
+        return nan_given_to_what_raised(
+            self.module,
+            lambda module, batch: run(module, batch, micro.index),
+            micro.batch,
+            error,
+            rng=micro.rng,
+            buffers=dict(buffers),
+        )
 
     def after_step(self) -> None:
         """Tells that an optimizer stepped: the next batch belongs to another step."""

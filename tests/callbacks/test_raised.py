@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_gradguard import GradGuard, NonFiniteGuard
@@ -61,6 +62,7 @@ def test_it_is_dropped_counted_announced_and_the_training_goes_on(make_trainer, 
         trainer, states = fit(make_trainer, model, guard)
     bad = guard.records[3]
     assert (bad.step, bad.verdict, bad.skipped_total) == (3, "skipped", 1)
+    assert guard.records[-1].skipped_total == 1
     assert same(states[3], states[2])
     assert not same(states[4], states[3])
     assert all_finite(states[-1])
@@ -274,3 +276,64 @@ def test_a_matrix_without_a_name_is_told_by_torchs_own_words(make_trainer, funct
     with pytest.warns(UserWarning, match="the matrix that torch.linalg was given"):
         fit(make_trainer, model, guard)
     assert [record.verdict for record in guard.records].count("skipped") == 1
+
+
+def cholesky_of_a_nan(batch):
+    torch.linalg.cholesky(batch.T @ batch * math.nan)
+
+
+def no_matrix_for_cholesky(batch):
+    torch.linalg.cholesky(-batch.T @ batch)
+
+
+def shapes_that_do_not_fit(batch):
+    torch.full((3, 3), math.nan).sum()
+    return batch @ torch.ones(3, 3)
+
+
+@SAYS_SO
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_nan_that_nothing_holds_is_found_where_incidents_are_saved(make_trainer, tmp_path, accumulate):
+    model, guard = spoiled(), NonFiniteGuard(incident_dir=tmp_path)
+    raise_at(model, 3, cholesky_of_a_nan)
+    with pytest.warns(UserWarning, match="what torch.linalg.cholesky was given holds 16 NaN"):
+        _, states = fit(make_trainer, model, guard, accumulate_grad_batches=accumulate)
+    assert [record.cause for record in guard.records if record.cause] == ["exception"]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert all_finite(states[-1])
+
+
+@pytest.mark.parametrize("own", [no_matrix_for_cholesky, shapes_that_do_not_fit])
+def test_an_error_of_a_function_that_was_given_no_nan_passes_untouched(make_trainer, tmp_path, own):
+    model, guard = spoiled(), NonFiniteGuard(incident_dir=tmp_path)
+    raise_at(model, 3, own)
+    with pytest.raises(RuntimeError) as caught:
+        fit(make_trainer, model, guard)
+    assert not hasattr(caught.value, "__notes__")
+    assert not list(tmp_path.iterdir())
+
+
+def raise_at(model, index, function):
+    plain = model.training_step
+
+    def training_step(batch, batch_idx):
+        if batch_idx == index:
+            function(batch[0])
+        return plain(batch, batch_idx)
+
+    model.training_step = training_step
+
+
+@SAYS_SO
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+def test_a_callback_that_raises_after_a_bad_step_is_not_blamed_on_what_is_left_of_that(make_trainer, action):
+    class Own(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 5:
+                raise RuntimeError("the callback's own trouble")
+
+    model, guard = Norms({3: fill(math.nan), 4: fill(math.nan)}), GradGuard(on_nonfinite=action, log_every_n_steps=1)
+    with pytest.raises(RuntimeError, match="own trouble") as caught:
+        make_trainer(callbacks=[guard, Own()]).fit(model, numbered())
+    assert not hasattr(caught.value, "__notes__")
+    assert [record.cause for record in guard.records if record.cause] == ["nan", "nan"]
