@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -100,7 +100,7 @@ class BlackBox:
         if not self._batches:
             self._attributes.before_batch()
         with suppress(Exception):  # a batch that cannot be looked at is the step's business, not ours
-            for _, tensor in named_tensors(batch):
+            for tensor in _tensors(batch):
                 self._versions[id(tensor)] = tensor._version
         self._batches.append(MicroBatch(_containers(batch), index, self._rng.capture(), self.rank))
 
@@ -323,6 +323,14 @@ def _containers(batch: Any) -> Any:
     if type(batch) in (list, tuple):
         return type(batch)(_containers(item) for item in batch)
     return batch
+
+
+def _tensors(batch: Any) -> Iterable[Tensor]:
+    """Returns the tensors of a batch; of one that is a list, tuple or dict of nothing else without a walk."""
+    parts = batch.values() if type(batch) is dict else batch if type(batch) in (list, tuple) else (batch,)
+    if all(type(part) is Tensor for part in parts):
+        return parts
+    return [tensor for _, tensor in named_tensors(batch)]
 
 
 def _in_words(error: BaseException | None) -> dict[str, str] | None:
