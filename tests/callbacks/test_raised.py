@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from torch.distributions import Independent, LowRankMultivariateNormal, Normal
 
 from lightning_gradguard import GradGuard, NonFiniteGuard
 from tests.guard.models import Norms, all_finite, fill, half_precision, numbered, state
@@ -337,3 +338,76 @@ def test_a_callback_that_raises_after_a_bad_step_is_not_blamed_on_what_is_left_o
         make_trainer(callbacks=[guard, Own()]).fit(model, numbered())
     assert not hasattr(caught.value, "__notes__")
     assert [record.cause for record in guard.records if record.cause] == ["nan", "nan"]
+
+
+def plan_of_a_robot(hidden):  # mees/calvin: mean and deviation of a plan
+    return Independent(Normal(hidden, 1.0), 1).rsample().sum()
+
+
+def covariance_of_a_segmentation(hidden):  # biomedia-mira/stochastic_segmentation_networks
+    noise = LowRankMultivariateNormal(torch.zeros(4), hidden[:4, :1], torch.ones(4))
+    return noise.rsample().sum()
+
+
+def density_of_a_mixture(hidden):  # ldeecke/gmm-torch: a part of a tensor, in the middle of an expression
+    var = torch.stack([hidden.T @ hidden + torch.eye(hidden.shape[1])])[None]
+    return 2 * torch.log(torch.diagonal(torch.linalg.cholesky(var[0, 0]))).sum()
+
+
+def next_word(hidden):  # a policy or a language model that samples
+    probabilities = hidden.softmax(-1)
+    return torch.multinomial(probabilities, 1).sum() + hidden.sum()
+
+
+class Ranger(torch.optim.SGD):
+    """Calls its closure first, by itself, as the optimizer of sktime/pytorch-forecasting does."""
+
+    def step(self, closure=None):
+        _ = closure()
+        super().step()
+
+
+@SAYS_SO
+@pytest.mark.parametrize(
+    "head", [plan_of_a_robot, covariance_of_a_segmentation, density_of_a_mixture, next_word], ids=lambda f: f.__name__
+)
+def test_models_of_public_reports_go_on_past_a_batch_of_nan(make_trainer, head):
+    class Reported(Norms):
+        def training_step(self, batch, batch_idx):
+            hidden = self.net(batch[0] * (math.nan if batch_idx == 3 else 1.0))
+            return super().training_step(batch, batch_idx) + 0.0 * head(hidden).nan_to_num()
+
+    model, guard = Reported(optimizer=lambda params: Ranger(params, lr=0.01)), GradGuard(log_every_n_steps=1)
+    trainer, states = fit(make_trainer, model, guard)
+    assert [(record.step, record.cause) for record in guard.records if record.cause] == [(3, "exception")]
+    assert same(states[3], states[2])
+    assert all_finite(states[-1])
+    assert trainer.global_step == 8
+
+
+@pytest.mark.parametrize("where", ["on_train_batch_start", "on_train_batch_end", "validation_step"])
+def test_what_is_raised_outside_of_the_step_passes_untouched(make_trainer, where):
+    def validate(*args):
+        Normal(torch.tensor(math.nan), 1.0)
+
+    model = Norms()
+    setattr(model, where, validate)
+    loaders = {"val_dataloaders": numbered(2)} if where == "validation_step" else {}
+    with pytest.raises(ValueError, match="Expected parameter loc") as caught:
+        make_trainer(callbacks=[NonFiniteGuard()]).fit(model, numbered(), **loaders)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_loader_that_fails_after_a_bad_batch_passes_untouched(make_trainer):
+    class Failing(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            for index, batch in enumerate(numbered()):
+                if index == 6:  # it is fetched one ahead
+                    raise OSError("the disk is gone")
+                yield batch
+
+    guard = NonFiniteGuard()
+    loader = torch.utils.data.DataLoader(Failing(), batch_size=None)
+    with pytest.warns(UserWarning, match="step 4 was skipped"), pytest.raises(OSError, match="disk") as caught:
+        make_trainer(callbacks=[guard]).fit(Norms({4: fill(math.nan)}), loader)
+    assert not hasattr(caught.value, "__notes__")
