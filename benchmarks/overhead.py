@@ -68,6 +68,7 @@ def all_variants(incidents: str, brief: bool) -> list[Variant]:
     ours: dict[str, list[Callback]] = {
         "GradientNormMonitor()": [GradientNormMonitor(log_every_n_steps=NEVER, probe_every_n_steps=NEVER)],
         "NonFiniteGuard()": [NonFiniteGuard()],
+        "NonFiniteGuard(), incidents armed": [NonFiniteGuard(incident_dir=incidents)],
         "AdaptiveGradientClipping(ZClip()), nothing to clip": [AdaptiveGradientClipping(high)],
         QUIET: [GradGuard(clip=high, **guard)],
         CLIPPED: [GradGuard(clip=ZClip(max_norm=1e-9), **guard)],

@@ -30,6 +30,7 @@ class RaisedSteps:
         drop: drops the step.
         more: what else to look at, by name.
         was_dropped: whether an error is that of an optimizer whose step was dropped already, for want of gradients.
+        look_again: looks for a NaN that no variable holds any more, where that can be done.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class RaisedSteps:
         drop: Drop,
         more: Callable[[], Iterator[tuple[str, Tensor]]],
         was_dropped: Callable[[Exception], bool],
+        look_again: Callable[[Exception], str | None],
     ) -> None:
         self._trainer = trainer
         self._module = module
         self._drop = drop
         self._more = more
         self._was_dropped = was_dropped
+        self._look_again = look_again
         self.batch: Any = None
         loop = trainer.fit_loop.epoch_loop
         self.stand_ins = [
@@ -72,7 +75,10 @@ class RaisedSteps:
     def _look(self, error: Exception) -> tuple[str, ...]:
         """What was not finite; nothing where that cannot be found out: the error at hand is not to be hidden."""
         with suppress(Exception):
-            return find_nonfinite(error, self.batch, self._state())
+            if found := find_nonfinite(error, self.batch, self._state()):
+                return found
+            if (unnamed := self._look_again(error)) is not None:
+                return (unnamed,)
         return ()
 
     def _drop_or_not(self, what: str, error: Exception) -> str | None:

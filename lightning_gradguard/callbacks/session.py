@@ -394,10 +394,7 @@ class Session:
             stepping=optimizer if several else None,
         )
         if self.survival is not None:
-            self.survival.let_through = self.survival.let_through or pipeline.moved
-            bad = record is not None and record.step == step and record.cause is not None
-            self.survival.dropped = bad and not pipeline.moved
-            self.survival.after_step()
+            self.survival.note_step(step, record, moved=pipeline.moved)
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True

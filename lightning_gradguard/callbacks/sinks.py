@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from lightning_gradguard.callbacks.csv_saves import CsvSaves
 from lightning_gradguard.callbacks.findings import MlflowFindings, WandbFindings
 from lightning_gradguard.callbacks.stand_in import StandIn
 from lightning_gradguard.harmless.part import Part
@@ -34,11 +35,14 @@ class LoggerSink(Sink):
         self._values: dict[str, float] = {}  # of that step, which wait
         self._stand_in: StandIn | None = None
         name = type(logger).__name__
+        self._saves = CsvSaves(logger) if "CSVLogger" in _kinds(logger) else None
         self._joining = Part(f"the share of rows in {name}", "our numbers stand in rows of their own")
-        self._own_rows = Part(f"the rows in {name}", "it gets no more records", foreign=True)
+        self._own_rows = Part(f"the log of our own rows in {name}", "it gets no more records", foreign=True)
 
     def write(self, record: StepRecord) -> None:
         """Keeps the scalars of one record until :meth:`wait_for_row` or :meth:`flush`."""
+        if self._saves is not None and self._saves.part.gone:
+            return
         if record.step != self._step:
             self.flush()
         self._step = record.step
@@ -50,6 +54,8 @@ class LoggerSink(Sink):
 
     def flush(self) -> None:
         """Logs what waits as a row of its own."""
+        if self._values and self._saves is not None:
+            self._saves.part.run(self._saves.expect, self._values)
         if self._stand_in is not None:
             self._stand_in.leave()
             self._stand_in = None
@@ -59,8 +65,12 @@ class LoggerSink(Sink):
     def close(self) -> None:
         """Logs what waits."""
         self.flush()
+        if self._saves is not None:
+            self._saves.leave()
 
     def _join(self) -> None:
+        if self._values and self._saves is not None:
+            self._saves.part.run(self._saves.expect, self._values)
         if self._values and self._stand_in is None:
             self._stand_in = StandIn(self.logger, "log_metrics", self._log_together)
 
@@ -95,11 +105,15 @@ def sinks_for(logger: Any, epoch: Callable[[], int]) -> list[Sink]:
         logger: of the Trainer.
         epoch: gives the epoch of now.
     """
-    # By name, since lightning.pytorch and pytorch_lightning have a class each.
-    kinds = {cls.__name__ for cls in type(logger).__mro__}
+    kinds = _kinds(logger)
     if "TensorBoardLogger" in kinds:
         return [TensorBoardSink(lambda: logger.experiment, prefix=logger._prefix)]
     found: list[Sink] = [LoggerSink(logger, epoch)]
     found += [WandbFindings(logger)] if "WandbLogger" in kinds else []
     found += [MlflowFindings(logger)] if "MLFlowLogger" in kinds else []
     return found
+
+
+def _kinds(logger: Any) -> set[str]:
+    """Names of a logger's classes, since ``lightning.pytorch`` and ``pytorch_lightning`` have a class each."""
+    return {cls.__name__ for cls in type(logger).__mro__}

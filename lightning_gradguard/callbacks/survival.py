@@ -94,6 +94,7 @@ class Survival:
         self._module = module
         self._loss: Tensor | None = None
         self._loss_is_old = False
+        self._loss_of_batch: Tensor | None = None
         self._stand_ins: list[StandIn] = []
         self._ended_broken = False
         self.raised: RaisedSteps | None = None
@@ -109,6 +110,7 @@ class Survival:
     def before_batch(self, batch: Any, index: int) -> None:
         """Remembers the batch: for a look if it raises, and where incidents are saved."""
         self.let_through = self.dropped = False
+        self._loss_of_batch = None
         if self.raised is not None:
             self.raised.batch = batch
         if self.incidents is not None:
@@ -129,6 +131,7 @@ class Survival:
         # Accumulated losses add up to that of the step; an old one belongs to the step before.
         self._loss = loss if self._loss is None or self._loss_is_old else self._loss + loss
         self._loss_is_old = False
+        self._loss_of_batch = loss
 
     def take_loss(self) -> Tensor | None:
         """The loss since the last optimizer step, where it is to be judged; optimizers in a row share it."""
@@ -148,7 +151,9 @@ class Survival:
 
     def look_at_exceptions(self, trainer: pl.Trainer, drop: Drop) -> None:
         """Has steps that raise because something is not finite dropped from now on."""
-        self.raised = RaisedSteps(trainer, self._module, drop, self._more_to_look_at, self._was_dropped)
+        self.raised = RaisedSteps(
+            trainer, self._module, drop, self._more_to_look_at, self._was_dropped, self._look_again
+        )
         self._stand_ins += self.raised.stand_ins
 
     def _was_dropped(self, error: Exception) -> bool:
@@ -159,11 +164,18 @@ class Survival:
         judges = [pipeline.judge for pipeline in self.pipelines if isinstance(pipeline.judge, Judge)]
         return True in [judge.ends_dropped_step(error, wants_gradients=wants) for judge in judges]  # each of them
 
+    def _look_again(self, error: Exception) -> str | None:
+        """Runs the step that has raised again, where incidents are saved, which do so as well."""
+        if self.incidents is None:
+            return None
+        return self.incidents.find_unnamed(error, self.recovery.buffers.named())
+
     def _more_to_look_at(self) -> Iterator[tuple[str, Tensor]]:
         spoiled = set(self.recovery.buffers.not_finite())
         yield from ((f"the buffer {name!r}", b) for name, b in self._module.named_buffers() if name in spoiled)
-        if self._loss is not None and not self._loss_is_old:
-            yield "the loss", self._loss
+        loss = self._loss_of_batch if self._loss_is_old else self._loss
+        if loss is not None:
+            yield "the loss", loss
 
     def lose_window(self) -> None:
         """Takes away what a window of accumulation has left, of which one batch has raised."""
@@ -173,6 +185,12 @@ class Survival:
         self.recovery.buffers.restore_()
         for parameter in self._module.parameters():
             parameter.grad = None
+        self.after_step()
+
+    def note_step(self, step: int, record: StepRecord | None, *, moved: bool) -> None:
+        """Takes note of what became of a step, and starts a new one with the next batch."""
+        self.let_through = self.let_through or moved
+        self.dropped = not moved and record is not None and record.step == step and record.cause is not None
         self.after_step()
 
     def after_step(self) -> None:

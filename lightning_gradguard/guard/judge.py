@@ -192,7 +192,7 @@ class Judge:
         if self.on_device is not None and scaler is None and not wait:
             # A fused optimizer leaves a bad step out by itself: the host need not wait for the numbers.
             self.has_told_optimizer = True
-            masked = self.on_device.drop_if_bad_(step, measurement, signals)
+            masked = self.on_device.drop_if_bad_(step, measurement, signals, self._told_by_gradients)
             return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
 
         together = torch.stack([signal for signal in signals if signal is not None])
@@ -207,7 +207,7 @@ class Judge:
                 total, coefficient = together.tolist()  # host sync: rare
                 found = found._replace(total=total, coefficient=coefficient)
             else:
-                damage = self._blame_loss(damage, measurement.layout)
+                damage = self._blame_loss(damage, measurement.layout, self._told_by_gradients)
         damage = damage or self._look_beyond_gradients(found, decision)
         if damage is not None and (damage.loss is None or self.guard.drop_nan_loss):
             return self._drop(step, measurement, damage, scaler)
@@ -226,11 +226,15 @@ class Judge:
             doubts = self.recovery.together.mean(doubts)
         return Signals(total, decision.clips.smallest_coefficient, **doubts)
 
-    def _blame_loss(self, damage: Damage, layout: Layout) -> Damage:
+    @property
+    def _told_by_gradients(self) -> Tensor | None:
+        """The loss of this process alone, where a NaN loss makes the gradients of all processes NaN."""
+        return self.recovery.loss_in_gradients if self.recovery.tells_by_gradients else None
+
+    def _blame_loss(self, damage: Damage, layout: Layout, loss: Tensor | None) -> Damage:
         """Finds out whether gradients are NaN because one of several processes has told the others so of its loss."""
         if not self.recovery.tells_by_gradients or not any(damage.nan.values()):
             return damage
-        loss = self.recovery.loss_in_gradients
         told = loss is not None and bool(loss.isnan())  # host sync: a bad step is no quiet step
         return replace(damage, loss=math.nan) if self.recovery.together.any(told, layout.params) else damage
 
@@ -336,8 +340,11 @@ class Judge:
             wait: for all of them; a host sync.
         """
         learned: list[LateStep] = []
-        for waiting in self.on_device.learned(wait=wait) if self.on_device else ():
+        alike = self.recovery.together.several  # they ask each other about a bad one, and end the run together
+        for waiting in self.on_device.learned(wait=wait, alike=alike) if self.on_device else ():
             damage = damage_of(waiting)
+            if damage is not None:
+                damage = self._blame_loss(damage, waiting.measurement.layout, waiting.told)
             self.moved = damage is None
             if damage is None:
                 self.guard.good_step()

@@ -26,6 +26,7 @@ class WaitingStep:
         signals: total norm, NaN for a bad step, smallest coefficient, and the loss where it is known; on the host once
             ``done`` says so.
         has_loss: whether it is known.
+        told: the loss of this process alone, where a NaN loss tells the other processes so by its gradients.
         done: the copy to the host; ``None`` where there was nothing to copy.
     """
 
@@ -33,6 +34,7 @@ class WaitingStep:
     measurement: Measurement
     signals: Tensor
     has_loss: bool
+    told: Tensor | None
     done: torch.cuda.Event | None
 
 
@@ -52,13 +54,14 @@ class DeviceDropper:
         self._buffers = buffers
         self._queue: deque[WaitingStep] = deque()
 
-    def drop_if_bad_(self, step: int, measurement: Measurement, signals: Signals) -> Tensor:
+    def drop_if_bad_(self, step: int, measurement: Measurement, signals: Signals, told: Tensor | None = None) -> Tensor:
         """Has the optimizer leave the step out if it is bad.
 
         Args:
             step: which one, for the record that is made later.
             measurement: of it.
             signals: of it.
+            told: the loss of this process alone, for the record; the step is not judged by it.
 
         Returns:
             ``[total norm, smallest coefficient, ...]``, the first NaN for a bad step.
@@ -74,7 +77,7 @@ class DeviceDropper:
         loss = [] if signals.loss is None else [signals.loss]
         masked = torch.stack([signals.total.masked_fill(bad, torch.nan), signals.coefficient, *loss])
         on_host, done = _copy_to_host(masked)
-        self._queue.append(WaitingStep(step, measurement.without_gradients(), on_host, bool(loss), done))
+        self._queue.append(WaitingStep(step, measurement.without_gradients(), on_host, bool(loss), told, done))
         return masked
 
     def release(self) -> None:
@@ -82,16 +85,20 @@ class DeviceDropper:
         for optimizer in self._optimizers:
             optimizer.__dict__.pop("found_inf", None)
 
-    def learned(self, *, wait: bool = False) -> Iterator[WaitingStep]:
+    def learned(self, *, wait: bool = False, alike: bool = False) -> Iterator[WaitingStep]:
         """Returns the steps that the host can know of by now, oldest first, each once.
 
         Args:
             wait: for all of them; a host sync.
+            alike: whether every process is to learn of the same steps: of all but the last one, whose work was begun a
+                whole step ago, so that there is little to wait for.
         """
         while self._queue:
+            if alike and not wait and len(self._queue) == 1:
+                return
             done = self._queue[0].done
             if done is not None and not done.query():
-                if not wait:
+                if not (wait or alike):
                     return
                 done.synchronize()
             yield self._queue.popleft()

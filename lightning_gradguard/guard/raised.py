@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_gradguard.guard.guard import NonFiniteGradientError
-from lightning_gradguard.incident.batch import named_tensors
+from lightning_gradguard.incident.batch import is_array, named_tensors
 from lightning_gradguard.incident.trace import reals
 from lightning_gradguard.measurement.sharding import local
 
@@ -24,6 +25,8 @@ _TORCH_SAYS_SO = {
     "input matrix contained non-finite values": "the matrix that torch.linalg was given",  # svd and its kin
     "input tensor should not contain infs or NaNs": "the matrix that torch.linalg was given",  # eig
 }
+# Their variables hold the Trainer's parts, and with them what earlier steps have left there.
+_NOT_THE_STEP = ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_gradguard")
 _MAX_FINDINGS = 5
 _MAX_TENSORS = 1000  # of one look: a loop may have gathered many
 
@@ -91,15 +94,43 @@ def _all_of(
 
 
 def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in the variables of the functions that were running, innermost last."""
-    trace = error.__traceback__
+    """The tensors in the variables of the functions that were running, but for the Trainer's; innermost last."""
     seen: set[int] = set()
-    while trace is not None:
+    for trace in _frames(error):
         code = trace.tb_frame.f_code
         for name, value in list(trace.tb_frame.f_locals.items()):
-            if isinstance(value, Tensor | list | tuple | dict):
-                for path, tensor in named_tensors(value, name):
-                    if id(tensor) not in seen:
-                        seen.add(id(tensor))
-                        yield f"{path} in {code.co_name}, line {trace.tb_lineno},", tensor
-        trace = trace.tb_next
+            for path, tensor in _tensors_of(value, name):
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield f"{path} in {code.co_name}, line {trace.tb_lineno},", tensor
+
+
+def _frames(error: BaseException) -> Iterator[TracebackType]:
+    """What was running when an exception was raised, or one that it came of, or one of its group."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        one = chain.pop(0)
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        trace = one.__traceback__
+        while trace is not None:
+            if not _is_the_trainers(trace.tb_frame.f_globals.get("__name__")):
+                yield trace
+            trace = trace.tb_next
+        chain += [*getattr(one, "exceptions", ()), one.__cause__, None if one.__suppress_context__ else one.__context__]
+
+
+def _tensors_of(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors and arrays of a variable, or of the attributes of an object that is no module: a distribution's."""
+    if isinstance(value, Tensor | list | tuple | dict) or is_array(value):
+        yield from named_tensors(value, name)
+    elif not isinstance(value, nn.Module) and not _is_the_trainers(type(value).__module__):
+        for attribute, part in list(getattr(value, "__dict__", {}).items()):
+            if isinstance(part, Tensor) or is_array(part):
+                yield from named_tensors(part, f"{name}.{attribute}")
+
+
+def _is_the_trainers(module_name: object) -> bool:
+    return str(module_name).partition(".")[0] in _NOT_THE_STEP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning_gradguard.incident.batch import named_tensors
 from lightning_gradguard.incident.bundle import Incident, IncidentFolder, MicroBatch, Place, digest_gradients
 from lightning_gradguard.incident.locate import Localisation, localise, place_from_gradients
 from lightning_gradguard.incident.trace import is_finite
+from lightning_gradguard.incident.unnamed import nan_given_to_what_raised
 from lightning_gradguard.incident.watcher import NeedsOtherProcesses
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.together import Together
@@ -99,7 +100,7 @@ class BlackBox:
         if not self._batches:
             self._attributes.before_batch()
         with suppress(Exception):  # a batch that cannot be looked at is the step's business, not ours
-            for _, tensor in named_tensors(batch):
+            for tensor in _tensors(batch):
                 self._versions[id(tensor)] = tensor._version
         self._batches.append(MicroBatch(_containers(batch), index, self._rng.capture(), self.rank))
 
@@ -107,6 +108,25 @@ class BlackBox:
         """Remembers the loss of a batch: under sharding it tells which process saw the fault."""
         # Detached: a loss with its graph would keep every activation of the step.
         self._losses.append(loss.detach())
+
+    def find_unnamed(self, error: BaseException, buffers: Mapping[str, Tensor]) -> str | None:
+        """Runs the batch that has just raised again; tells what NaN the function was given that raised, if there was.
+
+        Args:
+            error: what was raised.
+            buffers: as before the step, by name.
+        """
+        if self.run is None or not self._batches or self.together.several:
+            return None
+        run, micro = self.run, self._batches[-1]
+        return nan_given_to_what_raised(
+            self.module,
+            lambda module, batch: run(module, batch, micro.index),
+            micro.batch,
+            error,
+            rng=micro.rng,
+            buffers=dict(buffers),
+        )
 
     def after_step(self) -> None:
         """Tells that an optimizer stepped: the next batch belongs to another step."""
@@ -303,6 +323,14 @@ def _containers(batch: Any) -> Any:
     if type(batch) in (list, tuple):
         return type(batch)(_containers(item) for item in batch)
     return batch
+
+
+def _tensors(batch: Any) -> Iterable[Tensor]:
+    """Returns the tensors of a batch; of one that is a list, tuple or dict of nothing else without a walk."""
+    parts = batch.values() if type(batch) is dict else batch if type(batch) in (list, tuple) else (batch,)
+    if all(type(part) is Tensor for part in parts):
+        return parts
+    return [tensor for _, tensor in named_tensors(batch)]
 
 
 def _in_words(error: BaseException | None) -> dict[str, str] | None:

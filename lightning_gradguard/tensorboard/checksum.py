@@ -49,17 +49,30 @@ def crc32c(content: bytes) -> int:
 def quicken(file_writer: Any) -> None:
     """Lets the writer of an event file use :func:`crc32c`: the file is the same byte for byte.
 
-    Reaches into TensorBoard's writer, which has no way to say so; one that is built otherwise stays as it is.
+    An event that brings a ``write_to`` along puts itself into the file.
+    """
+    record_writer = record_writer_of(file_writer)
+    if record_writer is not None and "write" not in vars(record_writer):
+        record_writer.write = MethodType(_write, record_writer)
+
+
+def record_writer_of(file_writer: Any) -> Any:
+    """Returns what writes the records of an event file; ``None`` for a writer that is built otherwise than we know.
+
+    Reaches into TensorBoard's writer, which has no way to say so.
     """
     event_writer = getattr(file_writer, "event_writer", None)
-    record_writer: Any = getattr(getattr(event_writer, "_async_writer", None), "_writer", None)
-    if type(record_writer) is RecordWriter and "write" not in vars(record_writer):
-        record_writer.write = MethodType(_write, record_writer)
+    record_writer = getattr(getattr(event_writer, "_async_writer", None), "_writer", None)
+    return record_writer if type(record_writer) is RecordWriter else None
 
 
 def _write(record_writer: Any, content: bytes) -> None:
     length = struct.pack("<Q", len(content))
-    record_writer._writer.write(length + masked_crc32c(length) + content + masked_crc32c(content))
+    framed = length + masked_crc32c(length) + content + masked_crc32c(content)
+    if (write_to := getattr(content, "write_to", None)) is not None:
+        write_to(record_writer._writer, framed)
+    else:
+        record_writer._writer.write(framed)
 
 
 def masked_crc32c(content: bytes) -> bytes:

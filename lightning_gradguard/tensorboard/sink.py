@@ -37,8 +37,8 @@ class TensorBoardSink(Sink):
     """Shows records in TensorBoard: scalars, the *Gradient flow* tab, and the diagnosis in words.
 
     All of a record goes into one event. Weight norms that it lacks are the last known ones. A write that fails (full
-    disk, folder gone) costs the record and warns once until a write succeeds again; it never ends the training. After
-    a non-finite step everything is flushed, so that a run that dies there is still readable.
+    disk, folder gone) costs the record and warns once; it never ends the training, whoever's the writer is. After a
+    non-finite step everything is flushed, so that a run that dies there is still readable.
 
     Args:
         writer: a ``SummaryWriter``; or a function that returns the current one, called anew at every write, since
@@ -71,6 +71,8 @@ class TensorBoardSink(Sink):
         events = self._events.setdefault(record.optimizer, EventLog())
         is_notable = events.observe(record)
         self._last[record.optimizer] = record = self._weights.fill(record)
+        if self._board.has_lost:  # and perhaps what described its tags
+            self._described.clear()
         if not self._board.attempt(record, partial(self._write, record, events, is_notable)):
             self._described.clear()
 

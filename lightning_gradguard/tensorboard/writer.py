@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
+from lightning_gradguard.harmless.part import tell
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.tensorboard.checksum import quicken
+from lightning_gradguard.tensorboard.own_event import Outcome, add_event
 
 WriterLike = SummaryWriter | Callable[[], SummaryWriter] | str | os.PathLike[str]
 
@@ -28,7 +30,8 @@ class BoardWriter:
         self._folder = Path(writer) if isinstance(writer, str | os.PathLike) else None
         self._writer = writer
         self._own: SummaryWriter | None = None
-        self._failed = False
+        self._told = False
+        self._outcome = Outcome()
 
     def __str__(self) -> str:
         return repr(str(self._folder)) if self._folder is not None else type(self._writer).__name__
@@ -52,36 +55,57 @@ class BoardWriter:
         file_writer = self.file_writer()
         if file_writer is not None:
             quicken(file_writer)
-            file_writer.add_summary(summary, step)
+            add_event(file_writer, summary, step, self._outcome)
             return
-        for (
-            value
-        ) in summary.value:  # tensorboardX, or the stand-in of a rank that does not log: scalars are what they share
+        # tensorboardX, or the stand-in of a rank that does not log: scalars are what they share.
+        for value in summary.value:
             if value.HasField("simple_value"):
                 self.current().add_scalar(value.tag, value.simple_value, step)
 
+    @property
+    def has_lost(self) -> bool:
+        """Tells whether the last record that TensorBoard's thread has come to is not in the file."""
+        return self._outcome.error is not None
+
     def attempt(self, record: StepRecord, write: Callable[[], None]) -> bool:
         """Writes, or says once what is lost. TensorBoard writes in a thread: an error shows at a later record."""
+        lost = self._outcome.error
+        if isinstance(lost, FileNotFoundError):  # the folder is gone: an own writer makes it anew
+            self._leave_own()
         try:
             write()
-            self._failed = False
         except OSError as error:
-            self._own = None  # an own writer whose thread has died cannot be used again
-            if not self._failed:
-                warnings.warn(
-                    f"TensorBoard records are lost, noticed at step {record.step} (optimizer {record.optimizer}): "
-                    f"{error}. Training goes on, and writing is tried again with every record.",
-                    stacklevel=3,
-                )
-            self._failed = True
-        return not self._failed
+            lost = error
+            self._leave_own()
+        self._tell_once(lost, record)
+        return lost is None
+
+    def _tell_once(self, lost: Exception | None, record: StepRecord) -> None:
+        if lost is not None and not self._told:
+            self._told = True
+            tell(
+                f"TensorBoard records are lost, noticed at step {record.step} (optimizer {record.optimizer}): "
+                f"{lost}. Training goes on, and writing is tried again with every record."
+            )
+
+    def _leave_own(self) -> None:
+        if self._own is not None:
+            with suppress(OSError):
+                self._own.close()
+            self._own, self._outcome = None, Outcome()
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy holds: it opens a writer of its own when it has something to write."""
-        return {**self.__dict__, "_own": None}
+        return {**self.__dict__, "_own": None, "_outcome": Outcome()}
 
     def close(self, record: StepRecord | None) -> None:
-        """Closes a writer of our own; ``record`` is the last, for the warning if that fails."""
-        if self._own is not None and record is not None:
-            self.attempt(record, self._own.close)
+        """Closes a writer of our own, waits for what another one still has to write; ``record`` is the last."""
+        if record is None:
+            return
+        with suppress(OSError):  # of what is not ours: its owner hears of it
+            if self._own is not None:
+                self._own.close()
+            elif self._folder is None:
+                self.current().flush()
+        self._tell_once(self._outcome.error, record)
         self._own = None

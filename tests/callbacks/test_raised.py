@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
+from torch.distributions import Independent, LowRankMultivariateNormal, Normal
 
 from lightning_gradguard import GradGuard, NonFiniteGuard
 from tests.guard.models import Norms, all_finite, fill, half_precision, numbered, state
@@ -61,6 +63,7 @@ def test_it_is_dropped_counted_announced_and_the_training_goes_on(make_trainer, 
         trainer, states = fit(make_trainer, model, guard)
     bad = guard.records[3]
     assert (bad.step, bad.verdict, bad.skipped_total) == (3, "skipped", 1)
+    assert guard.records[-1].skipped_total == 1
     assert same(states[3], states[2])
     assert not same(states[4], states[3])
     assert all_finite(states[-1])
@@ -315,3 +318,137 @@ def test_a_hook_that_always_fails_ends_the_run_as_without_us(make_trainer):
     model.extra = nn.Parameter(torch.ones(1))  # has never a gradient
     with pytest.raises(AttributeError, match="NoneType"):
         fit(make_trainer, model, GradGuard())
+
+
+def cholesky_of_a_nan(batch):
+    torch.linalg.cholesky(batch.T @ batch * math.nan)
+
+
+def no_matrix_for_cholesky(batch):
+    torch.linalg.cholesky(-batch.T @ batch)
+
+
+def shapes_that_do_not_fit(batch):
+    torch.full((3, 3), math.nan).sum()
+    return batch @ torch.ones(3, 3)
+
+
+@SAYS_SO
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_nan_that_nothing_holds_is_found_where_incidents_are_saved(make_trainer, tmp_path, accumulate):
+    model, guard = spoiled(), NonFiniteGuard(incident_dir=tmp_path)
+    raise_at(model, 3, cholesky_of_a_nan)
+    with pytest.warns(UserWarning, match="what torch.linalg.cholesky was given holds 16 NaN"):
+        _, states = fit(make_trainer, model, guard, accumulate_grad_batches=accumulate)
+    assert [record.cause for record in guard.records if record.cause] == ["exception"]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert all_finite(states[-1])
+
+
+@pytest.mark.parametrize("own", [no_matrix_for_cholesky, shapes_that_do_not_fit])
+def test_an_error_of_a_function_that_was_given_no_nan_passes_untouched(make_trainer, tmp_path, own):
+    model, guard = spoiled(), NonFiniteGuard(incident_dir=tmp_path)
+    raise_at(model, 3, own)
+    with pytest.raises(RuntimeError) as caught:
+        fit(make_trainer, model, guard)
+    assert not hasattr(caught.value, "__notes__")
+    assert not list(tmp_path.iterdir())
+
+
+def raise_at(model, index, function):
+    plain = model.training_step
+
+    def training_step(batch, batch_idx):
+        if batch_idx == index:
+            function(batch[0])
+        return plain(batch, batch_idx)
+
+    model.training_step = training_step
+
+
+@SAYS_SO
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+def test_a_callback_that_raises_after_a_bad_step_is_not_blamed_on_what_is_left_of_that(make_trainer, action):
+    class Own(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 5:
+                raise RuntimeError("the callback's own trouble")
+
+    model, guard = Norms({3: fill(math.nan), 4: fill(math.nan)}), GradGuard(on_nonfinite=action, log_every_n_steps=1)
+    with pytest.raises(RuntimeError, match="own trouble") as caught:
+        make_trainer(callbacks=[guard, Own()]).fit(model, numbered())
+    assert not hasattr(caught.value, "__notes__")
+    assert [record.cause for record in guard.records if record.cause] == ["nan", "nan"]
+
+
+def plan_of_a_robot(hidden):  # mees/calvin: mean and deviation of a plan
+    return Independent(Normal(hidden, 1.0), 1).rsample().sum()
+
+
+def covariance_of_a_segmentation(hidden):  # biomedia-mira/stochastic_segmentation_networks
+    noise = LowRankMultivariateNormal(torch.zeros(4), hidden[:4, :1], torch.ones(4))
+    return noise.rsample().sum()
+
+
+def density_of_a_mixture(hidden):  # ldeecke/gmm-torch: a part of a tensor, in the middle of an expression
+    var = torch.stack([hidden.T @ hidden + torch.eye(hidden.shape[1])])[None]
+    return 2 * torch.log(torch.diagonal(torch.linalg.cholesky(var[0, 0]))).sum()
+
+
+def next_word(hidden):  # a policy or a language model that samples
+    probabilities = hidden.softmax(-1)
+    return torch.multinomial(probabilities, 1).sum() + hidden.sum()
+
+
+class Ranger(torch.optim.SGD):
+    """Calls its closure first, by itself, as the optimizer of sktime/pytorch-forecasting does."""
+
+    def step(self, closure=None):
+        _ = closure()
+        super().step()
+
+
+@SAYS_SO
+@pytest.mark.parametrize(
+    "head", [plan_of_a_robot, covariance_of_a_segmentation, density_of_a_mixture, next_word], ids=lambda f: f.__name__
+)
+def test_models_of_public_reports_go_on_past_a_batch_of_nan(make_trainer, head):
+    class Reported(Norms):
+        def training_step(self, batch, batch_idx):
+            hidden = self.net(batch[0] * (math.nan if batch_idx == 3 else 1.0))
+            return super().training_step(batch, batch_idx) + 0.0 * head(hidden).nan_to_num()
+
+    model, guard = Reported(optimizer=lambda params: Ranger(params, lr=0.01)), GradGuard(log_every_n_steps=1)
+    trainer, states = fit(make_trainer, model, guard)
+    assert [(record.step, record.cause) for record in guard.records if record.cause] == [(3, "exception")]
+    assert same(states[3], states[2])
+    assert all_finite(states[-1])
+    assert trainer.global_step == 8
+
+
+@pytest.mark.parametrize("where", ["on_train_batch_start", "on_train_batch_end", "validation_step"])
+def test_what_is_raised_outside_of_the_step_passes_untouched(make_trainer, where):
+    def validate(*args):
+        Normal(torch.tensor(math.nan), 1.0)
+
+    model = Norms()
+    setattr(model, where, validate)
+    loaders = {"val_dataloaders": numbered(2)} if where == "validation_step" else {}
+    with pytest.raises(ValueError, match="Expected parameter loc") as caught:
+        make_trainer(callbacks=[NonFiniteGuard()]).fit(model, numbered(), **loaders)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_loader_that_fails_after_a_bad_batch_passes_untouched(make_trainer):
+    class Failing(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            for index, batch in enumerate(numbered()):
+                if index == 6:  # it is fetched one ahead
+                    raise OSError("the disk is gone")
+                yield batch
+
+    guard = NonFiniteGuard()
+    loader = torch.utils.data.DataLoader(Failing(), batch_size=None)
+    with pytest.warns(UserWarning, match="step 4 was skipped"), pytest.raises(OSError, match="disk") as caught:
+        make_trainer(callbacks=[guard]).fit(Norms({4: fill(math.nan)}), loader)
+    assert not hasattr(caught.value, "__notes__")

@@ -87,7 +87,10 @@ KEPT = {
     "exact: whether every gradient": ("a_fresh_process_reproduces_the_step_bit_for_bit",),
     "Called on logged steps and on every": ("a_bad_step_makes_a_record_at_once_and_is_counted",),
     "Here the last output h_T": ("a_linear_recurrence_gives_the_powers_of_its_matrix",),
-    "A write that fails (full disk": ("a_full_disk_costs_the_record_with_a_warning_and_never_the_run",),
+    "A write that fails (full disk": (
+        "a_full_disk_costs_the_record_with_a_warning_and_never_the_run",
+        "a_run_that_logs_nothing_goes_to_its_end_on_a_full_disk",
+    ),
     "writer: a ``SummaryWriter``; or": ("a_writer_that_was_closed_and_opened_again_gets_the_layer_names_again",),
     "Keeps every element of the gradient": ("an_element_a_little_beyond_the_bound_ends_below_one_at_it",),
     "A step within 1.5 times the limit": ("the_papers_statistics_lock_in_after_a_rise_and_ours_do_not",),

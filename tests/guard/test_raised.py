@@ -58,3 +58,65 @@ def test_a_mistake_in_the_code_is_never_a_nan():
     assert not may_be_a_nan(NameError("x"))
     assert not may_be_a_nan(KeyboardInterrupt())
     assert may_be_a_nan(ValueError("Expected parameter loc to satisfy the constraint Real()"))
+
+
+def in_the_cause():
+    try:
+        torch.distributions.Normal(torch.full((1,), math.nan), 1.0)
+    except ValueError as error:
+        raise RuntimeError("my step has failed") from error
+
+
+def in_the_context():
+    try:
+        torch.distributions.Normal(torch.full((1,), math.nan), 1.0)
+    except ValueError:
+        raise RuntimeError("my step has failed")  # noqa: B904
+
+
+class Group(Exception):
+    """As an ``ExceptionGroup``, which Python has from 3.11 on."""
+
+    def __init__(self, *exceptions):
+        self.exceptions = (KeyError("x"), *exceptions)
+
+
+def in_a_group():
+    try:
+        torch.distributions.Normal(torch.full((1,), math.nan), 1.0)
+    except ValueError as error:
+        raise Group(error) from None
+
+
+@pytest.mark.parametrize("fails", [in_the_cause, in_the_context, in_a_group])
+def test_what_an_exception_came_of_is_looked_at_too(fails):
+    assert find_nonfinite(raised(fails), None, [])[0].startswith("self.loc in __init__, line ")
+
+
+def test_an_exception_that_refers_to_itself_is_looked_at_once():
+    error, other = ValueError(), KeyError()
+    error.__cause__, other.__cause__ = other, error
+    assert find_nonfinite(error, None, []) == ()
+
+
+def test_arrays_and_what_an_object_of_the_step_holds_are_seen():
+    def arrays():
+        values = torch.tensor([1.0, math.nan]).numpy()
+        raise ValueError(values.shape)
+
+    def objects():
+        latent = torch.distributions.Normal(torch.tensor(math.nan), 1.0, validate_args=False)
+        raise ValueError(type(latent))
+
+    assert find_nonfinite(raised(arrays), None, [])[0].startswith("values in arrays")
+    assert find_nonfinite(raised(objects), None, [])[0].startswith("latent.loc in objects")
+
+
+def test_what_a_module_has_kept_of_an_earlier_step_tells_nothing():
+    module = torch.nn.Linear(1, 1)
+    module.last_loss = torch.tensor(math.nan)  # of a step before
+
+    def step(self):
+        raise ValueError("own")
+
+    assert find_nonfinite(raised(lambda: step(module)), None, []) == ()

@@ -160,6 +160,26 @@ def a_nan_loss_is_called_one_by_who_saves_it_and_by_the_error(folder: str) -> An
         return announced, str(error)
 
 
+class BackwardIsNaN(Problem):
+    """A loss that is fine on every process, with gradients of NaN on the last one: the slope of a root at zero."""
+
+    def loss(self, index: int) -> Tensor:
+        loss = super().loss(index)
+        bad = index == 2 and dist.get_rank() == dist.get_world_size() - 1
+        return loss + (0.0 * loss).sqrt() if bad else loss
+
+
+def a_nan_loss_that_the_device_drops_is_heard_of_alike(folder: str) -> Any:
+    """The host learns of it later, at the same step on every process, and asks the others whose loss it was."""
+    told = []
+    for model in (LossIsNaN(), BackwardIsNaN()):
+        model.configure_optimizers = lambda model=model: torch.optim.AdamW(model.parameters(), fused=True)
+        guard = NonFiniteGuard(on_device=True)
+        quiet_trainer(folder, [guard], log_every_n_steps=1000, **ddp()).fit(model, batches())
+        told.append([(record.step, record.verdict, record.cause) for record in guard.records if record.cause])
+    return told
+
+
 COMPANY = {
     function.__name__: function
     for function in (
@@ -169,6 +189,7 @@ COMPANY = {
         a_step_that_talks_is_not_run_by_one_alone,
         a_nan_loss_of_one_is_heard_without_an_all_reduce,
         a_nan_loss_is_called_one_by_who_saves_it_and_by_the_error,
+        a_nan_loss_that_the_device_drops_is_heard_of_alike,
         inside_of_join_it_is_refused,
     )
 }

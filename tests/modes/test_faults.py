@@ -65,6 +65,11 @@ def test_a_nan_loss_on_one_process_is_called_a_nan_loss_on_all(answers: Any) -> 
     assert all(error.startswith(by_it.lower()) for error in (first[1].lower(), last[1].lower()))
 
 
+def test_a_nan_loss_that_the_device_drops_without_the_host_is_called_one_on_all(answers: Any) -> None:
+    of_the_loss, of_another = [(2, "skipped", "loss")], [(2, "skipped", "nan")]
+    assert answers["a_nan_loss_that_the_device_drops_is_heard_of_alike"] == [[of_the_loss, of_another]] * 2
+
+
 def test_inside_of_join_a_guard_is_refused_in_words(answers: Any) -> None:
     for said in answers["inside_of_join_it_is_refused"]:
         assert "a guard needs every process at every step" in said and "Leave out the guard" in said
