@@ -7,7 +7,7 @@ import statistics
 
 from lightning_gradguard.record import StepRecord
 
-_ENTRY = 0.1  # size of an embedding's entries below which it has not grown yet
+_ENTRY = 0.5  # size of an embedding's entries below which it has not grown yet: torch begins them at one
 
 
 class SettledRatios:
@@ -15,7 +15,7 @@ class SettledRatios:
 
     Any step is large beside zero: adapters, closing layers of residual branches and lone biases would look as if the
     learning rate were too high. The rows of an embedding often begin near zero as well, and grow into their place:
-    their change is measured against entries of at least a tenth.
+    their change is measured against entries of at least a half.
     """
 
     def __init__(self) -> None:

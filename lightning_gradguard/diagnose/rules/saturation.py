@@ -51,7 +51,8 @@ class SaturatedActivations(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._trend.add(record)
-        flat = [a for a in _inner(record.activations or ()) if a.saturated is not None and a.saturated >= self.share]
+        inner = (a for a in _inner(record.activations or ()) if a.kind not in ("Softmax", "Attention"))
+        flat = [a for a in inner if a.saturated is not None and a.saturated >= self.share]
         if self._from_the_start is None:
             self._from_the_start = bool(flat)
         self._thrown = self._thrown or (self._ratios.median(record) or 0.0) > _THROWN
