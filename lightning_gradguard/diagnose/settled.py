@@ -23,17 +23,21 @@ class SettledRatios:
 
     def median(self, record: StepRecord) -> float | None:
         """Median over the layers that moved; ``None`` if the record has no such ratio."""
+        moved = self.moved(record)
+        return statistics.median(moved) if moved else None
+
+    def moved(self, record: StepRecord) -> list[float]:
+        """The ratio of each layer that moved."""
         ratios = record.update_ratios or ()
         weights = record.weight_norms or (None,) * len(ratios)
         for layer, ratio, weight in zip(record.layers, ratios, weights, strict=False):
             if weight == 0 or (ratio == math.inf and weight is not None and math.isfinite(weight)):
                 self._from_zero.add(layer)
-        moved = [
+        return [
             ratio * _beside(record, i)
             for i, (layer, ratio) in enumerate(zip(record.layers, ratios, strict=False))
             if ratio is not None and ratio > 0 and layer not in self._from_zero
         ]
-        return statistics.median(moved) if moved else None
 
 
 def _beside(record: StepRecord, i: int) -> float:

@@ -104,5 +104,5 @@ class VanishingOverDepth(Rule):
             layers=profile.layers[:1],
             evidence={"share": share},
             causes=("units behind it never fire, or are saturated", "a tiny factor between the layers"),
-            remedies=(remedies.INIT_NORMAL, remedies.OTHER_ACTIVATION),
+            remedies=(remedies.OTHER_ACTIVATION, remedies.INIT_NORMAL),
         )
