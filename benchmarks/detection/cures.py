@@ -94,27 +94,31 @@ def _scaled(recipe: Recipe, place: int, *, by_feature: bool = False) -> Recipe |
     return m.batches(scaled)(recipe)
 
 
+_OWN = 1 / 3  # of all weights, from which matrices of the user's own are too many for a remedy without a reader
+
+
 def _initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
+    if _share_of_own(recipe.model()) > _OWN:
+        return None  # what these matrices are for stands in the code
+
     def start(net: nn.Module) -> None:
         for part in net.modules():
-            if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):
-                if part.weight.requires_grad:
-                    nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-                if part.bias is not None and part.weight.requires_grad:
+            if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d) and part.weight.requires_grad:
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+                if part.bias is not None:
                     nn.init.zeros_(part.bias)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, std=0.3)
-            elif not isinstance(part, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
-                _start_of_ones_own(part)
 
     return m.model(start)(recipe)
 
 
-def _start_of_ones_own(part: nn.Module) -> None:
-    """Matrices that a module of the user's holds itself: as large as is usual, whatever is behind them."""
-    for weight in part.parameters(recurse=False):
-        if weight.dim() == 2 and weight.requires_grad:
-            nn.init.xavier_normal_(weight)
+def _share_of_own(net: nn.Module) -> float:
+    """How much of the weights is in matrices that modules of the user's hold themselves."""
+    own = [part for part in net.modules() if not type(part).__module__.startswith("torch.nn.modules.")]
+    own += [part for part in net.modules() if isinstance(part, nn.ParameterList | nn.ParameterDict)]
+    matrices = {id(p): p.numel() for part in own for p in part.parameters(recurse=False) if p.dim() > 1}
+    return sum(matrices.values()) / max(1, sum(p.numel() for p in net.parameters()))
 
 
 def _from_zero(recipe: Recipe, finding: Finding) -> Recipe:
@@ -184,7 +188,8 @@ def _normalize(recipe: Recipe, finding: Finding) -> Recipe | None:
 
 
 def _normalize_and_initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
-    return _normalize(_initialize(recipe, finding), finding)
+    begun = _initialize(recipe, finding)
+    return None if begun is None else _normalize(begun, finding)
 
 
 def _raise_ceiling(recipe: Recipe, finding: Finding) -> Recipe | None:

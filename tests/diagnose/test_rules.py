@@ -149,6 +149,10 @@ SICK = {
             for i in range(40)
         ],
     ),
+    "a rate of zero, late": (
+        RateDecayed(),
+        over("learning_rates", [(0.1 if i < 30 else 0.0,) * 6 for i in range(40)]),
+    ),
     "a rate that is gone": (RateDecayed(), over("learning_rates", [(0.5**i,) * 6 for i in range(40)])),
     "clipped by the Trainer": (ClippingAlways(), steady(clip_outside=1e-4, total_norm=1.0)),
     "an expert that starves": (
@@ -327,6 +331,10 @@ WELL = {
     "a Wasserstein critic": (
         CriticWon(),
         [{"optimizer": i % 2, "num_optimizers": 2, "loss": (-0.1 * i, 0.1 * i)[i % 2]} for i in range(40)],
+    ),
+    "a cosine to zero": (
+        RateDecayed(),
+        over("learning_rates", [(max(0.0, 1 - i / 34),) * 6 for i in range(40)]),
     ),
     "a cosine to zero": (
         RateDecayed(),
