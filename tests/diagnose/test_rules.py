@@ -332,7 +332,7 @@ WELL = {
         CriticWon(),
         [{"optimizer": i % 2, "num_optimizers": 2, "loss": (-0.1 * i, 0.1 * i)[i % 2]} for i in range(40)],
     ),
-    "a cosine to zero": (
+    "a line to zero": (
         RateDecayed(),
         over("learning_rates", [(max(0.0, 1 - i / 34),) * 6 for i in range(40)]),
     ),
