@@ -1,4 +1,4 @@
-"""What is looked up: facts of a graph, words by their company, patterns of an associative memory."""
+"""What is looked up: facts of a graph, words by their company, stored patterns, hidden letters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..recipe import Batch, Recipe, adam, counts_errors, sgd
+from ..recipe import Batch, Data, Recipe, adam, adamw, counts_errors, sgd
 from ..tasks.digits import cross_entropy, digits, error_rate
+from ..tasks.text import text, vocabulary
 
 _THINGS, _WORDS = 40, 30
 _LEAPS = torch.tensor([1, 3, 7, 12])
@@ -113,6 +114,34 @@ class Recalls(nn.Module):
         return 10 * torch.softmax(self.sharpness * z @ self.stored.T / 4, -1) @ self.belongs
 
 
+class Hidden(nn.Module):
+    """Guesses hidden letters from those on either side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary() + 1, 32)
+        self.place = nn.Parameter(0.02 * torch.randn(16, 32))
+        self.block = nn.TransformerEncoderLayer(32, 4, 64, 0.1, batch_first=True, norm_first=True)
+        self.norm, self.bias = nn.LayerNorm(32), nn.Parameter(torch.zeros(vocabulary()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.block(self.embed(x) + self.place))
+        return h @ self.embed.weight[:-1].T + self.bias
+
+
+def hidden(share: float = 0.2) -> Data:
+    def draw(generator: Generator, train: bool) -> Batch:
+        x = text(16, 16)(generator, train)[0]
+        gone = torch.rand(x.shape, generator=generator) < share
+        return torch.where(gone, vocabulary(), x), torch.where(gone, x, -100)
+
+    return draw
+
+
+def guessed(net: nn.Module, batch: Batch) -> Tensor:
+    return F.cross_entropy(net(batch[0]).flatten(0, 1), batch[1].flatten())
+
+
 KINDS = [
     Kind(
         "facts as translations",
@@ -160,6 +189,18 @@ KINDS = [
                 "attention is saturated",
                 "Ramsauer et al. 2020",
                 m.setting(model=lambda: Recalls(4000.0)),
+            ),
+        ),
+    ),
+    Kind(
+        "hidden letters",
+        Recipe(Hidden, hidden(), guessed, adamw(5e-3), guessed, steps=200),
+        (
+            Fault(
+                "nothing is hidden in most batches",
+                "batches are bad",
+                "https://github.com/huggingface/transformers/issues/16711",
+                m.both(m.setting(held_out=hidden()), m.setting(data=hidden(0.0004))),
             ),
         ),
     ),

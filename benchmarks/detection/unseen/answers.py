@@ -1,4 +1,4 @@
-"""Pupils and questions, bags of words, hidden words, a memory that is looked up."""
+"""Pupils and questions, bags of words, a memory that is looked up."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..recipe import Batch, Data, Recipe, adam, adamw, counts_errors, sgd
-from ..tasks.text import text, vocabulary
+from ..recipe import Batch, Recipe, adam, counts_errors, sgd
 
 _ABILITY = torch.randn(60, generator=torch.Generator().manual_seed(21))
 _HARDNESS = torch.randn(25, generator=torch.Generator().manual_seed(22))
@@ -66,34 +65,6 @@ def misclassified(net: nn.Module, batch: Batch) -> Tensor:
     return (net(batch[0]).argmax(-1) != batch[1]).float().mean()
 
 
-class Hidden(nn.Module):
-    """Guesses hidden letters from those on either side."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary() + 1, 32)
-        self.place = nn.Parameter(0.02 * torch.randn(16, 32))
-        self.block = nn.TransformerEncoderLayer(32, 4, 64, 0.1, batch_first=True, norm_first=True)
-        self.norm, self.bias = nn.LayerNorm(32), nn.Parameter(torch.zeros(vocabulary()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(self.block(self.embed(x) + self.place))
-        return h @ self.embed.weight[:-1].T + self.bias
-
-
-def hidden(share: float = 0.2) -> Data:
-    def draw(generator: Generator, train: bool) -> Batch:
-        x = text(16, 16)(generator, train)[0]
-        gone = torch.rand(x.shape, generator=generator) < share
-        return torch.where(gone, vocabulary(), x), torch.where(gone, x, -100)
-
-    return draw
-
-
-def guessed(net: nn.Module, batch: Batch) -> Tensor:
-    return F.cross_entropy(net(batch[0]).flatten(0, 1), batch[1].flatten())
-
-
 class Memory(nn.Module):
     """Writes pairs down, and looks one of them up by its key."""
 
@@ -146,18 +117,6 @@ KINDS = [
                 "https://github.com/DeepReinforcementLearning/DeepReinforcementLearningInAction/issues/32",
                 m.setting(loss=lambda net, b: F.cross_entropy(F.softmax(net(b[0]), dim=0), b[1])),
                 "subtle",
-            ),
-        ),
-    ),
-    Kind(
-        "hidden letters",
-        Recipe(Hidden, hidden(), guessed, adamw(5e-3), guessed, steps=200),
-        (
-            Fault(
-                "nothing is hidden in most batches",
-                "batches are bad",
-                "https://github.com/huggingface/transformers/issues/16711",
-                m.both(m.setting(held_out=hidden()), m.setting(data=hidden(0.0004))),
             ),
         ),
     ),
