@@ -27,7 +27,7 @@ from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.measurement.optimizers import Optimizers
 from lightning_gradguard.measurement.sharded import find_sharding
 from lightning_gradguard.probes.probes import Instruments
-from lightning_gradguard.probes.sampled import EARLY
+from lightning_gradguard.probes.sampled import EARLY, next_early
 from lightning_gradguard.record import StepRecord
 from lightning_gradguard.recording.build import View, build_record, no_step_record
 from lightning_gradguard.recording.handed import Held
@@ -143,7 +143,7 @@ class GradientPipeline:
         self.instruments = instruments
         self.total_norm: Tensor | None = None
         self.last_recorded: int | None = None
-        self._last_early: int | None = None
+        self._next_early = 0  # the step from which probes ask for a record between two regular ones
         self._last_step = 0  # of those that were let through
         self.holds = self.steps_elsewhere = False
         self._held: Held | None = None
@@ -285,7 +285,7 @@ class GradientPipeline:
         step = self.counters.steps if step is None else step
         self.counters.steps += 1
         log = self.counters.steps % self.log_every_n_steps == 0 if log is None else log
-        early = not log and step in EARLY and self._is_early(step)
+        early = not log and step >= self._next_early and self.instruments is not None
         log = log or early
         if self.counts_closures and (log or self._in_closure is not False):
             self._look_for_closure()
@@ -457,10 +457,6 @@ class GradientPipeline:
             return record
         return None if record is None else self._publish(record)
 
-    def _is_early(self, step: int) -> bool:
-        """Whether the probes ask for a record of an early step; at most one for each step of the x-axis."""
-        return self.instruments is not None and step not in (self.last_recorded, self._last_early)
-
     def _record_without_gradients(self, step: int | None) -> StepRecord | None:
         """Records that no parameter has a gradient, on early steps, as long as none ever had."""
         step = self._probing.run(self._early_without_gradients, step)
@@ -516,9 +512,8 @@ class GradientPipeline:
             _warn_of_left(left)
         # An early record does not put off the next regular one.
         self._count()
-        if early:
-            self._last_early = step
-        else:
+        self._next_early = next_early(step)
+        if not early:
             self.last_recorded = step
         record = build_record(
             measurement, judgement, self.since_last, self.counters, self.view, step=step, scaler=scaler
@@ -595,6 +590,7 @@ class GradientPipeline:
             "diagnosis": self._diagnosing.run(self.diagnosis.state_dict) or {} if self.diagnosis else {},
             "instruments": self._instruments_state(),
             "last_recorded": -1 if self.last_recorded is None else self.last_recorded,
+            "next_early": self._next_early,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -602,6 +598,7 @@ class GradientPipeline:
         last = state.get("last_recorded", -1)
         self.last_recorded = None if last < 0 else last
         self.counters.load_state_dict(state["counters"])
+        self._next_early = state.get("next_early", next_early(self.counters.steps))
         if state["window"]:
             self._recording.run(self.since_last.load_state_dict, state["window"])
         self.judge.load_state_dict(state["guard"])

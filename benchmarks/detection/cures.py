@@ -6,6 +6,7 @@ somebody who reads the code (a ``detach()`` to be found, a loss to be written an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -65,18 +66,41 @@ def _minimize(recipe: Recipe, finding: Finding) -> Recipe:
 
 
 def _standardize(recipe: Recipe, finding: Finding) -> Recipe | None:
-    """Zero mean and unit variance of every feature, over the first training batches."""
+    """Zero mean and unit variance of every feature of the tensor that is named, or of the first one."""
+    return _scaled(recipe, _named(finding, "enters the net"), by_feature=True)
+
+
+def _named(finding: Finding, what: str) -> int:
+    """The place in the batch of a tensor that a message names, as "(2 of the batch)"; else that of the first."""
+    found = re.search(r"\((\d+) of the batch\)", finding.message) if what in finding.message else None
+    return int(found[1]) if found else 0
+
+
+def _scaled(recipe: Recipe, place: int, *, by_feature: bool = False) -> Recipe | None:
+    """One tensor of the batch at zero mean and unit variance, by what the first training batches hold."""
     generator = torch.Generator().manual_seed(77)
     drawn = [recipe.data(generator, True) for _ in range(20)]
-    if not (isinstance(drawn[0], tuple | list) and isinstance(drawn[0][0], Tensor) and drawn[0][0].is_floating_point()):
+    if not isinstance(drawn[0], tuple | list) or len(drawn[0]) <= place:
         return None
-    x = torch.cat([batch[0] for batch in drawn])
-    of_each = x.dim() == 2 and x.shape[1] <= 16  # a table has features, an image has pixels
+    if not (isinstance(drawn[0][place], Tensor) and drawn[0][place].is_floating_point()):
+        return None
+    x = torch.cat([batch[place] for batch in drawn])
+    of_each = by_feature and x.dim() == 2 and x.shape[1] <= 16  # a table has features, an image has pixels
     mean, std = (x.mean(0), x.std(0)) if of_each else (x.mean(), x.std())
-    return m.inputs(lambda x: (x - mean) / (std + 1e-12))(recipe)
+
+    def scaled(batch: Batch) -> Batch:
+        return (*batch[:place], (batch[place] - mean) / (std + 1e-12), *batch[place + 1 :])
+
+    return m.batches(scaled)(recipe)
 
 
-def _initialize(recipe: Recipe, finding: Finding) -> Recipe:
+_OWN = 1 / 3  # of all weights, from which matrices of the user's own are too many for a remedy without a reader
+
+
+def _initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
+    if _share_of_own(recipe.model()) > _OWN:
+        return None  # what these matrices are for stands in the code
+
     def start(net: nn.Module) -> None:
         for part in net.modules():
             if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d) and part.weight.requires_grad:
@@ -87,6 +111,14 @@ def _initialize(recipe: Recipe, finding: Finding) -> Recipe:
                 nn.init.normal_(part.weight, std=0.3)
 
     return m.model(start)(recipe)
+
+
+def _share_of_own(net: nn.Module) -> float:
+    """How much of the weights is in matrices that modules of the user's hold themselves."""
+    own = [part for part in net.modules() if not type(part).__module__.startswith("torch.nn.modules.")]
+    own += [part for part in net.modules() if isinstance(part, nn.ParameterList | nn.ParameterDict)]
+    matrices = {id(p): p.numel() for part in own for p in part.parameters(recurse=False) if p.dim() > 1}
+    return sum(matrices.values()) / max(1, sum(p.numel() for p in net.parameters()))
 
 
 def _from_zero(recipe: Recipe, finding: Finding) -> Recipe:
@@ -156,7 +188,8 @@ def _normalize(recipe: Recipe, finding: Finding) -> Recipe | None:
 
 
 def _normalize_and_initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
-    return _normalize(_initialize(recipe, finding), finding)
+    begun = _initialize(recipe, finding)
+    return None if begun is None else _normalize(begun, finding)
 
 
 def _raise_ceiling(recipe: Recipe, finding: Finding) -> Recipe | None:
@@ -183,20 +216,11 @@ def _less_decay(recipe: Recipe, finding: Finding) -> Recipe:
 
 
 def _scaled_targets(recipe: Recipe, finding: Finding) -> Recipe | None:
-    generator = torch.Generator().manual_seed(77)
-    drawn = [recipe.data(generator, True) for _ in range(20)]
-    y = torch.cat([batch[1] for batch in drawn]) if isinstance(drawn[0], tuple | list) else torch.zeros(1).long()
-    if not y.is_floating_point():
-        return None
-
-    def scaled(batch: Batch) -> Batch:
-        return (batch[0], (batch[1] - y.mean()) / y.std(), *batch[2:])
-
-    return m.batches(scaled)(recipe)
+    return _scaled(recipe, _named(finding, "targets") or 1)
 
 
 def _standardize_both(recipe: Recipe, finding: Finding) -> Recipe | None:
-    better = _scaled_targets(recipe, finding)
+    better = _scaled(recipe, 1)
     return _standardize(better, finding) if better is not None else None
 
 

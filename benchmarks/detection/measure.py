@@ -112,9 +112,14 @@ def _kept(job: Job, outcome: Outcome) -> Result:
 
 
 def carry_out_all(jobs: Iterable[Job], processes: int) -> Iterator[Result]:
-    """The results as they come."""
+    """The results as they come; on one thread each, since a busy machine splits sums among more of them otherwise."""
     if processes <= 1:
-        yield from map(carry_out, jobs)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from map(carry_out, jobs)
+        finally:
+            torch.set_num_threads(threads)
         return
     with ProcessPoolExecutor(processes, get_context("spawn"), _be_modest) as pool:
         for future in as_completed([pool.submit(carry_out, job) for job in jobs]):

@@ -167,9 +167,10 @@ class Diagnosis:
         asked = asked and (rule.sees_bad_steps or _is_finite(record))
         asked = asked and (rule.sees_missing_steps or record.num_steps > 0)
         finding = rule.observe(record) if asked else None
-        if watch.breaks:
+        counts = asked and rule.tallies  # it was shown the bad steps themselves: what it says of them holds
+        if watch.breaks and not counts:
             finding = finding or standing.suspected  # a run that breaks confirms what was seen just before
-        if finding is None and (watch.broken or not asked):
+        if finding is None and not counts and (watch.broken or not asked):
             return None
         if finding is not None:
             standing.said = finding

@@ -20,6 +20,7 @@ _CALM = 2.0  # times the first gradient up to which a loss that rose once is not
 _LEAP = 4.0  # times its size to be called so before the noise is known
 
 _SAME = 1e-3  # by which the loss may differ from what a loss function gave, to be that
+_PATIENT = 64  # steps after which a loss still above that has learned nothing, however it moves: it only came down
 _BETTER = 0.95  # of the best constant prediction's loss: what has learned anything is below
 
 State = Literal["unknown", "learns", "stalls", "rises"]
@@ -36,7 +37,8 @@ class Progress:
     - ``"rises"``: it is at least half above its first size, or above its best by half of what it ever gained, and by
       three standard errors, and is not on its way down from there: targets that move lift a loss once, as the returns
       of a policy do; or it is not finite;
-    - ``"stalls"``: neither, or it has only come down to what the best constant prediction would cost, after 24 steps;
+    - ``"stalls"``: neither, or it has only come down to what the best constant prediction would cost, after 24
+      steps, or after 64 where it still moves;
     - ``"unknown"`` before that, and while the learning rate is still being warmed up.
 
     Example:
@@ -160,7 +162,7 @@ class Progress:
         if not self._baselines:
             return False
         baseline, now = statistics.fmean(self._baselines), self.now
-        moves = self._before - now > max(_SHARE / 2 * abs(now), self._error())
+        moves = self._steps < _PATIENT and self._before - now > max(_SHARE / 2 * abs(now), self._error())
         return baseline > 0 and now > _BETTER * baseline and not moves
 
     def _error(self) -> float:

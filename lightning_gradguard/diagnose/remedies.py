@@ -14,6 +14,7 @@ OWN_PARAMETERS = (
     "give the optimizer the parameters of this module: build it in configure_optimizers, of self.parameters()"
 )
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
+EACH_SIGN = "look at the sign of each term of the loss: one of them is maximized"
 TARGETS_IN_RANGE = "bring the targets of this loss into 0 to 1: masks of 0 and 255 want a division by 255"
 ZERO_GRAD = "call optimizer.zero_grad() before each backward pass that begins a step"
 ZERO_GRAD_FIRST = "call optimizer.zero_grad() before backward(), not between backward() and step()"

@@ -7,7 +7,7 @@ import statistics
 
 from lightning_gradguard.record import StepRecord
 
-_ENTRY = 0.1  # size of an embedding's entries below which it has not grown yet
+_ENTRY = 0.5  # size of an embedding's entries below which it has not grown yet: torch begins them at one
 
 
 class SettledRatios:
@@ -15,7 +15,7 @@ class SettledRatios:
 
     Any step is large beside zero: adapters, closing layers of residual branches and lone biases would look as if the
     learning rate were too high. The rows of an embedding often begin near zero as well, and grow into their place:
-    their change is measured against entries of at least a tenth.
+    their change is measured against entries of at least a half.
     """
 
     def __init__(self) -> None:
@@ -23,17 +23,21 @@ class SettledRatios:
 
     def median(self, record: StepRecord) -> float | None:
         """Median over the layers that moved; ``None`` if the record has no such ratio."""
+        moved = self.moved(record)
+        return statistics.median(moved) if moved else None
+
+    def moved(self, record: StepRecord) -> list[float]:
+        """The ratio of each layer that moved."""
         ratios = record.update_ratios or ()
         weights = record.weight_norms or (None,) * len(ratios)
         for layer, ratio, weight in zip(record.layers, ratios, weights, strict=False):
             if weight == 0 or (ratio == math.inf and weight is not None and math.isfinite(weight)):
                 self._from_zero.add(layer)
-        moved = [
+        return [
             ratio * _beside(record, i)
             for i, (layer, ratio) in enumerate(zip(record.layers, ratios, strict=False))
             if ratio is not None and ratio > 0 and layer not in self._from_zero
         ]
-        return statistics.median(moved) if moved else None
 
 
 def _beside(record: StepRecord, i: int) -> float:

@@ -59,6 +59,7 @@ class FunctionWatch(TorchDispatchMode):
             tuple[str, list[Tensor]]
         ] = []  # kind; baseline, given probabilities, value, range of targets, size
         self._given: Tensor | None = None  # whether the last log_softmax got probabilities
+        self._error: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None  # a difference, its square, what from
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -68,14 +69,14 @@ class FunctionWatch(TorchDispatchMode):
     def start(self) -> None:
         """Begins to look."""
         if not self.on:
-            self._losses, self._given = [], None
+            self._losses, self._given, self._error = [], None, None
             if _get_current_dispatch_mode() is not self:
                 self.__enter__()
             self.on = True
 
     def stop(self) -> None:
         """Ends it, and leaves the stack of modes as it was."""
-        self.on = False
+        self.on, self._error = False, None
         if _get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)
 
@@ -180,8 +181,34 @@ class FunctionWatch(TorchDispatchMode):
         self._losses.append((kind, [baseline, given, value.mean(), *within]))
         self._given = None
 
+    def _sub(self, args: Sequence[Any], value: Tensor) -> None:
+        """A prediction less a target: the first half of an error that is written by hand."""
+        one, other = args[0], args[1]
+        if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape or not one.dim():
+            return
+        if one.requires_grad != other.requires_grad and value.is_floating_point():
+            self._error = (value, None, *((one, other) if one.requires_grad else (other, one)))
+
+    def _bend(self, args: Sequence[Any], value: Tensor) -> None:
+        """The square of such a difference."""
+        if self._error is None or args[0] is not self._error[0]:
+            return
+        if len(args) == 1 or (args[1] is args[0] if isinstance(args[1], Tensor) else args[1] == 2):
+            self._error = (self._error[0], value, *self._error[2:])
+
+    def _mean(self, args: Sequence[Any], value: Tensor) -> None:
+        """Its mean: a squared error, as if a loss function had given it."""
+        if self._error is not None and args[0] is self._error[1] and value.dim() == 0:
+            self._mse((*self._error[2:], 1), value)
+            self._error = None
+
 
 _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
+    "sub": FunctionWatch._sub,
+    "pow": FunctionWatch._bend,
+    "square": FunctionWatch._bend,
+    "mul": FunctionWatch._bend,
+    "mean": FunctionWatch._mean,
     "_log_softmax": FunctionWatch._log_softmax,
     "nll_loss_forward": FunctionWatch._nll,
     "nll_loss2d_forward": FunctionWatch._nll,

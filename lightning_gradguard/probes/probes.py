@@ -27,6 +27,7 @@ from lightning_gradguard.probes.structure import Structure
 from lightning_gradguard.probes.updates import UpdateMeter
 from lightning_gradguard.record import StepRecord
 
+_LATE = 16  # batches after a sampled one for which an optimizer that did not step there is waited for
 _BATCHES = 64  # that are remembered: a bad step may become known some steps later
 
 
@@ -90,6 +91,9 @@ class Instruments:
         self.sampling = False
         self.awaits_steps = True
         self.compares: set[Layout] = set()
+        self._owed: set[Layout] = set()  # optimizers that have not stepped since the last sampled step
+        self._late = False  # whether there are such, or steps that are looked at for old gradients
+        self._sampled_at = self._stepped_at = -1  # the last sampled step, the last one of any optimizer
         self._early = early_steps(every_n_steps)
         self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
         self._batches: deque[tuple[int, int, int]] = deque(maxlen=_BATCHES)  # (step, epoch, index) of the last ones
@@ -108,14 +112,17 @@ class Instruments:
         """
         if self.sampling:  # the step before may have ended in an exception
             self._hooks.run(self.detach)
-            if step != self.step:
-                self._counting.run(self._begin_step)
         self.step = step
         if index is not None:
             self._batches.append((step, epoch, index))
         self.sampling = step % self.every_n_steps == 0 or step in self._early  # on every step: no call
         if not self.sampling:  # nothing to attach: most steps end here
+            if self._late and step > self._sampled_at + _LATE:
+                self._counting.run(self._give_up)
             return
+        if step != self._sampled_at:
+            self._sampled_at = step
+            self._counting.run(self._ask_all, step)
         if not self._hooks.gone:
             for probe in self._probes:
                 probe.part.run(probe.start, step)
@@ -143,7 +150,7 @@ class Instruments:
         if loss is None:
             return
         self._loss.run(self._add_loss, loss)
-        if self.sampling or self.awaits_steps:
+        if self.sampling or self.awaits_steps or self._late:
             self._counting.run(self._count_backward, loss if root is None else root)
 
     def leave_functions_out(self) -> None:
@@ -165,14 +172,16 @@ class Instruments:
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
-        if self._is_sampled(step):
+        if self._is_sampled(step) or layout in self._owed:
             self.compares.add(layout)
-            self._updates.run(self._copy_parameters, layout, step)
+            self._owed.discard(layout)
+            self._updates.run(self._copy_parameters, layout)
+        self._stepped_at = self.step
         self.without_step(layout, fed=True)
 
     def without_step(self, layout: Layout, *, fed: bool = False) -> None:
         """Takes the loss of a step for which no parameter of an optimizer has a gradient, or of one that is ``fed``."""
-        if self.sampling or self.awaits_steps or layout not in self._watched:
+        if self.sampling or self.awaits_steps or self._late or layout not in self._watched:
             self._counting.run(self._count_step, layout, fed)
         if self._pending is not None:
             self._claim_loss(layout)
@@ -232,8 +241,8 @@ class Instruments:
         self.temporal.load_state(state["temporal"])
         self.probe.load_state_dict(state["probe"])
 
-    def _copy_parameters(self, layout: Layout, step: int) -> None:
-        self._of(layout).meter.before_step(step)
+    def _copy_parameters(self, layout: Layout) -> None:
+        self._of(layout).meter.copy()
 
     def _compare_parameters(self, layout: Layout) -> None:
         self._of(layout).meter.after_step()
@@ -259,16 +268,25 @@ class Instruments:
             "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
         }
 
-    def _begin_step(self) -> None:
+    def _ask_all(self, step: int) -> None:
+        """Wants to know of each optimizer how far its next step goes, and what gradients it began with."""
+        self._owed, self._late = set(self._watched), True
+        # One that stepped just before begins anew here; of others nobody knows what they have gathered by now.
+        anew = len(self._watched) == 1 and self._stepped_at == step - 1
         for watched in self._watched.values():
-            watched.steps.begin()
+            watched.steps.ask(anew=anew)
+
+    def _give_up(self) -> None:
+        self._owed, self._late = set(), False
+        for watched in self._watched.values():
+            watched.steps.give_up()
 
     def _count_backward(self, root: Tensor) -> None:
         for watched in self._watched.values():
             watched.steps.add_backward()
             if self.sampling and not watched.steps.fed:
                 watched.steps.look_where_it_leads(root)
-        if self.sampling and root.requires_grad:
+        if (self.sampling or self._late) and root.requires_grad:
             root.register_hook(self._counting.hook(self._look_for_old_gradients, "the loss"))
 
     def _look_for_old_gradients(self, gradient: Tensor) -> None:
@@ -285,6 +303,7 @@ class Instruments:
         steps.step()
         steps.fed = steps.fed or fed
         self.awaits_steps = not all(watched.steps.ever and watched.steps.fed for watched in self._watched.values())
+        self._late = bool(self._owed) or any(watched.steps.asked for watched in self._watched.values())
 
     def _take_old_gradients(self, layout: Layout, stepped: bool) -> bool | None:
         steps = self._of(layout).steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -37,6 +38,11 @@ class SampledProbe(ABC):
 def early_steps(every_n_steps: int) -> frozenset[int]:
     """Returns 0, 1, 2, 4, 8 … up to 64 and below the interval: runs break there."""
     return EARLY | {2**k for k in range(every_n_steps.bit_length()) if 2**k < every_n_steps}
+
+
+def next_early(step: int) -> int:
+    """Returns the first of the early steps 0, 1, 2, 4 … 64 after ``step``; after 64 a number that is never reached."""
+    return min((early for early in EARLY if early > step), default=sys.maxsize)
 
 
 def is_sampled(step: int, every_n_steps: int) -> bool:

@@ -24,6 +24,8 @@ class Steps:
         ever: whether there was a step, of this optimizer or of somebody else who moved its weights.
         fed: whether it ever had a gradient to step with.
         reached: whether the last graph that was looked at leads to one of its parameters.
+        asked: whether it is to be found out if gradients of an earlier step are still there: from the next step of
+            the optimizer to the one after it each backward pass is looked at, over how many batches that may be.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -34,6 +36,8 @@ class Steps:
         self.ever = False
         self.fed = False
         self.reached: bool | None = None
+        self.asked = False
+        self._begun = False  # whether every backward pass since its last step is looked at
         self._smallest: Tensor | None = None  # largest gradient element as a backward began, the smallest since a step
         self._old: Tensor | None = None
 
@@ -58,15 +62,24 @@ class Steps:
                 return
             left.extend(next_node for next_node, _ in node.next_functions)
 
-    def begin(self) -> None:
-        """Tells that another step begins: what backward passes of other optimizers left behind does not count."""
-        self._smallest = None
-
     def step(self) -> None:
         """Tells that the optimizer is about to step."""
         self._backwards, self._told, self.ever = 0, 0, True
-        self._old = self._smallest if self._smallest is not None else self._old
-        self._smallest = None
+        if not self.asked:
+            return
+        if self._begun and self._smallest is not None:
+            self._old, self.asked = self._smallest, False
+        self._begun, self._smallest = self.asked, None
+
+    def ask(self, *, anew: bool) -> None:
+        """Asks for gradients of an earlier step; ``anew`` if the optimizer has stepped since the last backward pass."""
+        self.asked = True
+        if anew:
+            self._begun, self._smallest = True, None
+
+    def give_up(self) -> None:
+        """Ends the search for old gradients without an answer."""
+        self.asked, self._begun, self._smallest = False, False, None
 
     def waiting(self) -> int | None:
         """How many backward passes there were without a step, if none ever came and no weight has moved otherwise."""
@@ -80,6 +93,8 @@ class Steps:
 
     def look(self, gradients: Sequence[Tensor | None]) -> None:
         """Takes in the gradients that are there as a backward pass begins; no host sync."""
+        if not self._begun:
+            return  # within a step whose beginning nobody saw: what is there may be its own
         there = [g for g in gradients if g is not None and g.layout == torch.strided and g.numel() > 0]
         norms = torch._foreach_norm(there, float("inf")) if there else [torch.zeros(())]
         home = norms[0].device
@@ -87,7 +102,6 @@ class Steps:
         self._smallest = largest if self._smallest is None else torch.minimum(self._smallest, largest)
 
     def take_old_gradients(self) -> bool | None:
-        """Whether old gradients were there in each backward pass of the last sampled step; ``None``: no news."""
-        old = self._smallest if self._smallest is not None else self._old
-        self._old = None
+        """Whether old gradients were there in each backward pass of the last step looked at; ``None``: no news."""
+        old, self._old = self._old, None
         return None if old is None else bool(old > 0)  # host sync: a sampled step

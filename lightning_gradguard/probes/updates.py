@@ -72,8 +72,13 @@ class UpdateMeter:
     def before_step(self, step: int) -> None:
         """Copies the parameters if the step is sampled; call it before ``optimizer.step()``."""
         if is_sampled(step, self.every_n_steps):
-            values = self._values()
-            self._before, self._scale = _Copies(values), self._scale_of(values)
+            self.copy()
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        """Copies the parameters, whatever the step is."""
+        values = self._values()
+        self._before, self._scale = _Copies(values), self._scale_of(values)
 
     @torch.no_grad()
     def after_step(self) -> None:

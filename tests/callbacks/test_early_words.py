@@ -91,3 +91,31 @@ def test_a_rule_is_silenced_by_its_id_and_an_unknown_id_is_refused(make_trainer)
     assert "rate-zero" not in [f.rule for f in guard.findings]
     with pytest.raises(ValueError, match=r"cannot silence \['rate-nought'\]"):
         GradGuard(silence=("rate-nought",))
+
+
+class ByHand(Regression):
+    """Gathers the gradients of three batches, and steps; clears them, or forgets to."""
+
+    automatic_optimization = False
+
+    def __init__(self, *, clears):
+        super().__init__(lambda net: torch.optim.SGD(net.parameters(), 1e-3))
+        self.clears = clears
+
+    def training_step(self, batch, index):
+        self.manual_backward(super().training_step(batch, index) / 3)
+        if index % 3 == 2:
+            self.optimizers().step()
+            if self.clears:
+                self.optimizers().zero_grad()
+
+
+@pytest.mark.parametrize("clears", [True, False], ids=["clears", "forgets"])
+def test_batches_that_are_gathered_by_hand_are_not_old_gradients_and_those_of_steps_before_are(make_trainer, clears):
+    guard = GradGuard()
+    torch.manual_seed(0)
+    make_trainer(callbacks=[guard], log_every_n_steps=50).fit(ByHand(clears=clears))
+    found = [f for f in guard.findings if f.rule == "no-zero-grad"]
+    assert [f.step for f in found] == ([] if clears else [17])
+    assert [r.step for r in guard.records if r.early] == [5, 8, 17, 32, 65]
+    assert all(r.update_ratios for r in guard.records if r.early and r.step < 64), "though sampled steps had no step"

@@ -52,9 +52,11 @@ from lightning_gradguard.diagnose import (
     ZeroGradient,
     ZeroRate,
     default_rules,
+    remedies,
     rules,
 )
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.record import BatchStats, LossStats
 
 N = 8  # records of each run
@@ -80,6 +82,7 @@ HEAD = ("head", "Linear", {})
 BAD = {"verdict": "skipped", "cause": "nan", "num_nonfinite": 1, "total_norm": math.nan, "nonfinite_layers": ("a",)}
 
 X = BatchStats("0", 1.0)
+STAMPS = acts(("e", "Embedding", {"input_rms": 4.0}), ("f", "Linear", {"rms": 1e8}), HEAD)
 RAW_SERIES = (BatchStats("0", 300.0), BatchStats("1", 299.0))
 TARGETS_OF_EITHER_SIGN = LossStats("squared-error", target_low=-2.0, target_high=2.0, given_rms=0.3)
 EXPERTS = ("experts.0", "experts.1", "experts.2", "experts.3", "head")
@@ -121,6 +124,18 @@ SICK = {
         InputScale(),
         steady(**acts(("a", "Linear", {"input_rms": 20.0}), HEAD), inputs=(BatchStats("0", 20.0, spread=1e6),)),
     ),
+    "a column of time stamps beside embeddings": (
+        InputScale(),
+        steady(**STAMPS, inputs=(BatchStats("0", 4.0, floating=False), BatchStats("1", 9e8), BatchStats("2", 1.0))),
+    ),
+    "a softmax that looks patterns up": (
+        SaturatedAttention(),
+        steady(**acts(LINEAR, *[(f"softmax(){n}", "Softmax", {"saturated": 0.99}) for n in ("", "#2", "#3")])),
+    ),
+    "two layers, and nothing that fires between them": (
+        VanishingOverDepth(),
+        steady(layers=("a", "head"), layer_norms=(1e-9, 0.5), weight_norms=(1.0, 1.0)),
+    ),
     "targets of 1e5": (TargetScale(), steady(inputs=(X, BatchStats("1", 1e5)), loss=1e10)),
     "units of one constant": (IdenticalUnits(), steady(**acts(("a", "Linear", {"unit_spread": 0.0}), HEAD))),
     "attention without its scale": (
@@ -133,6 +148,10 @@ SICK = {
             {"optimizer": i % 2, "num_optimizers": 2, "loss": (1.4 * 0.6 ** (i // 2), 0.7 + i / 4)[i % 2]}
             for i in range(40)
         ],
+    ),
+    "a rate of zero, late": (
+        RateDecayed(),
+        over("learning_rates", [(0.1 if i < 30 else 0.0,) * 6 for i in range(40)]),
     ),
     "a rate that is gone": (RateDecayed(), over("learning_rates", [(0.5**i,) * 6 for i in range(40)])),
     "clipped by the Trainer": (ClippingAlways(), steady(clip_outside=1e-4, total_norm=1.0)),
@@ -282,6 +301,26 @@ WELL = {
         WeightDecay(),
         steady(weight_decays=(0.1,) * 6, learning_rates=(1e-3,) * 6, optimizer_kind="AdamW"),
     ),
+    "an input of 1e9 that enters beside embeddings is no target": (
+        TargetScale(),
+        steady(**STAMPS, inputs=(BatchStats("0", 4.0, floating=False), BatchStats("1", 9e8), X), loss=1e16),
+    ),
+    "targets of 1e5 are no input": (
+        InputScale(),
+        steady(**acts(("a", "Linear", {"input_rms": 1.0}), HEAD), inputs=(X, BatchStats("1", 1e5)), loss=1e10),
+    ),
+    "a softmax that is sure is no sigmoid": (
+        SaturatedActivations(),
+        steady(**acts(LINEAR, ("softmax()", "Softmax", {"saturated": 0.99}), HEAD)),
+    ),
+    "a classifier that is sure, once": (
+        SaturatedAttention(),
+        steady(**acts(("softmax()", "Softmax", {"saturated": 0.99}))),
+    ),
+    "a first layer that gets a thousandth": (
+        VanishingOverDepth(),
+        steady(layers=("a", "head"), layer_norms=(1e-3, 0.5), weight_norms=(1.0, 1.0)),
+    ),
     "targets that the model normalizes": (TargetScale(), steady(inputs=(X, BatchStats("1", 1e5)), loss=0.9)),
     "tokens": (TargetScale(), steady(inputs=(BatchStats("0", 200.0, floating=False),), loss=9.0)),
     "units that differ": (IdenticalUnits(), steady(**acts(("a", "Linear", {"unit_spread": 3.0}), HEAD))),
@@ -292,6 +331,10 @@ WELL = {
     "a Wasserstein critic": (
         CriticWon(),
         [{"optimizer": i % 2, "num_optimizers": 2, "loss": (-0.1 * i, 0.1 * i)[i % 2]} for i in range(40)],
+    ),
+    "a line to zero": (
+        RateDecayed(),
+        over("learning_rates", [(max(0.0, 1 - i / 34),) * 6 for i in range(40)]),
     ),
     "a cosine to zero": (
         RateDecayed(),
@@ -663,3 +706,38 @@ def test_an_expert_that_starves_in_a_run_that_learns_is_a_fact(make_record):
         diagnosis.observe(make_record(step, loss=0.9**step, **norms))
     (finding,) = diagnosis.findings
     assert finding.severity == "info"
+
+
+def test_an_optimizer_that_holds_the_modules_own_parameters_is_not_told_to_hold_them(make_record):
+    (finding,) = raised(NoGradient(), steady(num_steps=0, layer_norms=(None,) * 6), make_record, None)
+    assert finding.remedies == (remedies.CONNECT,)
+    foreign = steady(num_steps=0, layer_norms=(None,) * 2, layers=("unnamed.0.0", "unnamed.0.1"))
+    (finding,) = raised(NoGradient(), foreign, make_record, None)
+    assert finding.remedies[0] == remedies.OWN_PARAMETERS
+
+
+def test_a_loss_of_several_terms_that_falls_without_end_is_looked_at_term_by_term(make_record):
+    run = [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(24)]
+    (finding,) = raised(WrongSign(), run, make_record, None)
+    assert finding.remedies == (remedies.FLIP_SIGN,)
+    terms = (LossStats("squared-error", 1.0, value=3.3),)
+    (finding,) = raised(WrongSign(), [{**each, "losses": terms} for each in run], make_record, None)
+    assert finding.remedies[0] == remedies.EACH_SIGN
+
+
+def test_a_loss_that_only_comes_down_to_that_of_a_constant_has_learned_nothing(make_record):
+    losses = [91.0 / (1 + step) + 2.6 for step in range(90)]
+    progress = Progress()
+    for step, loss in enumerate(losses):
+        given = (LossStats("cross-entropy", 2.5, value=loss),)
+        progress.add(make_record(step, loss=loss, losses=given, num_steps=1))
+        assert progress.state == "unknown" or step >= 23
+    assert progress.state == "stalls"
+
+
+def test_an_embedding_that_grows_into_its_place_makes_no_learning_rate_too_high(make_record):
+    small = {"layers": ("e", "f"), "layer_kinds": ("Embedding", "Embedding"), "layer_sizes": (800, 800)}
+    grows = steady(**small, layer_norms=(0.1, 0.1), weight_norms=(1.0, 1.0), update_ratios=(0.9, 0.9))
+    assert raised(LargeUpdates(), grows, make_record, None) == []
+    grown = [{**each, "weight_norms": (28.0, 28.0)} for each in grows]
+    assert [f.rule for f in raised(LargeUpdates(), grown, make_record, None)] == ["updates-too-large"]

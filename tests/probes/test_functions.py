@@ -166,3 +166,30 @@ def test_a_compiled_function_runs_as_before():
     out = compiled(torch.tensor([-1.0, 2.0]))
     probe.stop()
     assert out.tolist() == [0.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda out, y: ((out - y) ** 2).mean(),
+        lambda out, y: (y - out).square().mean(),
+        lambda out, y: (lambda d: (d * d).mean())(out - y),
+    ],
+    ids=["power", "square", "product"],
+)
+def test_a_squared_error_that_is_written_by_hand_is_seen_as_one(error):
+    net, x, y = nn.Linear(8, 2), torch.randn(16, 8), torch.randn(16, 2)
+    value, _, (by_hand,) = watched(net, x, lambda out: error(out, y))
+    _, _, (given,) = watched(net, x, lambda out: F.mse_loss(out, y))
+    assert by_hand.value == pytest.approx(value.item())
+    assert by_hand == given
+
+
+def test_differences_that_are_no_error_are_not_taken_for_one():
+    y = torch.randn(16, 2)
+    for loss in (
+        lambda out: (out - out.mean(0, keepdim=True)).square().mean(),
+        lambda out: (out - 2 * out).square().mean(),
+        lambda out: ((out - y) ** 3).mean(),
+    ):
+        assert watched(nn.Linear(8, 2), torch.randn(16, 8), loss)[2] is None

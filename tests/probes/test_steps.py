@@ -37,13 +37,25 @@ def test_nothing_is_said_once_a_step_came_or_somebody_else_moved_the_weights():
 
 def test_gradients_that_one_backward_pass_of_a_step_found_gone_are_not_old():
     _, steps = make()
+    steps.asked = True
+    steps.step()
     for gradient in (None, torch.ones(2)):  # accumulated over two batches
         steps.look([gradient])
     steps.step()
-    assert steps.take_old_gradients() is False
-    steps.look([torch.ones(2)])
+    assert steps.take_old_gradients() is False and not steps.asked
+    steps.asked = True
+    for _ in range(2):
+        steps.step()
+        steps.look([torch.ones(2)])
+    steps.step()
     assert steps.take_old_gradients() is True
-    steps.begin()
+    assert steps.take_old_gradients() is None
+
+
+def test_gradients_of_a_step_whose_beginning_nobody_saw_are_not_called_old():
+    _, steps = make()
+    steps.asked = True
+    steps.look([torch.ones(2)])  # the third of three batches that are accumulated by hand
     steps.step()
     assert steps.take_old_gradients() is None
 

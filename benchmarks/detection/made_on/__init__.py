@@ -6,6 +6,7 @@ from . import (
     adapting,
     adversaries,
     autoencoders,
+    by_hand,
     control,
     convolutional,
     dense,
@@ -15,6 +16,7 @@ from . import (
     graphs,
     images,
     latents,
+    lookups,
     optimizers,
     pairs,
     patches,
@@ -25,6 +27,7 @@ from . import (
     sequences,
     series,
     sets,
+    shops,
     signals,
     tables,
     tasks_in_one,
@@ -65,6 +68,9 @@ _FAMILIES = (
     sequences,
     quantities,
     routines,
+    by_hand,
+    lookups,
+    shops,
 )
 
 

@@ -5,9 +5,9 @@ takes its place.
 """
 
 from ..kind import Kind
-from . import lists, towers, uncertain, waves
+from . import answers, hands, lists, operators, steered, towers, uncertain, waves
 
-_FAMILIES = (towers, waves, lists, uncertain)
+_FAMILIES = (towers, waves, lists, uncertain, steered, operators, answers, hands)
 
 
 def kinds() -> list[Kind]:

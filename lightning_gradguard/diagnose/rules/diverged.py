@@ -9,6 +9,7 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
 _BAD = ("skipped", "nonfinite", "rolled_back")
+_LONGER = 4  # times as long as rows of bad records that ended: what came back before may come back again
 
 
 class Diverged(Rule):
@@ -45,6 +46,7 @@ class Diverged(Rule):
         self._norm = math.nan
         self._loss = math.nan
         self._good = False
+        self._longest = 0  # row of bad records that ended, after which training went on
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
@@ -52,13 +54,14 @@ class Diverged(Rule):
             record.loss is not None and not math.isfinite(record.loss)
         )
         if not bad:
+            self._longest = max(self._longest, self._bad if self._good else 0)
             self._bad, self._good = 0, True
             self._norm = record.total_norm
             self._loss = record.loss if record.loss is not None else self._loss
             return None
         self._since = record.step if self._bad == 0 else self._since
         self._bad += 1
-        if self._bad < self.records or not self._good:
+        if self._bad < max(self.records, _LONGER * self._longest) or not self._good:
             return None
         return Finding(
             rule=self.id,

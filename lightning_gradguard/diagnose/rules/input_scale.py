@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
-from lightning_gradguard.diagnose.rules.target_scale import that_entered
+from lightning_gradguard.diagnose.rules.target_scale import that_entered, that_enters_later
 from lightning_gradguard.record import ActivationStats, BatchStats, Finding, Severity, StepRecord
 
 
@@ -45,6 +45,7 @@ class InputScale(Rule):
         if not spread > 1:
             raise ValueError(f"spread must be above 1, got {spread}")
         self.rms, self.low, self.spread = rms, low, spread
+        self._later: str | None = None  # name of the tensor that enters beside the first layer
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
@@ -65,6 +66,8 @@ class InputScale(Rule):
         if given is not None and not given.varies:
             what = f"all samples of the batch ({given.name}) are the same."
             return self._finding(record, first, what, "warning", constant=True)
+        if (beside := self._beside(record, first)) is not None:
+            return beside
         if "Embedding" in first.kind:
             return None  # tokens have no scale
         if first.input_rms and not self.low <= first.input_rms <= self.rms:
@@ -77,12 +80,24 @@ class InputScale(Rule):
             return self._finding(record, first, what, "warning", constant=False)
         return None
 
+    def _beside(self, record: StepRecord, first: ActivationStats) -> Finding | None:
+        """A tensor of the batch that enters beside the first layer, as columns do that are joined to embeddings."""
+        entered = that_enters_later(record) if self._later is None else self._later
+        self._later = entered or ""
+        given = next((b for b in record.inputs or () if b.name == self._later), None)
+        if given is None or given is that_entered(record.inputs or (), first.input_rms or 0.0):
+            return None
+        what = f"a tensor that enters the net ({given.name} of the batch) has a root mean square of {given.rms:.3g}"
+        return self._finding(record, first, f"{what}; about 1 is usual.", "critical", constant=False)
+
     def _normalize(self, record: StepRecord, first: ActivationStats) -> str:
         """What to normalize: the targets of a series are as large as what they are predicted from."""
         tensors = record.inputs or ()
         entered = that_entered(tensors, first.input_rms or 0.0)
-        others = any(b.floating and b.rms > self.rms for b in tensors if b is not entered)
-        return remedies.NORMALIZE_BOTH if entered is not None and others else remedies.NORMALIZE_INPUT
+        # What enters in several pieces, or joined to others, is known by none of them: each large one is named.
+        others = any(b.floating and b.rms > self.rms for b in tensors if b is not entered and b.name != self._later)
+        large = (first.input_rms or 0.0) > self.rms
+        return remedies.NORMALIZE_BOTH if large and others else remedies.NORMALIZE_INPUT
 
     def _finding(
         self, record: StepRecord, first: ActivationStats, what: str, severity: Severity, *, constant: bool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.settled import SettledRatios, round_factor
@@ -10,6 +12,7 @@ from lightning_gradguard.record import Finding, StepRecord
 _USUAL = 0.05  # the largest ratio, in the first steps, of runs that train well: measured 0.02 to 0.13
 _AIM = 0.02  # at which a run trains well; a rate three times below the best costs little, one three times above it much
 _AIM_LATER = 0.005  # where the first step was small: what grew since, momentum and the gradient, is not in it
+_ABOVE = 3.0  # times the median that the largest layer's ratio usually is
 _MOST = 300.0  # to be suggested at once: a first step far out of a narrow valley exaggerates, as an explosion does
 
 
@@ -55,9 +58,12 @@ class LargeUpdates(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        ratio = self._ratios.median(record)
-        if ratio is not None:
-            self._first = ratio if self._first is None else self._first
+        moved = self._ratios.moved(record)
+        if moved:
+            ratio = statistics.median(moved)
+            # Without normalization a step is as large as its gradient: the layer that is thrown furthest counts.
+            first = max(ratio, max(moved) / _ABOVE) if record.optimizer_kind == "SGD" else ratio
+            self._first = first if self._first is None else self._first
             self._largest = max(self._largest, ratio)
         if self._largest <= self.share:
             return None

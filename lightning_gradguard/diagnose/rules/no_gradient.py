@@ -86,7 +86,9 @@ class NoGradient(Rule):
             return None
         foreign = sum(name.startswith("unnamed.") for name in record.layers)
         whose = f"; {foreign} of its {len(record.layers)} layers are not the module's" if foreign else ""
-        cause = "the optimizer holds a copy of the model, or parameters from before they were replaced"
+        copied = "the optimizer holds a copy of the model, or parameters from before they were replaced"
+        cut = "a detached tensor cuts the graph"
+        own = foreign == 0  # then it is no copy: the loss does not lead there
         return Finding(
             rule=self.id,
             severity="critical",
@@ -94,8 +96,8 @@ class NoGradient(Rule):
             step=record.step,
             layers=record.layers,
             evidence={"layers": float(len(record.layers)), "foreign": float(foreign)},
-            causes=(cause, "a detached tensor cuts the graph"),
-            remedies=(remedies.OWN_PARAMETERS, remedies.CONNECT),
+            causes=(cut,) if own else (copied, cut),
+            remedies=(remedies.CONNECT,) if own else (remedies.OWN_PARAMETERS, remedies.CONNECT),
         )
 
     def _severity(self, record: StepRecord, unreached: frozenset[str]) -> Severity:

@@ -16,7 +16,7 @@ class OutputRange(Rule):
     """The targets of a squared error lie outside of what the last activation can put out.
 
     A sigmoid before standardized pixels, a ReLU before targets of either sign: such a net is driven into the flat end
-    of the activation. Known from the targets of ``mse_loss``, where it is given what the last activation put out.
+    of the activation. Known from the targets of a squared error, where it is given what the last activation put out.
 
     Args:
         beyond: how far outside a target must lie, as a share of the largest, in (0, 1): noise may cross an edge.

@@ -6,9 +6,11 @@ from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
+_AT_ZERO = 8  # steps at a rate of exactly zero that are not the end of a run
+
 
 class RateDecayed(Rule):
-    """The learning rate has been below a hundredth of its peak for more than half of the run so far.
+    """The learning rate has been below a hundredth of its peak for more than half of the run so far, or is zero.
 
     Schedules that end with the run are there for its last steps only: a cosine for a fifteenth of it, a line for a
     hundredth.
@@ -49,7 +51,9 @@ class RateDecayed(Rule):
             self._since = None
             return None
         self._since = record.step if self._since is None else self._since
-        if record.step - self._first < 2 * (self._since - self._first) or record.step < 2:
+        # No schedule that ends with the run stays at zero for long.
+        gone = rate == 0 and record.step - self._since >= _AT_ZERO
+        if not gone and (record.step - self._first < 2 * (self._since - self._first) or record.step < 2):
             return None
         return Finding(
             rule=self.id,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.diagnose.words import count
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
 _THROWN = 0.2  # update-to-weight ratio of a step that throws weights about
 
@@ -52,8 +54,7 @@ class SaturatedAttention(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         assert record.activations is not None
-        last = max((i for i, a in enumerate(record.activations) if a.kind == "Linear"), default=-1)
-        inner = [a for a in record.activations[:last] if a.kind in ("Softmax", "Attention")]
+        inner = _inner(record.activations)
         sure = [a for a in inner if (a.saturated or 0.0) >= self.share]
         sure = sure or [a for a in inner if (a.max_logit or 0.0) > self.logit and (a.saturated or 0.0) > self.share / 2]
         if self._from_the_start is None:
@@ -77,3 +78,12 @@ class SaturatedAttention(Rule):
             causes=("logits are not divided by the square root of the head's width", "weights are too large"),
             remedies=(remedies.SCALE_LOGITS, remedies.lower_rate()),
         )
+
+
+def _inner(activations: Sequence[ActivationStats]) -> list[ActivationStats]:
+    """Softmax and attention before the last layer; of a net without layers of torch's all but the last softmax."""
+    last = max((i for i, a in enumerate(activations) if a.kind == "Linear"), default=-1)
+    found = [(i, a) for i, a in enumerate(activations) if a.kind in ("Softmax", "Attention")]
+    # What is looked up by a softmax, over and over, is no classifier: that has one, at its end.
+    again = len({a.module.partition("#")[0] for _, a in found}) < len(found)
+    return [a for i, a in found if i < last or (again and i < found[-1][0])]

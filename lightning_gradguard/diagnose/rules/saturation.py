@@ -10,6 +10,7 @@ from lightning_gradguard.diagnose.trend import LossTrend
 from lightning_gradguard.diagnose.words import count
 from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
+_RAW = 30.0  # root mean square of an input that nobody scaled
 _THROWN = 0.2  # update-to-weight ratio of a step that throws weights about
 
 
@@ -47,15 +48,18 @@ class SaturatedActivations(Rule):
         self._trend = LossTrend()
         self._ratios = SettledRatios()
         self._thrown = False
+        self._by_the_input = False  # which is so large that it saturates all there is: that is for its own rule to say
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._trend.add(record)
-        flat = [a for a in _inner(record.activations or ()) if a.saturated is not None and a.saturated >= self.share]
+        inner = (a for a in _inner(record.activations or ()) if a.kind not in ("Softmax", "Attention"))
+        flat = [a for a in inner if a.saturated is not None and a.saturated >= self.share]
         if self._from_the_start is None:
             self._from_the_start = bool(flat)
+            self._by_the_input = any((a.input_rms or 0.0) > _RAW for a in record.activations or ())
         self._thrown = self._thrown or (self._ratios.median(record) or 0.0) > _THROWN
-        if not flat or not (self._from_the_start or not (self._trend.is_falling or self._thrown)):
+        if self._by_the_input or not flat or not (self._from_the_start or not (self._trend.is_falling or self._thrown)):
             return None
         worst = max(flat, key=lambda a: a.saturated or 0.0)
         grown = not self._from_the_start

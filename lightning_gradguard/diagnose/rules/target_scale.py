@@ -9,12 +9,30 @@ from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import BatchStats, Finding, StepRecord
 
+_SHARE = 0.01  # of a tensor that a layer must put out to have been given it: initial weights take a tenth at most
 _FAR = 100.0  # times what the net puts out that the targets must be, to judge by a squared error
 
 
 def that_entered(tensors: Sequence[BatchStats], rms: float) -> BatchStats | None:
     """The tensor of the batch that entered the first layer: the first one of nearly that root mean square."""
     return next((b for b in tensors if rms and 0.9 < b.rms / rms < 1.1), None)
+
+
+def that_enters_later(record: StepRecord) -> str | None:
+    """Name of a large tensor of the batch that some layer but the first was given, known by what that one puts out.
+
+    Of an untrained net: weights near one make large numbers of large numbers only. Looked at in the first record.
+    """
+    put_out = [a.rms for a in record.activations or () if "Linear" in a.kind or "Conv" in a.kind]
+    large = [b for b in record.inputs or () if b.floating and b.rms > _FAR * max(1.0, _median(record))]
+    worst = max(large, key=lambda b: b.rms, default=None)
+    return worst.name if worst is not None and max(put_out, default=0.0) > _SHARE * worst.rms else None
+
+
+def _median(record: StepRecord) -> float:
+    """Of the batch's other numbers."""
+    sizes = sorted(b.rms for b in record.inputs or () if b.floating)
+    return sizes[(len(sizes) - 1) // 2] if sizes else 0.0
 
 
 class TargetScale(Rule):
@@ -55,6 +73,7 @@ class TargetScale(Rule):
         self.rms = rms
         self._first: float | None = None
         self._out_of_nowhere = False
+        self._later: str | None = None  # name of a tensor that enters the net beside its first layer: no target
 
     def _is_predicted_raw(self, tensor: BatchStats, loss: float) -> bool:
         """Whether a tensor is large, and the loss is as large as it makes it."""
@@ -68,11 +87,12 @@ class TargetScale(Rule):
         if self._first is None:
             self._first = record.loss
             self._out_of_nowhere = self._is_too_large_for(record)
+            self._later = that_enters_later(record)
         if record.inputs is None:
             return self._by_the_loss(record) if self._out_of_nowhere else None
         entered = max((a.input_rms or 0.0 for a in record.activations or ()), default=0.0)
         others = [b for b in record.inputs if b is not that_entered(record.inputs, entered)]
-        large = [b for b in others if self._is_predicted_raw(b, self._first)]
+        large = [b for b in others if b.name != self._later and self._is_predicted_raw(b, self._first)]
         if not large:
             return self._by_the_loss(record) if self._out_of_nowhere else None
         worst = max(large, key=lambda b: b.rms)

@@ -6,10 +6,11 @@ import math
 import statistics
 
 from lightning_gradguard.diagnose import remedies
-from lightning_gradguard.diagnose.depth import gradient_profile, has_norms, missing_norms, relative_profile
+from lightning_gradguard.diagnose.depth import Profile, gradient_profile, has_norms, missing_norms, relative_profile
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
+_NOTHING = 1e-5  # of it that is as good as none, in a net of so few layers that no line can be drawn
 _REACHED = 1e-3  # of the strongest gradient from which it has reached the first layer
 
 
@@ -56,14 +57,14 @@ class VanishingOverDepth(Rule):
         profile = gradient_profile(record)
         line = profile.line
         if line is None:
-            return None
+            return self._of_few(record, profile)
         relative = relative_profile(record).values
         level = statistics.median(relative) / max(relative) if relative else 1.0
         sloped = line.is_certain and line.decades > self.decades
         reaches_back = profile.values[0] > _REACHED * max(profile.values)
         if not sloped and (level > self.level or reaches_back):
             return None
-        half = max(profile.values) * 1e-3
+        half = max(profile.values) * _REACHED
         faint = tuple(name for name, value in zip(profile.layers, profile.values, strict=True) if value < half)
         what = (
             f"the gradient falls by {line.decades:.1f} decades from the last layer back to the first "
@@ -88,4 +89,20 @@ class VanishingOverDepth(Rule):
                 remedies.RESIDUAL,
                 remedies.OTHER_ACTIVATION,
             ),
+        )
+
+    def _of_few(self, record: StepRecord, profile: Profile) -> Finding | None:
+        """Of two or three layers with weights the first gets nothing to speak of."""
+        if len(profile.values) < 2 or profile.values[0] > _NOTHING * max(profile.values):
+            return None
+        share = profile.values[0] / max(profile.values)
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message=f"{profile.layers[0]} gets {share:.1g} of the strongest layer's gradient: next to nothing.",
+            step=record.step,
+            layers=profile.layers[:1],
+            evidence={"share": share},
+            causes=("units behind it never fire, or are saturated", "a tiny factor between the layers"),
+            remedies=(remedies.OTHER_ACTIVATION, remedies.INIT_NORMAL),
         )

@@ -65,6 +65,7 @@ class WrongSign(Rule):
         self._smallest = math.inf
         self._progress = Progress()
         self._sure: Finding | None = None
+        self._of_terms = False  # whether the loss is more than what a loss function gave
         self._marks: list[tuple[int, float]] = []  # steps and the loss then, each after twice as many steps
 
     def observe(self, record: StepRecord) -> Finding | None:
@@ -78,6 +79,7 @@ class WrongSign(Rule):
             self._smallest = min(self._smallest, record.total_norm)
             if not self._marks or self._progress.steps >= _TWICE * self._marks[-1][0]:
                 self._marks = [*self._marks[-3:], (self._progress.steps, self._progress.now)]
+        self._of_terms = self._of_terms or _is_of_terms(record)
         self._sure = self._sure or self._certain(record)
         if self._sure is not None:
             return self._sure
@@ -127,7 +129,11 @@ class WrongSign(Rule):
             f"the loss began at {self._first:.3g} and {moved} to {record.loss:.3g} without slowing down, while the "
             f"gradient norm grew from {self._smallest:.3g} to {record.total_norm:.3g}."
         )
-        return self._say(record, what, (cause, "a loss that has no lower bound"), (remedies.FLIP_SIGN,))
+        # Where a loss function gave a part of it only, the whole is not the negative of anything.
+        tries = (
+            (remedies.EACH_SIGN, remedies.FLIP_SIGN) if self._of_terms and moved == "fell" else (remedies.FLIP_SIGN,)
+        )
+        return self._say(record, what, (cause, "a loss that has no lower bound"), tries)
 
     def _say(self, record: StepRecord, what: str, causes: Sequence[str], tries: Sequence[str]) -> Finding:
         return Finding(
@@ -140,3 +146,11 @@ class WrongSign(Rule):
             causes=tuple(causes),
             remedies=tuple(tries),
         )
+
+
+def _is_of_terms(record: StepRecord) -> bool:
+    """Whether loss functions gave parts of the loss only."""
+    given = [abs(each.value) for each in record.losses or () if each.value is not None]
+    if record.num_steps != 1 or record.loss is None or not given:
+        return False
+    return all(abs(value - abs(record.loss)) > _SAME * abs(record.loss) for value in given)
