@@ -234,7 +234,9 @@ def test_the_decision_does_not_depend_on_the_dtype(make: Make, dtype: torch.dtyp
         for key in ("threshold", "coefficient"):
             one, other = getattr(expected, key), getattr(clip, key)
             assert (one is None) == (other is None)
-            assert one is None or torch.allclose(one.double(), other.double(), rtol=1e-5)
+            if one is not None:
+                one, other = (torch.as_tensor(value, dtype=torch.float64) for value in (one, other))
+                assert torch.allclose(one, other, rtol=1e-5)
 
 
 @pytest.fixture
