@@ -500,7 +500,7 @@ class Session:
         elif name not in metrics:
             metrics[name] = torch.zeros_like(pipeline.total_norm)  # nothing was applied yet
         if self.survival is not None:
-            metrics[f"gradguard/skipped_steps{of_which}"] = torch.tensor(float(pipeline.counters.skipped))
+            metrics[f"gradguard/skipped_steps{of_which}"] = torch.tensor(float(pipeline.counters.skipped), device="cpu")
         if record is not None and pipeline.moved and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm
 

@@ -81,7 +81,7 @@ class Steps:
     def look(self, gradients: Sequence[Tensor | None]) -> None:
         """Takes in the gradients that are there as a backward pass begins; no host sync."""
         there = [g for g in gradients if g is not None and g.layout == torch.strided and g.numel() > 0]
-        norms = torch._foreach_norm(there, float("inf")) if there else [torch.zeros(())]
+        norms = torch._foreach_norm(there, float("inf")) if there else [torch.zeros((), device="cpu")]
         home = norms[0].device
         largest = torch.stack([norm.float().to(home) for norm in norms]).amax()
         self._smallest = largest if self._smallest is None else torch.minimum(self._smallest, largest)
