@@ -259,14 +259,17 @@ class Session:
 
         ``None`` for an optimizer that none of the Trainer's has become: of another model, say.
         """
+        now = trainer.optimizers
+        if self.plan.joint and self.pipelines and any(optimizer is one for one in now):
+            # All of them are one: it follows before the first of them steps, also where one has come or gone.
+            if not self.pipelines[0].optimizers.are(now):
+                self.pipelines[0].follow(now)
+                self._stepped = set()
+            return self.pipelines[0]
         for pipeline in self.pipelines:
             if optimizer in pipeline.optimizers:
                 return pipeline
         # Nobody has it: it was made anew. Its place among the Trainer's optimizers tells whose place it takes.
-        now = trainer.optimizers
-        if self.plan.joint and self.pipelines and any(optimizer is one for one in now):
-            self.pipelines[0].follow(now)
-            return self.pipelines[0]
         place = next((index for index, one in enumerate(now) if optimizer is one), None)
         if place is not None and place < len(self.pipelines):
             self.pipelines[place].follow(optimizer)
