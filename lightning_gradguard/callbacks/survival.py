@@ -95,7 +95,7 @@ class Survival:
         self._loss: Tensor | None = None
         self._loss_is_old = False
         self._stand_ins: list[StandIn] = []
-        self._ended_broken = False
+        self._ended_broken = self._told_of_hook = False
         self.raised: RaisedSteps | None = None
         self.let_through = False  # whether the optimizer has been let loose in the batch at hand
         self.dropped = False  # whether the last step of the batch at hand was dropped
@@ -154,7 +154,8 @@ class Survival:
     def _was_dropped(self, error: Exception) -> bool:
         # Hooks after ours may take it for granted that every parameter has a gradient.
         wants = self.dropped and self._module.automatic_optimization and "NoneType" in str(error)
-        if wants:
+        if wants and not self._told_of_hook:
+            self._told_of_hook = True
             tell(f"a hook has failed for want of the gradients that were dropped, and the run goes on: {error}")
         judges = [pipeline.judge for pipeline in self.pipelines if isinstance(pipeline.judge, Judge)]
         return True in [judge.ends_dropped_step(error, wants_gradients=wants) for judge in judges]  # each of them

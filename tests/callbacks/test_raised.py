@@ -310,6 +310,14 @@ def test_a_hook_that_raises_after_a_dropped_step_neither_ends_the_run_nor_makes_
     assert sum("for want of the gradients" in str(one.message) for one in said) == (raises is None)
 
 
+def test_a_hook_that_fails_for_want_of_gradients_is_told_of_once(make_trainer):
+    model, guard = Hooked(dict.fromkeys((2, 5), fill(math.nan)), None), GradGuard(log_every_n_steps=1)
+    with pytest.warns(UserWarning) as said:
+        fit(make_trainer, model, guard)
+    assert sum("for want of the gradients" in str(one.message) for one in said) == 1
+    assert [record.step for record in guard.records if record.verdict == "skipped"] == [2, 5]
+
+
 def test_a_hook_that_always_fails_ends_the_run_as_without_us(make_trainer):
     model = Hooked({}, None)
     model.extra = nn.Parameter(torch.ones(1))  # has never a gradient
