@@ -441,6 +441,9 @@ class Session:
         if survival.window_is_lost:
             return None
         if survival.dropped and module.automatic_optimization:  # it is in the records: a hook has raised after that
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            if scaler is not None and not any(pipeline.judge.has_told_optimizer for pipeline in self.pipelines):
+                scaler.update()  # it would have dropped the step itself, and must lower its scale
             for pipeline in self.pipelines:
                 pipeline.judge.end_step()
             return None

@@ -154,11 +154,12 @@ class Survival:
     def _was_dropped(self, error: Exception) -> bool:
         # Hooks after ours may take it for granted that every parameter has a gradient.
         wants = self.dropped and self._module.automatic_optimization and "NoneType" in str(error)
-        if wants and not self._told_of_hook:
+        judges = [pipeline.judge for pipeline in self.pipelines if isinstance(pipeline.judge, Judge)]
+        ended = True in [judge.ends_dropped_step(error, wants_gradients=wants) for judge in judges]  # each of them
+        if ended and wants and not self._told_of_hook:
             self._told_of_hook = True
             tell(f"a hook has failed for want of the gradients that were dropped, and the run goes on: {error}")
-        judges = [pipeline.judge for pipeline in self.pipelines if isinstance(pipeline.judge, Judge)]
-        return True in [judge.ends_dropped_step(error, wants_gradients=wants) for judge in judges]  # each of them
+        return ended
 
     def _more_to_look_at(self) -> Iterator[tuple[str, Tensor]]:
         spoiled = set(self.recovery.buffers.not_finite())

@@ -166,7 +166,8 @@ def measure_exactly(measurement: Measurement) -> Measurement:
         norms[list(grads)] = scaled.cpu().double() * torch.tensor(units, dtype=torch.float64, device="cpu")
     device = measurement.norms.device
     norms = measurement.layout.sharding.norms(norms).cpu()
-    unit = norms.max() if norms.any() else norms.new_ones(())
+    unit = float(norms.max()) if norms.numel() else 0.0
+    unit = unit if 0.0 < unit < math.inf else 1.0
     total = torch.linalg.vector_norm(norms / unit) * unit
     if device.type == "mps":  # what float32 cannot hold stays infinite there
         norms, total = norms.float(), total.float()

@@ -310,6 +310,15 @@ def test_a_hook_that_raises_after_a_dropped_step_neither_ends_the_run_nor_makes_
     assert sum("for want of the gradients" in str(one.message) for one in said) == (raises is None)
 
 
+def test_a_hook_that_raises_after_an_overflow_keeps_the_loss_scaler_from_nothing(make_trainer):
+    model = Hooked(dict.fromkeys((2, 5), fill(math.nan)), ValueError("loss is not finite"))
+    guard = GradGuard(log_every_n_steps=1)
+    trainer, _ = fit(make_trainer, model, guard, plugins=[half_precision(2.0**10)])
+    assert [record.step for record in guard.records if record.verdict == "overflow"] == [2, 5]
+    assert len(guard.records) == trainer.global_step == 8
+    assert trainer.precision_plugin.scaler.get_scale() == 2.0**8
+
+
 def test_a_hook_that_fails_for_want_of_gradients_is_told_of_once(make_trainer):
     model, guard = Hooked(dict.fromkeys((2, 5), fill(math.nan)), None), GradGuard(log_every_n_steps=1)
     with pytest.warns(UserWarning) as said:
