@@ -7,8 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradguard import AutoClip, GradientPipeline, JsonlSink, MemorySink, NormClip, Sink, ValueClip, ZClip
+from lightning_gradguard import (
+    AutoClip,
+    GradientPipeline,
+    Instruments,
+    JsonlSink,
+    MemorySink,
+    NormClip,
+    Sink,
+    ValueClip,
+    ZClip,
+)
 from lightning_gradguard.guard.guard import NonFiniteGradientError
+from tests.clip.policies import ALL
 from tests.models import same, weights
 
 OPTIMIZERS = {
@@ -508,3 +519,37 @@ def test_a_first_batch_that_ruins_the_buffers_is_undone():
     net(torch.full((3, 4), math.nan)).sum().backward()
     assert pipeline.before_step().verdict == "skipped"
     assert bool(net[1].running_mean.isfinite().all())
+
+
+def everything_of_a_run(net, clip, on_nonfinite):
+    """Records and weights of a run with a bad step and one whose norm overflows."""
+    sink = MemorySink()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    instruments = Instruments(net, every_n_steps=1)
+    options = {"log_every_n_steps": 1, "sinks": [sink], "instruments": instruments, "norm_type": 3.0}
+    with GradientPipeline(net, optimizer, clip=clip, on_nonfinite=on_nonfinite, **options) as pipeline:
+        for step, factor in enumerate([1.0, 1.0, math.nan, 1.0, 1e30]):
+            optimizer.zero_grad()
+            x = torch.full((3, 4), 0.5, device="cpu")
+            instruments.before_forward(step, x, step, 0)
+            loss = net(x).square().mean()
+            instruments.after_forward(loss.detach(), loss)
+            loss.backward()
+            net[0].weight.grad.mul_(factor)
+            pipeline.before_step(loss=loss.detach())
+            optimizer.step()
+            pipeline.after_step()
+            pipeline.load_state_dict(pipeline.state_dict())
+    return [(r.verdict, r.total_norm, r.post_clip_norm, r.layer_norms) for r in sink.records], [
+        w.tolist() for w in weights(net)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*not finite")
+@pytest.mark.parametrize("on_nonfinite", [None, "rollback"])
+@pytest.mark.parametrize("make", [lambda: None, *ALL.values()], ids=["no policy", *ALL])
+def test_nothing_depends_on_the_default_device(make, on_nonfinite):
+    expected, net = everything_of_a_run(network(), make(), on_nonfinite), network()
+    with torch.device("meta"):
+        found = everything_of_a_run(net, make(), on_nonfinite)
+    assert repr(found) == repr(expected)

@@ -263,14 +263,17 @@ class Session:
 
         ``None`` for an optimizer that none of the Trainer's has become: of another model, say.
         """
+        now = trainer.optimizers
+        if self.plan.joint and self.pipelines and any(optimizer is one for one in now):
+            # All of them are one: it follows before the first of them steps, also where one has come or gone.
+            if not self.pipelines[0].optimizers.are(now):
+                self.pipelines[0].follow(now)
+                self._stepped = set()
+            return self.pipelines[0]
         for pipeline in self.pipelines:
             if optimizer in pipeline.optimizers:
                 return pipeline
         # Nobody has it: it was made anew. Its place among the Trainer's optimizers tells whose place it takes.
-        now = trainer.optimizers
-        if self.plan.joint and self.pipelines and any(optimizer is one for one in now):
-            self.pipelines[0].follow(now)
-            return self.pipelines[0]
         place = next((index for index, one in enumerate(now) if optimizer is one), None)
         if place is not None and place < len(self.pipelines):
             self.pipelines[place].follow(optimizer)
@@ -448,6 +451,10 @@ class Session:
         if survival.window_is_lost:
             return None
         if survival.dropped and module.automatic_optimization:  # it is in the records: a hook has raised after that
+            survival.tell_of_hook(error)
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            if scaler is not None and not any(pipeline.judge.has_told_optimizer for pipeline in self.pipelines):
+                scaler.update()  # it would have dropped the step itself, and must lower its scale
             for pipeline in self.pipelines:
                 pipeline.judge.end_step()
             return None
@@ -514,7 +521,7 @@ class Session:
         if self.survival is not None:
             name_of_count, skipped = f"gradguard/skipped_steps{of_which}", pipeline.counters.skipped
             if name_of_count not in metrics or self._told_skipped.get(name_of_count) != skipped:
-                metrics[name_of_count] = torch.tensor(float(skipped))
+                metrics[name_of_count] = torch.tensor(float(skipped), device="cpu")
                 self._told_skipped[name_of_count] = skipped
         if record is not None and pipeline.moved and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm

@@ -96,7 +96,7 @@ class Survival:
         self._loss_is_old = False
         self._loss_of_batch: Tensor | None = None
         self._stand_ins: list[StandIn] = []
-        self._ended_broken = False
+        self._ended_broken = self._told_of_hook = False
         self.raised: RaisedSteps | None = None
         self.let_through = False  # whether the optimizer has been let loose in the batch at hand
         self.dropped = False  # whether the last step of the batch at hand was dropped
@@ -159,10 +159,17 @@ class Survival:
     def _was_dropped(self, error: Exception) -> bool:
         # Hooks after ours may take it for granted that every parameter has a gradient.
         wants = self.dropped and self._module.automatic_optimization and "NoneType" in str(error)
-        if wants:
-            tell(f"a hook has failed for want of the gradients that were dropped, and the run goes on: {error}")
         judges = [pipeline.judge for pipeline in self.pipelines if isinstance(pipeline.judge, Judge)]
-        return True in [judge.ends_dropped_step(error, wants_gradients=wants) for judge in judges]  # each of them
+        ended = True in [judge.ends_dropped_step(error, wants_gradients=wants) for judge in judges]  # each of them
+        if ended and wants:
+            self.tell_of_hook(error, ", for want of the gradients")
+        return ended
+
+    def tell_of_hook(self, error: Exception, why: str = "") -> None:
+        """Says once that something was raised after its step had been dropped, which ends the step and not the run."""
+        if not self._told_of_hook:
+            self._told_of_hook = True
+            tell(f"{type(error).__name__} after its step was dropped{why}, and the run goes on: {error}")
 
     def _look_again(self, error: Exception) -> str | None:
         """Runs the step that has raised again, where incidents are saved, which do so as well."""

@@ -28,7 +28,7 @@ Number: TypeAlias = Any
 
 
 LARGEST = torch.finfo(torch.float32).max
-SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
+_SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
 # What is scaled by where the norm is not known, since it overflowed: a gradient of 2^30 largest elements ends below 1.
 _UNKNOWN = 2.0**-143
 _on_host = True
@@ -181,7 +181,7 @@ def norm_coefficient(norm: Number, threshold: Number, eps: float = 0.0) -> Numbe
         eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
     """
     if isinstance(norm, Tensor):
-        lowest = SMALLEST if _on_host and norm.device.type == "cpu" else _UNKNOWN
+        lowest = _SMALLEST if _on_host and norm.device.type == "cpu" else _UNKNOWN
         lowest = torch.finfo(torch.float64).tiny if norm.dtype == torch.float64 else lowest
     else:
         lowest = _UNKNOWN if norm == math.inf else sys.float_info.min
@@ -227,7 +227,7 @@ def filled(like: Tensor, value: Number) -> Tensor:
     """Returns a number >= 0 as a tensor of shape ``[]`` beside another one."""
     if isinstance(value, Tensor):
         return value
-    if like.dtype != torch.float64 and 0.0 < value < SMALLEST:  # zero in single precision, on some processors
+    if like.dtype != torch.float64 and 0.0 < value < _SMALLEST:  # zero in single precision, on some processors
         return like.new_full((), value, dtype=torch.float64)
     too_large = LARGEST < value < math.inf and like.dtype != torch.float64  # infinite in single precision
     return like.new_full((), math.inf if too_large else value)  # filled, which is no copy to a device

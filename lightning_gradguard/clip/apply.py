@@ -135,7 +135,7 @@ def _scale_(present: Sequence[tuple[int, Tensor]], coefficient: Tensor) -> None:
         grads = [grad for _, grad in entries]
         # Only a norm that single precision cannot hold has a coefficient in double precision beside narrower gradients:
         # so small that they are multiplied by its root, twice.
-        roots = local.dtype == torch.float64 and any(grad.dtype.itemsize < 8 for grad in grads)
+        roots = local.dtype == torch.float64 and any(torch.finfo(grad.dtype).bits < 64 for grad in grads)
         for factor in (local.sqrt(),) * 2 if roots else (local,):
             torch._foreach_mul_(grads, _one_each(factor, entries) if factor.dim() else factor)
 

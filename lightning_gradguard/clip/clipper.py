@@ -167,7 +167,7 @@ def leave_alone(measurement: Measurement) -> Clips:
 def _smallest(answers: Sequence[tuple[Measurement, Clip]], total: Tensor) -> Tensor:
     """Returns the smallest coefficient of some answers; 0 or 1 where they do not simply scale gradients."""
     if not all(clip.coefficient is not None and clip.then is None for _, clip in answers):
-        return 1.0 - torch.as_tensor(_any_clipped(answers)).to(total)
+        return 1.0 - torch.as_tensor(_any_clipped(answers), device=total.device).to(total)
     # What is simply scaled is told by its smallest coefficient, on the device, without a read of gradients.
     each = [clip.coefficient.min() for _, clip in answers if clip.coefficient is not None]
     if len(each) <= 1:
@@ -278,7 +278,7 @@ def _kept(value: Tensor | float) -> Tensor:
     """Returns an entry of a state as a tensor of its own; a number from the host in double precision."""
     if isinstance(value, Tensor):
         return value.clone()
-    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64, device="cpu")
 
 
 def _load_part(part: _Part, saved: Mapping[str, Any]) -> str | None:

@@ -123,7 +123,7 @@ class _Kind:
         self.indices = indices
         self.watched = watched
         self._join = join
-        self._kept = torch.empty(0)
+        self._kept = torch.empty(0, device="cpu")
         self._seen: Tensor | None = None
         self._shapes: list[torch.Size] = []  # of what is kept
         self._own: list[Tensor] = []

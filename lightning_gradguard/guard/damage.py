@@ -104,7 +104,7 @@ def inspect(measurement: Measurement) -> Damage | None:
     counts = torch.zeros(len(finite), 2, dtype=torch.int64, device=measurement.norms.device)
     for index, (grad, fine) in enumerate(zip(measurement.grads, finite, strict=True)):
         if grad is not None and not fine:
-            counts[index] = torch.tensor(count_nonfinite(grad))
+            counts[index] = torch.tensor(count_nonfinite(grad), device="cpu")
     counts = layout.sharding.sum(counts).ceil().long()
     nan: dict[str, int] = {}
     inf: dict[str, int] = {}

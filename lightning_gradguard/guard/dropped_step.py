@@ -102,11 +102,8 @@ def _do_nothing_once(optimizer: Any) -> Callable[[], None]:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         another = not waiting or _has_gradients(self)
         end()
-        if another:  # gradients are there again: this is not the step that was dropped
-            return real(*args, **kwargs)
-        if scheduled:
-            self._opt_called = True  # a scheduler would warn that it was stepped before its optimizer
-        return None
+        # Where gradients are there again, this is not the step that was dropped.
+        return real(*args, **kwargs) if another else None
 
     def end() -> None:
         nonlocal waiting
@@ -118,9 +115,9 @@ def _do_nothing_once(optimizer: Any) -> Callable[[], None]:
         else:
             vars(optimizer)["step"] = own
 
-    scheduled = hasattr(real, "_wrapped_by_lr_sched")
-    if scheduled:
+    if hasattr(real, "_wrapped_by_lr_sched"):
         step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+        optimizer._opt_called = True  # a scheduler would warn that it was stepped before its optimizer
     vars(optimizer)["step"] = method = MethodType(step, optimizer)  # past a wrapper that hands attributes on
     return end
 

@@ -463,5 +463,5 @@ class Judge:
 
 def _nothing(layout: Layout) -> Measurement:
     """What is known of the gradients of a step that never came so far."""
-    norms = torch.full((len(layout.params),), math.nan)
+    norms = torch.full((len(layout.params),), math.nan, device="cpu")
     return Measurement(layout, (None,) * len(layout.params), norms, norms.new_tensor(math.nan))

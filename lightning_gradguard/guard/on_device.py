@@ -129,7 +129,7 @@ def _is_bad(number: Tensor) -> Tensor:
 def _copy_to_host(signals: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     if signals.device.type != "cuda" or not torch.cuda.is_available():  # fake tensors need no device to be there
         return signals, None
-    on_host = torch.empty(signals.shape, dtype=signals.dtype, pin_memory=True)
+    on_host = torch.empty(signals.shape, dtype=signals.dtype, device="cpu", pin_memory=True)
     on_host.copy_(signals, non_blocking=True)
     done = torch.cuda.Event()
     done.record()

@@ -44,11 +44,11 @@ def what_is_odd(rows: Rows, index: int, others_left_out: Collection[int]) -> tup
 
 
 def _look(item: Any) -> _Look:
-    numbers = [torch.tensor(values) for _, values in named_numbers(item)]
+    numbers = [torch.tensor(values, device="cpu") for _, values in named_numbers(item)]
     if type(item) in (int, bool):
-        numbers = [torch.tensor([float(item)])]
+        numbers = [torch.tensor([float(item)], device="cpu")]
     values = [reals(tensor).flatten().double() for _, tensor in named_tensors(item)] + [n.double() for n in numbers]
-    together = torch.cat(values) if values else torch.empty(0)
+    together = torch.cat(values) if values else torch.empty(0, device="cpu")
     finite = together[together.isfinite()]
     low, high = (float(v) for v in finite.aminmax()) if finite.numel() else (math.nan, math.nan)
     words = next((part for _, part in walk(item) if isinstance(part, str)), None)

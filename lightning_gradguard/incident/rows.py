@@ -101,7 +101,7 @@ def _are_samples(items: Sequence[Any]) -> bool:
 def _take(item: Any, rows: Sequence[int], offsets: dict[int, Tensor]) -> Any:
     if isinstance(item, PackedSequence):
         padded, lengths = pad_packed_sequence(item)
-        chosen = torch.tensor(rows)
+        chosen = torch.tensor(rows, device="cpu")
         return pack_padded_sequence(padded[:, chosen.to(padded.device)], lengths[chosen], enforce_sorted=False)
     if isinstance(item, Tensor):
         return _take_tensor(item, rows, offsets)

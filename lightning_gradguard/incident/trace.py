@@ -150,7 +150,7 @@ def reals(tensor: Tensor) -> Tensor:
     """The numbers of a tensor as a dense real tensor that every operator knows; without any where it has none."""
     dense = pieces(tensor.detach())
     if not dense or dense[0].is_quantized or dense[0].device.type == "meta" or _is_hollow(dense[0]):
-        return torch.empty(0)
+        return torch.empty(0, device="cpu")
     values = dense[0]
     if values.is_complex():
         return torch.view_as_real(values.resolve_conj())

@@ -200,7 +200,7 @@ class Recorder(TorchDispatchMode):
         for path, tensor in named_tensors(batch):
             self._hold(tensor, "batch", path, -2)
         for path, numbers in named_numbers(batch):
-            values = TensorRange.of(torch.tensor(numbers))
+            values = TensorRange.of(torch.tensor(numbers, device="cpu"))
             self._spoiled += [(path, values)] if values.nan or values.inf else []
         for name, buffer in module.named_buffers():
             self._hold(buffer, "buffer", clean_name(name), -1)

@@ -160,15 +160,16 @@ def measure_exactly(measurement: Measurement) -> Measurement:
     and not zero. Costs several passes, a scaled copy and one host read: for the rare step that needs it.
     """
     grads = {i: dense_values(grad) for i, grad in enumerate(measurement.grads) if grad is not None and grad.numel()}
-    norms = torch.zeros(len(measurement.grads), dtype=torch.float64)  # on the host: not every device has float64
+    norms = torch.zeros(len(measurement.grads), dtype=torch.float64, device="cpu")  # not every device has float64
     if grads:
         largest = Norms().largest(list(grads.values())).tolist()  # host sync: off the quiet path
         units = [unit if 0.0 < unit < math.inf else 1.0 for unit in largest]
         scaled = measure_tensors(torch._foreach_div(list(grads.values()), units))
-        norms[list(grads)] = scaled.cpu().double() * torch.tensor(units, dtype=torch.float64)
+        norms[list(grads)] = scaled.cpu().double() * torch.tensor(units, dtype=torch.float64, device="cpu")
     device = measurement.norms.device
     norms = measurement.layout.sharding.norms(norms).cpu()
-    unit = norms.max() if norms.any() else norms.new_ones(())
+    unit = float(norms.max()) if norms.numel() else 0.0
+    unit = unit if 0.0 < unit < math.inf else 1.0
     total = torch.linalg.vector_norm(norms / unit) * unit
     if device.type == "mps":  # what float32 cannot hold stays infinite there
         norms, total = norms.float(), total.float()

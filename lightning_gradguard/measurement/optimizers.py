@@ -54,6 +54,10 @@ class Optimizers:
         """Their parameters, in the order of the groups."""
         return [parameter for group in self.groups for parameter in group["params"]]
 
+    def are(self, given: Sequence[Any]) -> bool:
+        """Tells whether they are those of a sequence, each in its place."""
+        return [id(layers[0]) for layers in self.layers] == list(map(id, given))
+
     def __contains__(self, optimizer: object) -> bool:
         """Whether it is one of them, or what wraps one."""
         return id(optimizer) in self._ids

@@ -47,7 +47,7 @@ class Losses:
 
     def load_state(self, state: Sequence[float]) -> None:
         """Goes on from :meth:`state`."""
-        self.new, self._folded = [], torch.tensor(state, dtype=torch.float64) if state else None
+        self.new, self._folded = [], torch.tensor(state, dtype=torch.float64, device="cpu") if state else None
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -94,7 +94,7 @@ def _inputs(
 def _longest(packed: PackedSequence, states: Sequence[Tensor], batch_first: bool) -> tuple[Tensor, Sequence[Tensor]]:
     """The sequences of full length, as one tensor, and the states that they began with."""
     starts = packed.batch_sizes.cumsum(0) - packed.batch_sizes  # they are on the host
-    rows = starts[:, None] + torch.arange(int(packed.batch_sizes[-1]))
+    rows = starts[:, None] + torch.arange(int(packed.batch_sizes[-1]), device="cpu")
     x = packed.data[rows.to(packed.data.device)]
     places = packed.sorted_indices
     if places is not None:

@@ -96,7 +96,7 @@ class Steps:
         if not self._begun:
             return  # within a step whose beginning nobody saw: what is there may be its own
         there = [g for g in gradients if g is not None and g.layout == torch.strided and g.numel() > 0]
-        norms = torch._foreach_norm(there, float("inf")) if there else [torch.zeros(())]
+        norms = torch._foreach_norm(there, float("inf")) if there else [torch.zeros((), device="cpu")]
         home = norms[0].device
         largest = torch.stack([norm.float().to(home) for norm in norms]).amax()
         self._smallest = largest if self._smallest is None else torch.minimum(self._smallest, largest)

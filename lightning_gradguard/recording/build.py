@@ -150,9 +150,9 @@ class Layers:
         """Returns the smallest coefficient of each layer: what was folded, and what this step's norms say."""
         if not self.after:
             return None if folded is None else tuple(folded)
-        raw, clipped = by_layer(layout, exact), by_layer(layout, torch.tensor(self.after, dtype=torch.float64))
+        raw, clipped = by_layer(layout, exact), by_layer(layout, _on_host(self.after))
         now = (clipped / raw).nan_to_num(1.0).clamp(max=1.0)
-        return tuple((torch.fmin(now, torch.tensor(folded, dtype=torch.float64)) if folded else now).tolist())
+        return tuple((torch.fmin(now, _on_host(folded)) if folded else now).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +234,7 @@ def build_record(
     )
 
     damage = _damage(measurement, judgement, totals.total_norm)
-    norms, total = torch.tensor(layers.norms, dtype=torch.float64), totals.total_norm
+    norms, total = _on_host(layers.norms), totals.total_norm
     if damage is None and not isinstance(judgement, Over):
         norms, total = _exact(measurement, norms, total)
     of_totals = totals.fields(total, damage, view)
@@ -359,9 +359,14 @@ def _where_present(layout: Layout, values: Sequence[float], present: Sequence[bo
     return tuple(value if i in seen else None for i, value in enumerate(values))
 
 
+def _on_host(numbers: Sequence[float]) -> Tensor:
+    """Numbers of the host as a tensor there, in double precision, whatever the default device is."""
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
+
+
 def _by_layer_p(layout: Layout, norms: Sequence[float], p: float) -> Tensor:
-    index, values = torch.tensor(layout.layer_of), torch.tensor(norms, dtype=torch.float64)
-    layers = torch.zeros(len(layout.layers), dtype=torch.float64)
+    index, values = torch.tensor(layout.layer_of, device="cpu"), _on_host(norms)
+    layers = values.new_zeros(len(layout.layers))
     if math.isinf(p):
         return layers.scatter_reduce(0, index, values, "amax")
     return layers.index_add_(0, index, values**p) ** (1.0 / p)

@@ -147,6 +147,40 @@ def test_two_optimizers_over_one_net_are_clipped_by_one_norm_and_dropped_togethe
     assert guard.records[0].layers == ("net.0", "net.2")
 
 
+class Changing(Half):
+    """Changes the list of its optimizers under way."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(bad=4)
+        self.how = how
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        if index != 2:
+            return
+        first, second = self.trainer.optimizers
+        if self.how == "one goes":
+            self.trainer.optimizers = [first]
+        elif self.how == "one comes":
+            self.net.append(nn.Linear(1, 1))
+            self.trainer.optimizers = [first, second, torch.optim.SGD(self.net[3].parameters(), lr=1e-3)]
+        else:
+            self.trainer.optimizers = [second, first]
+
+    def optimizers(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().optimizers(*args, **kwargs)
+        return found if isinstance(found, list) else [found]
+
+
+@pytest.mark.parametrize("how", ["one goes", "one comes", "they change places"])
+def test_where_one_of_several_comes_or_goes_the_joint_step_is_that_of_those_which_are_there(make_trainer, how):
+    module, guard = Changing(how), GradGuard(clip=NormClip(0.1), log_every_n_steps=1, joint=True)
+    with pytest.warns(UserWarning, match="step 4 was skipped"):
+        make_trainer(callbacks=[guard]).fit(module, batches(6))
+    assert module.got == [*clipped_to(0.1, 4), None, *clipped_to(0.1, 1)]
+    assert [r.verdict for r in guard.records] == ["clipped"] * 4 + ["skipped", "clipped"]
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
 def test_apart_they_are_clipped_each_by_its_own_norm(make_trainer):
     module = Half()
     make_trainer(callbacks=[AdaptiveGradientClipping(NormClip(1.0))]).fit(module, batches(3))

@@ -14,7 +14,9 @@ from lightning_gradguard import GradGuard, NonFiniteGuard
 from tests.guard.models import Norms, all_finite, fill, half_precision, numbered, state
 from tests.models import Pair, batches, same
 
-SAYS_SO = pytest.mark.filterwarnings("ignore:step .* was", "ignore:Anomaly Detection has been enabled")
+SAYS_SO = pytest.mark.filterwarnings(
+    "ignore:step .* was", "ignore:.* after its step was", "ignore:Anomaly Detection has been enabled"
+)
 
 
 class Validating(Norms):
@@ -59,8 +61,10 @@ def fit(make_trainer, model, guard, loader=None, **options):
 @pytest.mark.parametrize("where", ["training_step", "backward", "optimizer"])
 def test_it_is_dropped_counted_announced_and_the_training_goes_on(make_trainer, where):
     model, guard = spoiled(3, where=where), GradGuard(log_every_n_steps=1)
-    with pytest.warns(UserWarning, match="step 3 was skipped: "):
+    with pytest.warns(UserWarning) as said:
         trainer, states = fit(make_trainer, model, guard)
+    assert any("step 3 was skipped: " in str(one.message) for one in said)
+    assert any("after its step was dropped" in str(one.message) for one in said) == (where == "optimizer")
     bad = guard.records[3]
     assert (bad.step, bad.verdict, bad.skipped_total) == (3, "skipped", 1)
     assert guard.records[-1].skipped_total == 1
@@ -311,6 +315,23 @@ def test_a_hook_that_raises_after_a_dropped_step_neither_ends_the_run_nor_makes_
     assert trainer.global_step == 8 // accumulate
     assert all_finite(states[-1])
     assert sum("for want of the gradients" in str(one.message) for one in said) == (raises is None)
+
+
+def test_a_hook_that_raises_after_an_overflow_keeps_the_loss_scaler_from_nothing(make_trainer):
+    model = Hooked(dict.fromkeys((2, 5), fill(math.nan)), ValueError("loss is not finite"))
+    guard = GradGuard(log_every_n_steps=1)
+    trainer, _ = fit(make_trainer, model, guard, plugins=[half_precision(2.0**10)])
+    assert [record.step for record in guard.records if record.verdict == "overflow"] == [2, 5]
+    assert len(guard.records) == trainer.global_step == 8
+    assert trainer.precision_plugin.scaler.get_scale() == 2.0**8
+
+
+def test_a_hook_that_fails_for_want_of_gradients_is_told_of_once(make_trainer):
+    model, guard = Hooked(dict.fromkeys((2, 5), fill(math.nan)), None), GradGuard(log_every_n_steps=1)
+    with pytest.warns(UserWarning) as said:
+        fit(make_trainer, model, guard)
+    assert sum("for want of the gradients" in str(one.message) for one in said) == 1
+    assert [record.step for record in guard.records if record.verdict == "skipped"] == [2, 5]
 
 
 def test_a_hook_that_always_fails_ends_the_run_as_without_us(make_trainer):

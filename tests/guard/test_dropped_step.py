@@ -1,6 +1,7 @@
 """A dropped step leaves nothing behind in optimizers that count in parameter groups, or fail without gradients."""
 
 import copy
+import math
 
 import lightning.pytorch as pl
 import pytest
@@ -186,6 +187,21 @@ def test_a_scheduler_neither_warns_nor_finds_its_optimizer_changed():
     weight.grad = torch.ones(1)
     optimizer.step()
     assert weight.item() == 0.5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wrap", [lambda one: one, Pulls, Tuned], ids=["plain", "wrapped", "wrapped by an optimizer"])
+def test_a_scheduler_does_not_warn_where_the_very_first_step_is_dropped(wrap):
+    weight, plain = one_weight()
+    optimizer = wrap(plain)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(plain, 0.5)
+    pipeline = GradientPipeline(nn.ParameterList([weight]), optimizer, on_nonfinite="skip")
+    for gradient in (math.nan, 1.0):
+        weight.grad = torch.full((1,), gradient)
+        pipeline.before_step()
+        optimizer.step()
+        scheduler.step()
+    assert (plain.param_groups[0]["lr"], bool(weight < 1.0)) == (0.25, True)
 
 
 def test_a_scheduler_made_meanwhile_hands_on_to_the_real_step():
