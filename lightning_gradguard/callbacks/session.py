@@ -378,7 +378,8 @@ class Session:
         )
         if self.survival is not None:
             self.survival.let_through = self.survival.let_through or pipeline.moved
-            self.survival.was_dropped = self.survival.was_dropped or not pipeline.moved
+            if not pipeline.moved and pipeline.judge.has_told_optimizer:  # an overflow is left to its scaler
+                self.survival.was_dropped = True
             self.survival.after_step()
         self._passing_on.run(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
