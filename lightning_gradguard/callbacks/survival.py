@@ -173,7 +173,7 @@ class Survival:
 
     def _look_again(self, error: Exception) -> str | None:
         """Runs the step that has raised again, where incidents are saved, which do so as well."""
-        if self.incidents is None:
+        if self.incidents is None or self.incidents.part.gone:
             return None
         return self.incidents.find_unnamed(error, self.recovery.buffers.named())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -28,7 +30,7 @@ _TORCH_SAYS_SO = {
 # Their variables hold the Trainer's parts, and with them what earlier steps have left there.
 _NOT_THE_STEP = ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_gradguard")
 _MAX_FINDINGS = 5
-_MAX_TENSORS = 1000  # of one look: a loop may have gathered many
+_MAX_TENSORS = 1000  # in variables: a loop may have gathered many
 
 
 def may_be_a_nan(error: BaseException) -> bool:
@@ -49,10 +51,10 @@ def find_nonfinite(error: BaseException, batch: Any, state: Iterable[tuple[str, 
         state: weights, buffers, gradients and losses by name.
     """
     found = []
-    for count, (name, tensor, may_mask) in enumerate(_all_of(error, batch, state)):
+    for name, tensor, may_mask in _all_of(error, batch, state):
         if (words := describe(name, tensor, may_mask=may_mask)) is not None:
             found.append(words)
-        if len(found) == _MAX_FINDINGS or count == _MAX_TENSORS:
+        if len(found) == _MAX_FINDINGS:
             break
     if not found:
         found += [place for said, place in _TORCH_SAYS_SO.items() if said in str(error)]
@@ -90,7 +92,7 @@ def _all_of(
 ) -> Iterator[tuple[str, Tensor, bool]]:
     yield from ((name, tensor, True) for name, tensor in named_tensors(batch))
     yield from ((name, tensor, False) for name, tensor in state)
-    yield from ((name, tensor, True) for name, tensor in _variables(error))
+    yield from ((name, tensor, True) for name, tensor in islice(_variables(error), _MAX_TENSORS))
 
 
 def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:
@@ -98,11 +100,12 @@ def _variables(error: BaseException) -> Iterator[tuple[str, Tensor]]:
     seen: set[int] = set()
     for trace in _frames(error):
         code = trace.tb_frame.f_code
+        where = f"{code.co_name} ({Path(code.co_filename).name}:{trace.tb_lineno})"
         for name, value in list(trace.tb_frame.f_locals.items()):
             for path, tensor in _tensors_of(value, name):
                 if id(tensor) not in seen:
                     seen.add(id(tensor))
-                    yield f"{path} in {code.co_name}, line {trace.tb_lineno},", tensor
+                    yield f"{path} in {where}", tensor
 
 
 def _frames(error: BaseException) -> Iterator[TracebackType]:

@@ -125,7 +125,8 @@ class IncidentFolder:
 
     Args:
         path: made when the first incident comes.
-        max_incidents: how many bundles a run may leave; the first show the cause, later ones its consequences.
+        max_incidents: how many bundles a run may leave; the first show the cause, later ones its consequences. One that
+            could not be written counts: what fails so many times is not tried again.
         max_bytes: how much they may take together. Parameters, buffers and the state of Adam take 12 bytes a
             parameter. What would not fit is left out, the state first, and the report says so.
 
@@ -145,11 +146,12 @@ class IncidentFolder:
         self.max_bytes = max_bytes
         self.saved: list[Path] = []
         self._earlier = set(self._bundles())
+        self._num_failed = 0
 
     @property
     def is_full(self) -> bool:
         """Tells whether this run has left as many bundles as it may, with those of all its processes."""
-        return len(set(self._bundles()) - self._earlier) >= self.max_incidents
+        return len(set(self._bundles()) - self._earlier) + self._num_failed >= self.max_incidents
 
     def _bundles(self) -> Iterator[str]:
         return (report.parent.name for report in self.path.glob("step-*/report.json"))
@@ -197,6 +199,7 @@ class IncidentFolder:
             if not isinstance(problem, Exception):  # Ctrl-C
                 raise
             # A full disk is an OSError, or torch.save's RuntimeError; batches hold anything.
+            self._num_failed += 1
             warnings.warn(
                 f"the incident at step {incident.step} could not be saved to {self.path}: {problem}. "
                 "Training goes on; free some space or choose another incident_dir.",

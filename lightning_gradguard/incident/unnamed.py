@@ -33,7 +33,7 @@ class _Raising(TorchFunctionMode):
         except Exception as error:
             if self.error is None:
                 self.error = error
-                self.given = _nan_among(resolve_name(func) or func.__name__, args)
+                self.given = _nan_among(resolve_name(func) or func.__name__, (args, kwargs))
             raise
 
 

@@ -8,6 +8,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from lightning_gradguard import GradientPipeline, MemorySink, NonFiniteGradientError, NormClip, ZClip
 from lightning_gradguard.guard.guard import Guard
 from lightning_gradguard.guard.recovery import Recovery
+from lightning_gradguard.guard.verdict import Signals
+from lightning_gradguard.measurement.needs import NOTHING
 from lightning_gradguard.spikes import SpikeRule
 
 FUSED = {
@@ -116,6 +118,18 @@ def test_a_checkpoint_knows_of_the_last_step():
     run.step(0)
     run.step(1, fill(math.nan))
     assert run.pipeline.state_dict()["counters"]["skipped"] == 1
+
+
+def test_several_processes_learn_of_all_steps_but_the_last_whenever_their_own_device_is_done():
+    run = Run(Guard(on_device=True))
+    run.step(0)
+    dropper, measurement = run.pipeline.judge.on_device, run.pipeline.layout.measure(NOTHING)
+    assert [waiting.step for waiting in dropper.learned()] == [0]
+    for step in (1, 2, 3):
+        dropper.drop_if_bad_(step, measurement, Signals(measurement.total, torch.ones(())))
+    assert [waiting.step for waiting in dropper.learned(alike=True)] == [1, 2]
+    assert [waiting.step for waiting in dropper.learned(alike=True)] == []
+    assert [waiting.step for waiting in dropper.learned(alike=True, wait=True)] == [3]
 
 
 def test_dropping_on_the_device_reads_nothing_on_the_host():

@@ -30,7 +30,7 @@ def test_activations_are_found_in_the_variables_of_the_functions_that_ran():
         torch.distributions.Normal(hidden, torch.ones(2))
 
     found = find_nonfinite(raised(step), torch.zeros(1), [])
-    assert found[0].startswith("hidden in step, line ")
+    assert found[0].startswith("hidden in step (test_raised.py:")
     assert found[0].endswith("holds 1 NaN at [1]")
 
 
@@ -90,7 +90,7 @@ def in_a_group():
 
 @pytest.mark.parametrize("fails", [in_the_cause, in_the_context, in_a_group])
 def test_what_an_exception_came_of_is_looked_at_too(fails):
-    assert find_nonfinite(raised(fails), None, [])[0].startswith("self.loc in __init__, line ")
+    assert find_nonfinite(raised(fails), None, [])[0].startswith("self.loc in __init__ (normal.py:")
 
 
 def test_an_exception_that_refers_to_itself_is_looked_at_once():
@@ -120,3 +120,12 @@ def test_what_a_module_has_kept_of_an_earlier_step_tells_nothing():
         raise ValueError("own")
 
     assert find_nonfinite(raised(lambda: step(module)), None, []) == ()
+
+
+def test_a_model_of_many_tensors_leaves_room_for_a_look_at_the_variables():
+    def step():
+        hidden = torch.tensor(math.nan)
+        raise ValueError(hidden.shape)
+
+    weights = [(f"the weight '{index}'", torch.ones(1)) for index in range(3000)]
+    assert find_nonfinite(raised(step), None, weights)[0].startswith("hidden in step")

@@ -153,6 +153,17 @@ def test_an_unwritable_folder_costs_the_bundle_with_a_warning(net, tmp_path):
         assert IncidentFolder(tmp_path / "file" / "incidents").save(bad_step(net), net) is None
 
 
+def test_what_cannot_be_written_is_not_tried_for_ever(net, tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = IncidentFolder(tmp_path / "file" / "incidents", max_incidents=2)
+    for _ in range(2):
+        assert not folder.is_full
+        with pytest.warns(UserWarning, match="could not be saved"):
+            folder.save(bad_step(net), net)
+    assert folder.is_full
+    assert folder.save(bad_step(net), net) is None
+
+
 FULL_DISK = """
 import signal, resource, sys, warnings, os
 from tests.incident.workshop import Net, bad_step
