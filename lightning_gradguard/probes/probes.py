@@ -269,8 +269,9 @@ class Instruments:
     def _ask_all(self, step: int) -> None:
         """Wants to know of each optimizer how far its next step goes, and what gradients it began with."""
         self._owed, self._late = set(self._watched), True
-        # One that stepped just before begins anew here; of others nobody knows what they have gathered by now.
-        anew = len(self._watched) == 1 and self._stepped_at == step - 1
+        # One that stepped just before begins anew here, and so does a resumed run; of others nobody knows what they
+        # have gathered by now.
+        anew = len(self._watched) == 1 and self._stepped_at in (-1, step - 1)
         for watched in self._watched.values():
             watched.steps.ask(anew=anew)
 
