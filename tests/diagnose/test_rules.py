@@ -749,6 +749,6 @@ def test_rows_of_bad_batches_that_end_are_no_divergence_and_one_that_lasts_is(ma
     for step, fields in enumerate(rows):
         diagnosis.observe(make_record(step, **fields))
     assert [f.rule for f in diagnosis.findings] == ["bad-batches"]
-    for step in range(len(rows), len(rows) + 16):
+    for step in range(len(rows), len(rows) + 64):
         diagnosis.observe(make_record(step, **BAD))
     assert [f.rule for f in diagnosis.findings] == ["diverged"]
