@@ -30,8 +30,9 @@ class Seen:
 
     @property
     def findings(self) -> list[Finding]:
-        """Returns what the rules found, optimizer by optimizer."""
-        return Findings([*self._found_before, *(finding for each in self._diagnoses for finding in each.findings)])
+        """Returns what the rules found, causes first, of whichever optimizer; mere facts last."""
+        found = [finding for each in self._diagnoses for finding in each.findings]
+        return Findings([*self._found_before, *sorted(found, key=lambda f: (f.severity == "info", f.place))])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Seen:
         return self

@@ -271,10 +271,12 @@ class Instruments:
     def _ask_all(self, step: int) -> None:
         """Wants to know of each optimizer how far its next step goes, and what gradients it began with."""
         self._owed, self._late = set(self._watched), True
-        # One that stepped just before begins anew here; of others nobody knows what they have gathered by now.
-        anew = len(self._watched) == 1 and self._stepped_at == step - 1
-        for watched in self._watched.values():
-            watched.steps.ask(anew=anew)
+        # One that stepped just before begins anew here, and so does a resumed run; of others nobody knows what they
+        # have gathered by now.
+        anew = len(self._watched) == 1 and self._stepped_at in (-1, step - 1)
+        if anew or step in self._early:  # over several batches it costs a norm of each, and is found out early
+            for watched in self._watched.values():
+                watched.steps.ask(anew=anew)
 
     def _give_up(self) -> None:
         self._owed, self._late = set(), False

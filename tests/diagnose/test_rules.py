@@ -741,3 +741,14 @@ def test_an_embedding_that_grows_into_its_place_makes_no_learning_rate_too_high(
     assert raised(LargeUpdates(), grows, make_record, None) == []
     grown = [{**each, "weight_norms": (28.0, 28.0)} for each in grows]
     assert [f.rule for f in raised(LargeUpdates(), grown, make_record, None)] == ["updates-too-large"]
+
+
+def test_rows_of_bad_batches_that_end_are_no_divergence_and_one_that_lasts_is(make_record):
+    diagnosis = Diagnosis([BadBatches(), Diverged()])
+    rows = [*[{}, BAD, BAD, BAD, BAD] * 3, {}]
+    for step, fields in enumerate(rows):
+        diagnosis.observe(make_record(step, **fields))
+    assert [f.rule for f in diagnosis.findings] == ["bad-batches"]
+    for step in range(len(rows), len(rows) + 64):
+        diagnosis.observe(make_record(step, **BAD))
+    assert [f.rule for f in diagnosis.findings] == ["diverged"]

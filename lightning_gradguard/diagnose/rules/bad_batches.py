@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
+from lightning_gradguard.diagnose.rules.diverged import is_usual
 from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.record import Finding, Severity, StepRecord
 
 _BAD = ("skipped", "nonfinite", "rolled_back")
 _MOST = 64  # batches that are remembered
-_LONGER = 4  # times as long as rows of bad records that ended
 _LASTING = 3  # bad steps in a row with no good one after them
 _THROWN = 0.5  # update-to-weight ratio of a step that replaces the weights
 _LEAP = 10.0  # growth of the gradient norm that announces a break
@@ -49,7 +49,6 @@ class BadBatches(Rule):
         self._first: int | None = None
         self._last = 0
         self._in_a_row = 0
-        self._longest = 0  # row of bad records that ended, after which training went on
         self._good_before = False
         self._forward = 0  # of the bad ones, how many had a loss that was not finite
         self._raised = 0  # of the bad ones, how many ended in an exception
@@ -72,7 +71,6 @@ class BadBatches(Rule):
             bad = 0
         if bad == 0:
             self._progress.add(record)
-            self._longest = max(self._longest, self._in_a_row if self._good_before else 0)
             self._in_a_row = 0
             self._good_before = True
             self._norms = [*self._norms[:1], record.total_norm]
@@ -86,14 +84,18 @@ class BadBatches(Rule):
             self._first = record.step
         self._bad += bad
         self._last = record.step
+        if record.num_steps > bad:  # finite steps since the last record
+            self._in_a_row, self._good_before = 0, True
         self._in_a_row += 1
         self._forward += record.num_nonfinite_losses or int(record.loss is not None and not math.isfinite(record.loss))
         self._raised += int(record.cause == "exception")
         if at_this_step and record.batch is not None and len(self._batches) < _MOST:
             self._batches.append((record.epoch or 0, record.batch))
         self._incident = record.incident or self._incident
-        # It has diverged, which is another finding; unless rows of bad steps have ended before.
-        gone = self._in_a_row >= max(_LASTING, _LONGER * self._longest) and self._good_before
+        # It has diverged, which is another finding; unless so many steps were bad that such a row may end.
+        earlier = self._bad - self._in_a_row
+        lasts = self._in_a_row >= _LASTING and not is_usual(earlier, self._steps - self._bad, self._in_a_row)
+        gone = lasts and self._good_before
         return None if self._rising or gone else self._finding(record)
 
     def _finding(self, record: StepRecord) -> Finding:

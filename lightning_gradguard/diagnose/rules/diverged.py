@@ -9,7 +9,7 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.record import Finding, StepRecord
 
 _BAD = ("skipped", "nonfinite", "rolled_back")
-_LONGER = 4  # times as long as rows of bad records that ended: what came back before may come back again
+_CHANCE = 1e-4  # of a row that long, by what came before it, below which it is no row of bad batches
 
 
 class Diverged(Rule):
@@ -46,7 +46,7 @@ class Diverged(Rule):
         self._norm = math.nan
         self._loss = math.nan
         self._good = False
-        self._longest = 0  # row of bad records that ended, after which training went on
+        self._earlier = self._steps = 0  # bad steps before this row, and good ones
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
@@ -54,14 +54,19 @@ class Diverged(Rule):
             record.loss is not None and not math.isfinite(record.loss)
         )
         if not bad:
-            self._longest = max(self._longest, self._bad if self._good else 0)
+            self._steps += record.num_steps
+            self._earlier += self._bad + max(record.num_nonfinite, record.num_nonfinite_losses)
             self._bad, self._good = 0, True
             self._norm = record.total_norm
             self._loss = record.loss if record.loss is not None else self._loss
             return None
+        between = record.num_steps - max(1, record.num_nonfinite, record.num_nonfinite_losses)
+        if between > 0:  # finite steps since the last record
+            self._earlier, self._steps = self._earlier + self._bad, self._steps + between
+            self._bad, self._good = 0, True
         self._since = record.step if self._bad == 0 else self._since
         self._bad += 1
-        if self._bad < max(self.records, _LONGER * self._longest) or not self._good:
+        if self._bad < self.records or not self._good or is_usual(self._earlier, self._steps, self._bad):
             return None
         return Finding(
             rule=self.id,
@@ -79,3 +84,13 @@ class Diverged(Rule):
                 f"{remedies.REPLAY}: {record.incident}" if record.incident else remedies.SAVE_INCIDENT,
             ),
         )
+
+
+def is_usual(bad: int, good: int, row: int) -> bool:
+    """Whether a row of bad steps is one that the share of bad steps before it makes likely: they may end as others did.
+
+    Example:
+        >>> is_usual(0, 100, 3), is_usual(60, 20, 12)
+        (False, True)
+    """
+    return (bad / max(1, bad + good)) ** row > _CHANCE
