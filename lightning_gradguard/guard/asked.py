@@ -21,6 +21,7 @@ def times_asked(layers: Sequence[Sequence[Any]]) -> int:
         layers: for each optimizer what wraps it, the outermost first, and last the one that holds the parameters.
 
     Example:
+        >>> import torch
         >>> optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
         >>> times_asked([[optimizer]])
         0
