@@ -128,7 +128,7 @@ def test_a_guard_must_read_one_number_so_the_test_above_can_fail():
             pipeline.before_step(log=False)
 
 
-KERNELS = {"watching": 5, "guard": 9, "guard and NormClip": 14, "guard and ZClip": 34, "guard and AutoClip": 32}
+KERNELS = {"watching": 5, "guard": 8, "guard and NormClip": 13, "guard and ZClip": 30, "guard and AutoClip": 31}
 
 
 @pytest.mark.parametrize(("name", "most"), KERNELS.items(), ids=KERNELS)

@@ -150,9 +150,24 @@ def lerp(start: Number, end: Number, weight: Number) -> Number:
     return torch.lerp(start, end, weight) if _are_tensors(start, end) else start + weight * (end - start)
 
 
-def plus_product(start: Number, one: Number, other: Number) -> Number:
-    """Returns ``start + one * other``."""
-    return torch.addcmul(start, one, other) if _are_tensors(one, other) else start + one * other
+def plus_product(start: Number, one: Number, other: Number, factor: float = 1.0) -> Number:
+    """Returns ``start + factor * one * other``."""
+    if _are_tensors(one, other):
+        return torch.addcmul(start, one, other, value=factor)
+    return start + factor * one * other
+
+
+def products(*pairs: tuple[Number, float]) -> tuple[Number, ...]:
+    """Returns each number times its factor; on a device all of them by one kernel.
+
+    Example:
+        >>> products((3.0, 2.0), (5.0, 0.1))
+        (6.0, 0.5)
+    """
+    numbers, factors = zip(*pairs, strict=True)
+    if isinstance(numbers[0], Tensor):
+        return torch._foreach_mul(numbers, factors)
+    return tuple([number * factor for number, factor in pairs])
 
 
 def sqrt(value: Number) -> Number:

@@ -20,6 +20,7 @@ from lightning_gradguard.clip.answer import (
     maximum,
     observed,
     plus_product,
+    products,
     sqrt,
     where,
 )
@@ -123,20 +124,23 @@ class ZClip(ClipPolicy):
         if self.original:
             reach = where(state["count"] < self.warmup, math.inf, sigma * self.z)
             margin = reach if self.to == "percentile" else reach + self.z * _EPS
-        else:
-            reach = margin = where(unknown, math.inf, maximum(sigma, mean * _FLOOR) * self.z)
-        limit = mean + margin
-        target = self._target(level, mean, limit, reach, margin)
-
-        known = total <= LARGEST
-        if self.original:
+            limit = mean + margin
+            target = self._target(level, mean, limit, reach, margin)
+            known = total <= LARGEST
             self._learn_as_published(where(level > limit, target, level), known, state)
         else:
+            spread, floor, tamed, kept = products(
+                (sigma, self.z), (mean, _FLOOR * self.z), (level, 1.0 / _WILD), (state["variance"], self.decay)
+            )
+            reach = margin = where(unknown, math.inf, maximum(spread, floor))
+            limit = mean + margin
+            target = self._target(level, mean, limit, reach, margin)
+            known = total <= LARGEST
             # The statistics move by the same small weight at each step; the first one is taken whole.
-            learned = where(level > limit * _WILD, limit, level)
+            learned = where(tamed > limit, limit, level)
             moved = lerp(where(unknown, learned, mean), learned, 1.0 - self.decay)
             off = learned - moved
-            state["variance"] = where(known, lerp(state["variance"], off * off, 1.0 - self.decay), state["variance"])
+            state["variance"] = where(known, plus_product(kept, off, off, 1.0 - self.decay), state["variance"])
             state["mean"] = where(known, moved, mean)
         if self.max_norm is not None:
             target, limit = clamp(target, highest=self.max_norm), clamp(limit, highest=self.max_norm)

@@ -66,16 +66,19 @@ class DeviceDropper:
         Returns:
             ``[total norm, smallest coefficient, ...]``, the first NaN for a bad step.
         """
-        bad = _is_bad(signals.total)
+        # Zero for a good step and NaN for a bad one: as few kernels as tell it (isfinite alone launches four).
+        doubt = signals.total * 0.0
         if signals.buffers is not None:
-            bad = bad | _is_bad(signals.buffers)
+            doubt = doubt + signals.buffers * 0.0
         if signals.loss is not None:
-            bad = bad | signals.loss.isnan()
-        self._buffers.keep_or_restore_(bad)
-        for optimizer in self._optimizers:
-            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            doubt = doubt.masked_fill(signals.loss.isnan(), torch.nan)
         loss = [] if signals.loss is None else [signals.loss]
-        masked = torch.stack([signals.total.masked_fill(bad, torch.nan), signals.coefficient, *loss])
+        masked = torch.stack([signals.total + doubt, signals.coefficient, *loss])
+        bad = doubt.ne_(0.0).float()  # 1 and 0, in single precision as the optimizers' kernels read it
+        if self._buffers.names:
+            self._buffers.keep_or_restore_(bad.bool())
+        for optimizer in self._optimizers:
+            optimizer.found_inf = bad  # type: ignore[attr-defined]
         on_host, done = _copy_to_host(masked)
         self._queue.append(WaitingStep(step, measurement.without_gradients(), on_host, bool(loss), told, done))
         return masked
@@ -119,11 +122,6 @@ def damage_of(waiting: WaitingStep) -> Damage | None:
         nan = {names[int(measurement.norms.argmax())]: 0}
     inf = {name: int(not is_nan) for name, is_nan in nan.items()}
     return Damage(nan, inf, sum(measurement.present), counted=False)
-
-
-def _is_bad(number: Tensor) -> Tensor:
-    """Tells whether a number is NaN or infinite: by two kernels, where ``isfinite`` launches four."""
-    return (number * 0.0).ne(0.0)
 
 
 def _copy_to_host(signals: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
