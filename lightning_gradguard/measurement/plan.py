@@ -18,13 +18,14 @@ from lightning_gradguard.measurement.units import (
     UnitOrder,
     Units,
     Wanted,
+    measurer_of_pieces,
     norms_of_pieces,
-    rows_of_pieces,
+    rows_lie_apart,
 )
 
 # Same-shape tensors up to this size are stacked and measured by one call: dispatch costs more than the copy.
 _STACK_NUMEL = 4096
-_STACK_COUNT = 4
+_STACK_COUNT = 8
 
 # The kinds of units of one tensor that somebody wants; several where policies see it differently.
 _Kinds = tuple[Units, ...]
@@ -54,14 +55,13 @@ class _Group:
     Attributes:
         indices: which of the list.
         dtype: in which they are summed.
-        large: those to cut into pieces first, as positions in ``indices``, each with the shape that has a piece in each
-            row; ``None`` where that takes more than a view.
+        large: those to cut into pieces first, as positions in ``indices``, each with what gives the norms of these.
         units: what measures their units.
     """
 
     indices: tuple[int, ...]
     dtype: torch.dtype
-    large: tuple[tuple[int, tuple[int, int] | None], ...] = ()
+    large: tuple[tuple[int, Callable[[Tensor], Tensor]], ...] = ()
     units: tuple[_Measurer, ...] = ()
 
     def of(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
@@ -89,13 +89,8 @@ class _Group:
         """Returns the norms of tensors by one ``torch._foreach_norm``, and of their units one by one."""
         # Long tensors are replaced by the norms of their pieces: the norm of these is the tensor's.
         found, units = self.of(tensors), []
-        for position, rows in self.large:
-            long = found[position]
-            found[position] = (
-                norms_of_pieces(long, 1, self.dtype)
-                if rows is None
-                else torch.linalg.vector_norm(long.view(rows), dim=1, dtype=self.dtype)
-            )
+        for position, norms_of in self.large:
+            found[position] = norms_of(found[position])
         for measurer in self.units:
             (index,) = measurer.indices
             each = measurer.norms(tensors[index])  # type: ignore[arg-type]
@@ -241,9 +236,9 @@ def _list_group(
     # A tensor that is one unit needs nothing besides its norm; only others are split.
     split = {i: own for i in tensors if (own := [kind for kind in kinds[i] if not kind.whole])}
     indices = [i for i in tensors if not (only_units and i in split)]
-    by_rows = {i for i in indices if any(kind.rows for kind in split.get(i, ())) and _rows_lie_apart(tensors[i])}
+    by_rows = {i for i in indices if any(kind.rows for kind in split.get(i, ())) and rows_lie_apart(tensors[i])}
     by_pieces = {i for i in indices if i not in by_rows and _is_large(tensors[i])}
-    large = [(position, rows_of_pieces(tensors[i])) for position, i in enumerate(indices) if i in by_pieces]
+    large = [(position, measurer_of_pieces(tensors[i], dtype)) for position, i in enumerate(indices) if i in by_pieces]
     units = tuple(
         _Measurer((i,), kind, kind.measurer(tensors[i].shape, dtype), makes_norm=i in by_rows and kind.rows)
         for i, own in split.items()
@@ -336,11 +331,6 @@ def _as_rows(stack: Tensor) -> Tensor:
 
 def _is_large(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.numel() >= LONG
-
-
-def _rows_lie_apart(tensor: Tensor) -> bool:
-    """Tells whether each row is in one place in memory: sums over such are exact enough to make a norm of."""
-    return tensor.stride(0) * tensor.shape[0] >= tensor.numel()
 
 
 def _norm_of_odd(tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 # are measured in pieces, and the norm is taken of the norms of these.
 LONG = 2**13
 _PIECE = 1024
+_SHORTEST = 64  # of pieces: shorter ones take more time than the view they spare
 
 
 @dataclass(frozen=True)
@@ -234,11 +235,26 @@ def norms_of_pieces(tensor: Tensor, num: int, dtype: torch.dtype | None) -> Tens
     return pieces if pieces.shape[1] < LONG else norms_of_pieces(pieces, num, dtype)
 
 
-def rows_of_pieces(tensor: Tensor) -> tuple[int, int] | None:
-    """Returns the shape that shows the pieces of a long tensor as rows; ``None`` where that is no view, or too long."""
+def measurer_of_pieces(tensor: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Returns what gives the norms of pieces of one long tensor, fewer than :data:`LONG`: by one operator, if it can.
+
+    Args:
+        tensor: that is to be measured, or one like it.
+        dtype: in which to sum.
+    """
+    num, length = len(tensor), tensor.numel() // len(tensor)
+    if tensor.dim() > 1 and _SHORTEST <= length <= LONG // 2 and num < LONG and rows_lie_apart(tensor):
+        # Its own rows are of a good length: a view costs as much as a reduction of some thousand elements.
+        return functools.partial(torch.linalg.vector_norm, dim=tuple(range(1, tensor.dim())), dtype=dtype)
     width = _width(tensor.numel())
-    num = tensor.numel() // width if width else LONG
-    return (num, width) if num < LONG and tensor.is_contiguous() else None
+    if width and tensor.numel() // width < LONG and tensor.is_contiguous():
+        return lambda long: torch.linalg.vector_norm(long.view(-1, width), dim=1, dtype=dtype)
+    return lambda long: norms_of_pieces(long, 1, dtype)
+
+
+def rows_lie_apart(tensor: Tensor) -> bool:
+    """Tells whether each row is in one place in memory: sums over such are exact enough to make a norm of."""
+    return tensor.stride(0) * tensor.shape[0] >= tensor.numel()
 
 
 @functools.cache
