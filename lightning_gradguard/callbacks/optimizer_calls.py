@@ -81,7 +81,7 @@ class OptimizerCalls:
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         if torch.compiler.is_compiling():
             return None
-        return self._part.run(self._begin, optimizer, args, kwargs)
+        return self._part.note(self._begin, optimizer, args, kwargs)
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Returns the arguments of the step with a closure that tells when it is through, if somebody wants to know."""

@@ -335,7 +335,7 @@ class Session:
         self._look_for_compiled_steps(trainer.optimizers)  # it may be compiled when the fit has begun
         if self.instruments is not None:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
-            self._probing.run(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
+            self._probing.note(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
         if self.survival is not None:
             if index == 0 and steps_without_backward(trainer):
                 self.survival.recovery.buffers.keep()  # they have just been reset
@@ -346,7 +346,7 @@ class Session:
         # The backward pass begins at the scaled loss, and what is told is the loss without the scale.
         root, loss = loss, true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
         if self.instruments is not None:
-            self._probing.run(self.instruments.after_forward, loss, root)
+            self._probing.note(self.instruments.after_forward, loss, root)
         if self.survival is not None:
             self.survival.before_backward(loss, root)
 
@@ -357,7 +357,7 @@ class Session:
         for pipeline in self.pipelines:
             pipeline.after_step()
         if self.instruments is not None and self.instruments.sampling:  # without a backward pass they still hang there
-            self._probing.run(self.instruments.after_forward)
+            self._probing.note(self.instruments.after_forward)
         # Where the user's metrics are written after this batch, ours wait for them: a row is one row.
         comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         for rows in self._rows:
@@ -398,7 +398,7 @@ class Session:
         )
         if self.survival is not None:
             self.survival.note_step(step, record, moved=pipeline.moved)
-        self._passing_on.run(self._pass_on, trainer, pipeline, record)
+        self._passing_on.note(self._pass_on, trainer, pipeline, record)
         if pipeline.should_stop:
             trainer.should_stop = True
         if record is not None:
@@ -478,7 +478,7 @@ class Session:
         # Of a window of accumulation the other batches run, and the step at its end is left out.
         survival.window_is_lost = trainer.fit_loop._should_accumulate()
         trainer.should_stop = trainer.should_stop or pipeline.should_stop
-        self._passing_on.run(self._pass_on, trainer, pipeline, record)
+        self._passing_on.note(self._pass_on, trainer, pipeline, record)
         if record is not None:
             announce(record, pipeline, first=not self._told_of_skip, what=f"{type(error).__name__}, and {what}")
             self._told_of_skip = True

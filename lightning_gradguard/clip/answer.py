@@ -31,6 +31,7 @@ LARGEST = torch.finfo(torch.float32).max
 _SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
 # What is scaled by where the norm is not known, since it overflowed: a gradient of 2^30 largest elements ends below 1.
 _UNKNOWN = 2.0**-143
+_ONES = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
 _on_host = True
 
 
@@ -242,6 +243,10 @@ def filled(like: Tensor, value: Number) -> Tensor:
     """Returns a number >= 0 as a tensor of shape ``[]`` beside another one."""
     if isinstance(value, Tensor):
         return value
+    if value == 1.0 and like.device.type == "cpu" and type(like) is Tensor:
+        one = _ONES.get(like.dtype)
+        if one is not None and one._version == 0:  # nobody has written to it
+            return one  # most steps are left alone: no operator for them
     if like.dtype != torch.float64 and 0.0 < value < _SMALLEST:  # zero in single precision, on some processors
         return like.new_full((), value, dtype=torch.float64)
     too_large = LARGEST < value < math.inf and like.dtype != torch.float64  # infinite in single precision

@@ -56,11 +56,15 @@ class Part:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Returns what the function does; ``None`` if it fails, and from then on. No graph is recorded meanwhile."""
-        if self.gone:
-            return None
+        # Within a step no graph is recorded anyway, and entering ``no_grad`` again would cost more than most calls.
         if self.foreign or torch.is_grad_enabled():
             return self._run("", function, args, kwargs)
-        # Within a step no graph is recorded anyway, and entering ``no_grad`` again would cost more than most calls.
+        return self.note(function, *args, **kwargs)
+
+    def note(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Does what :meth:`run` does, for a function of ours that calculates with no tensor that has a graph."""
+        if self.gone:
+            return None
         try:
             return function(*args, **kwargs)
         except Exception as error:

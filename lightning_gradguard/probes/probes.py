@@ -149,7 +149,7 @@ class Instruments:
             self._hooks.run(self.detach)
         if loss is None:
             return
-        self._loss.run(self._add_loss, loss)
+        self._loss.note(self._add_loss, loss)
         if self.sampling or self.awaits_steps or self._late:
             self._counting.run(self._count_backward, loss if root is None else root)
 
