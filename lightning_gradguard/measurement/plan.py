@@ -82,8 +82,9 @@ class _Group:
             rows = each if measurer.makes_norm else rows
         if only_units and units:
             return [], units
-        rows = _as_rows(stack) if rows is None else rows
-        return [torch.linalg.vector_norm(rows, dim=1, dtype=self.dtype)], units
+        rows = stack if rows is None else rows
+        rows = rows.unsqueeze(1) if rows.dim() == 1 else rows
+        return [torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.dim())), dtype=self.dtype)], units
 
     def measure_list(self, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the norms of tensors by one ``torch._foreach_norm``, and of their units one by one."""
