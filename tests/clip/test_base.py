@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lightning_gradguard import Chain, Clip, ClipPolicy, GradientPipeline, NormClip, ValueClip
-from lightning_gradguard.clip.answer import norm_coefficient
+from lightning_gradguard.clip.answer import limited, norm_coefficient
 
 
 class Mean(ClipPolicy):
@@ -139,6 +139,21 @@ def test_an_answer_that_is_written_to_afterwards_is_refused_by_name(name, place)
 
     with pytest.raises(RuntimeError, match=f"Late.decide wrote to the {name} of its answer after .* answer with a clo"):
         run(pipeline_of(place(Late())), (1.0,))
+
+
+def test_a_policy_that_writes_to_its_answer_spoils_no_other():
+    class Late(ClipPolicy):
+        def init_state(self, layout, device):
+            return {}
+
+        def decide(self, measurement, state):
+            clip = limited(measurement, "norm", 1.0, 2.0, 2.0)  # left alone: a coefficient of one
+            clip.coefficient.mul_(0.5)
+            return clip
+
+    with pytest.raises(RuntimeError, match="wrote to the coefficient of its answer"):
+        run(pipeline_of(Late()), (1.0,))
+    assert run(pipeline_of(NormClip(9.0)), (1.0,))[0][2] == 1.0
 
 
 def test_it_is_asked_once_a_step_and_again_where_the_norm_overflowed():
