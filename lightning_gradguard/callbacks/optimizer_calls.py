@@ -53,10 +53,9 @@ class OptimizerCalls:
     def start(self) -> None:
         """Looks at every step from now on."""
         if not self._handles:
-            after = self._part.hook(self._after_step, "a step of an optimizer")
             self._handles = [
                 register_optimizer_step_pre_hook(self._before_step),
-                register_optimizer_step_post_hook(after),
+                register_optimizer_step_post_hook(self._after_step),
             ]
 
     def stop(self) -> None:
@@ -104,6 +103,10 @@ class OptimizerCalls:
         return (args[0], telling, *args[2:]), kwargs
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._part.note(self._end, optimizer)
+
+    def _end(self, optimizer: Optimizer) -> None:
         key = id(optimizer)
         self._asked_within.pop(key, None)
         if self.met_unseen or key in self._seen or key in self._strangers:
