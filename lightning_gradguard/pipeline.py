@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -556,7 +557,7 @@ class GradientPipeline:
         """
         self._publish_held()
         last = self.since_last.last
-        if last is None or not bool(last.signals[0].isfinite()):  # host sync: a run ends
+        if last is None or not math.isfinite(last.signals[0]):  # host sync: a run ends
             return None
         over = last.as_judgement(self.layout, self.since_last.present)
         return self._record(self._last_step, over.decision.measurement, over)

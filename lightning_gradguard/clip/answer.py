@@ -32,7 +32,7 @@ _SMALLEST = torch.finfo(torch.float32).tiny  # that is not subnormal
 # What is scaled by where the norm is not known, since it overflowed: a gradient of 2^30 largest elements ends below 1.
 _UNKNOWN = 2.0**-143
 _ONES = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
-_on_host = True
+floats_on_cpu = True  # else numbers on the CPU are tensors, too, as on a device
 
 
 _TENSORS = ("threshold", "coefficient", "bound", "beyond", "changes")  # of an answer, that somebody may write to
@@ -97,18 +97,18 @@ class Clip:
 @contextmanager
 def as_on_a_device() -> Iterator[None]:
     """Calculates with tensors on the CPU, too, as a device does: for whoever compares the two."""
-    global _on_host
-    _on_host = False
+    global floats_on_cpu
+    floats_on_cpu = False
     try:
         yield
     finally:
-        _on_host = True
+        floats_on_cpu = True
 
 
 def number(value: Tensor) -> Number:
     """Returns a tensor of shape ``[]`` as a policy calculates with it: a float if it lies on the CPU, else itself."""
     # A read of the host's own memory, which waits for nobody. A fake tensor has no number to read.
-    return value.item() if _on_host and value.device.type == "cpu" and type(value) is Tensor else value.float()
+    return value.item() if floats_on_cpu and value.device.type == "cpu" and type(value) is Tensor else value.float()
 
 
 def where(condition: Number, one: Number, other: Number) -> Number:
@@ -197,7 +197,7 @@ def norm_coefficient(norm: Number, threshold: Number, eps: float = 0.0) -> Numbe
         eps: what torch's ``clip_grad_norm_`` and the papers' code built on it add to the norm: 1e-6.
     """
     if isinstance(norm, Tensor):
-        lowest = _SMALLEST if _on_host and norm.device.type == "cpu" else _UNKNOWN
+        lowest = _SMALLEST if floats_on_cpu and norm.device.type == "cpu" else _UNKNOWN
         lowest = torch.finfo(torch.float64).tiny if norm.dtype == torch.float64 else lowest
     else:
         lowest = _UNKNOWN if norm == math.inf else sys.float_info.min

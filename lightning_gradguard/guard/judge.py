@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from lightning_gradguard.clip import answer
 from lightning_gradguard.clip.clipper import Clips
 from lightning_gradguard.guard.damage import Damage, inspect
 from lightning_gradguard.guard.dropped_step import DroppedStep
@@ -19,7 +20,7 @@ from lightning_gradguard.guard.guard import Guard, NonFiniteGradientError
 from lightning_gradguard.guard.on_device import DeviceDropper, damage_of, why_not_on_device
 from lightning_gradguard.guard.recovery import Recovery
 from lightning_gradguard.guard.squares import Squares
-from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Passed, Signals
+from lightning_gradguard.guard.verdict import Decision, Dropped, Judgement, LateStep, OnDevice, Pair, Passed, Signals
 from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.loss_scale import as_signal
@@ -30,9 +31,20 @@ from lightning_gradguard.record import Finding, StepRecord, Verdict
 Decide = Callable[[Measurement], Clips]
 
 
-def _together(decision: Decision) -> Tensor:
-    """Total norm and smallest coefficient of a step, in one vector."""
-    return torch.stack([decision.measurement.total, decision.clips.smallest_coefficient])
+def _read(signals: Signals) -> tuple[Signals, Pair]:
+    """Returns the signals as floats, and the first two of them for the record: a host sync on a device."""
+    total = signals.total
+    if answer.floats_on_cpu and total.device.type == "cpu" and type(total) is Tensor:
+        # Each by itself, where a read waits for nobody: one operator less.
+        found = Signals(*[None if signal is None else signal.item() for signal in signals])
+        return found, (found.total, found.coefficient)
+    together = torch.stack([signal for signal in signals if signal is not None])
+    numbers = iter(together.tolist())
+    return Signals(*[None if signal is None else next(numbers) for signal in signals]), together
+
+
+def _signals_of(decision: Decision) -> Signals:
+    return Signals(decision.measurement.total, decision.clips.smallest_coefficient)
 
 
 def _decide_exactly(measurement: Measurement, decide: Decide) -> Decision:
@@ -66,19 +78,18 @@ class Unguarded:
         finite is marked, so that it makes a record, and gradients are not multiplied by one.
         """
         decision = Decision(measurement, decide(measurement))
-        signals = _together(decision)
-        if signals.device.type != "cpu":
-            return Passed(decision, signals, clipped=bool(decision.clips.answers))
-        total, coefficient = signals.tolist()
-        nonfinite = not math.isfinite(total) and inspect(measurement) is not None
-        if not math.isfinite(total) and not nonfinite:  # every element is finite, only the norm overflowed
+        signals = _signals_of(decision)
+        if signals.total.device.type != "cpu":
+            return Passed(decision, torch.stack(signals[:2]), clipped=bool(decision.clips.answers))
+        found, pair = _read(signals)
+        nonfinite = not math.isfinite(found.total) and inspect(measurement) is not None
+        if not math.isfinite(found.total) and not nonfinite:  # every element is finite, only the norm overflowed
             decision = _decide_exactly(measurement, decide)
-            signals = _together(decision)
-            coefficient = float(signals[1])
+            found, pair = _read(_signals_of(decision))
         return Passed(
             decision,
-            signals,
-            clipped=coefficient < 1.0 or (nonfinite and bool(decision.clips.answers)),
+            pair,
+            clipped=found.coefficient < 1.0 or (nonfinite and bool(decision.clips.answers)),
             nonfinite=nonfinite,
         )
 
@@ -195,24 +206,23 @@ class Judge:
             masked = self.on_device.drop_if_bad_(step, measurement, signals, self._told_by_gradients)
             return OnDevice(decision, masked, clipped=bool(decision.clips.answers))
 
-        together = torch.stack([signal for signal in signals if signal is not None])
-        numbers = iter(together.tolist())  # the one host sync of a quiet step: skip must know before optimizer.step
-        found = Signals(*[None if signal is None else next(numbers) for signal in signals])
+        found, pair = _read(signals)  # the one host sync of a quiet step: skip must know before optimizer.step
+        if self.on_device is not None and isinstance(pair, tuple):  # beside those of steps left to the device
+            pair = torch.stack(signals[:2])
         damage = None
         if not math.isfinite(found.total):
             damage = inspect(measurement)
             if damage is None:  # every element is finite, only the norm overflowed: it is measured again, exactly
                 decision = _decide_exactly(measurement, decide)
-                together = _together(decision)
-                total, coefficient = together.tolist()  # host sync: rare
-                found = found._replace(total=total, coefficient=coefficient)
+                exact, pair = _read(_signals_of(decision))  # host sync: rare
+                found = found._replace(total=exact.total, coefficient=exact.coefficient)
             else:
                 damage = self._blame_loss(damage, measurement.layout, self._told_by_gradients)
         damage = damage or self._look_beyond_gradients(found, decision)
         if damage is not None and (damage.loss is None or self.guard.drop_nan_loss):
             return self._drop(step, measurement, damage, scaler)
         self._let_through(step, found)
-        return Passed(decision, together, clipped=found.coefficient < 1.0, damage=damage)
+        return Passed(decision, pair, clipped=found.coefficient < 1.0, damage=damage)
 
     def _signals(self, decision: Decision, loss: Tensor | float | None) -> Signals:
         """The signals of a step, on the device, the same on every process."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from lightning_gradguard.guard.damage import Damage
 from lightning_gradguard.guard.guard import NonFiniteGradientError
 from lightning_gradguard.measurement.measurement import Measurement
 from lightning_gradguard.record import Verdict
+
+Pair: TypeAlias = Tensor | tuple[float, float]  # total norm and smallest coefficient of a step; a vector may hold more
 
 
 class Signals(NamedTuple):
@@ -44,14 +46,15 @@ class Passed:
 
     Attributes:
         decision: that holds for it.
-        signals: ``[total norm, smallest coefficient]`` of the step, on the device.
+        signals: ``[total norm, smallest coefficient, ...]`` of the step: floats for gradients on the CPU, else a vector
+            on the device.
         clipped: whether its gradients have to be written to; where that is not known on the host, ``True``.
         damage: what is wrong with it, where the guard was told to let that through.
         nonfinite: whether it is known that its gradients are not finite, though nobody guards.
     """
 
     decision: Decision
-    signals: Tensor
+    signals: Pair
     clipped: bool
     damage: Damage | None = None
     nonfinite: bool = False

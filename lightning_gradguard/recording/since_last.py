@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gradguard.clip.answer import Clip
 from lightning_gradguard.clip.clipper import Clips
-from lightning_gradguard.guard.verdict import Decision, Over
+from lightning_gradguard.guard.verdict import Decision, Over, Pair
 from lightning_gradguard.measurement.layout import Layout
 from lightning_gradguard.measurement.measurement import Measurement, by_layer
 from lightning_gradguard.recording.step_norms import StepNorms
@@ -43,14 +43,14 @@ class LastStep:
 
     Attributes:
         norms: of its gradients, ``[num_params]``.
-        signals: ``[total norm, smallest coefficient, ...]``.
+        signals: ``[total norm, smallest coefficient, ...]``, floats or a vector.
         threshold: that its policy compared with, where there is one for all.
         coefficient: that scaled the whole gradient, where there is one for all.
         ratio: the gradient-to-weight ratio of its policy.
     """
 
     norms: Tensor
-    signals: Tensor
+    signals: Pair
     threshold: float | Tensor | None
     coefficient: Tensor | None
     ratio: float | None
@@ -62,7 +62,7 @@ class LastStep:
             layout: of its gradients.
             present: which of them were there.
         """
-        total, coefficient = self.signals[:2].unbind()
+        total, coefficient = _tensor([self.signals[:2]], self.norms.device)[0]
         measurement = Measurement(layout, (None,) * len(self.norms), self.norms, total).with_present(present)
         clips = Clips(coefficient, ratio=self.ratio)
         if self.coefficient is not None:
@@ -130,17 +130,17 @@ class SinceLast:
         self.present: tuple[bool, ...] = (False,) * len(self.layout.params)
         self.last: LastStep | None = None
         self.total_norms.reset()
-        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._steps: list[tuple[Tensor, Pair, Tensor]] = []
         self._single = False
-        self._clipped: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._clipped: list[tuple[Tensor, Tensor, Tensor | float]] = []
 
-    def add(self, measurement: Measurement, signals: Tensor, clips: Clips) -> None:
+    def add(self, measurement: Measurement, signals: Pair, clips: Clips) -> None:
         """Takes one step in; it is folded with others later, in one go.
 
         Args:
             measurement: of the raw gradients.
-            signals: ``[total norm, smallest coefficient, ...]``. A step whose total norm is not finite enters the
-                counts only.
+            signals: ``[total norm, smallest coefficient, ...]``, floats or a vector. A step whose total norm is not
+                finite enters the counts only.
             clips: what the policies answered: whether the second signal is the one coefficient of all gradients.
         """
         self._count(measurement)
@@ -150,7 +150,7 @@ class SinceLast:
         if len(self._steps) == _FOLD_EVERY:
             self.fold()
 
-    def add_clipped(self, measurement: Measurement, signals: Tensor, clips: Clips) -> None:
+    def add_clipped(self, measurement: Measurement, signals: Pair, clips: Clips) -> None:
         """Takes in what clipping has left in a step, once it is done, where no single coefficient tells.
 
         A step of which a record tells already is not taken in again.
@@ -175,7 +175,7 @@ class SinceLast:
 
     def _fold_steps(self) -> None:
         norms = torch.stack([norms for norms, _, _ in self._steps])
-        totals, coefficients = torch.stack([signals[:2] for _, signals, _ in self._steps]).to(self._dtype).unbind(1)
+        totals, coefficients = _tensor([pair[:2] for _, pair, _ in self._steps], self._device).to(self._dtype).unbind(1)
         # As they were measured: in the signals of a step that the device leaves out stands NaN.
         self.total_norms.extend(torch.stack([total for _, _, total in self._steps]))
         self._steps = []
@@ -199,7 +199,7 @@ class SinceLast:
     def _fold_clipped(self) -> None:
         """Folds the norms after clipping over those before, of each layer and of the whole."""
         raw, left = (by_layer(self.layout, torch.stack(norms)) for norms in list(zip(*self._clipped, strict=True))[:2])
-        finite = torch.stack([total for _, _, total in self._clipped]).isfinite() & raw.isfinite().all(1)
+        finite = _tensor([total for _, _, total in self._clipped], self._device).isfinite() & raw.isfinite().all(1)
         self._clipped = []
         # What is left of nothing is nothing: 0/0 counts as untouched, as does a step that was not finite.
         layers = (left / raw).nan_to_num(1.0).clamp(max=1.0).where(finite.unsqueeze(1), 1.0).amin(0)
@@ -250,3 +250,10 @@ class SinceLast:
         return True
 
     _SCALARS = ("max_total_norm", "min_coefficient", "num_clipped", "num_nonfinite", "num_steps")
+
+
+def _tensor(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Returns tensors stacked, or numbers of the host together as one tensor."""
+    if isinstance(values[0], Tensor):
+        return torch.stack(list(values))
+    return torch.tensor(values, dtype=torch.float64, device=device)
