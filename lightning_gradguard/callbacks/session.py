@@ -288,8 +288,6 @@ class Session:
 
     def _begins(self, pipeline: GradientPipeline, optimizer: Optimizer) -> bool:
         """Tells whether this step begins a step of all, where several optimizers are taken as one."""
-        if len(pipeline.optimizers.plain) == 1:
-            return True
         begins = not self._stepped or id(optimizer) in self._stepped
         self._stepped = {id(optimizer)} if begins else self._stepped | {id(optimizer)}
         if len(self._stepped) == len(pipeline.optimizers.plain):
@@ -372,12 +370,13 @@ class Session:
                 self.survival.recovery.overflow_step()  # its forward passes count, unless one has spoiled a buffer
             return
         pipeline = self._pipeline_of(trainer, optimizer)
+        several = pipeline is not None and len(pipeline.optimizers.plain) > 1
         if pipeline is not None and self.calls is not None:
             pipeline.steps_elsewhere = self.calls.met_unseen
         if (
             pipeline is None
             or (self._strategy_accumulates and not steps_now(trainer))
-            or not self._begins(pipeline, optimizer)
+            or (several and not self._begins(pipeline, optimizer))
         ):
             return
         if self.survival is not None and self.survival.window_is_lost:
@@ -388,7 +387,6 @@ class Session:
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         loss = self.survival.take_loss() if self.survival else None
-        several = len(pipeline.optimizers.plain) > 1
         record = pipeline.before_step(
             step=step,
             log=self._is_due(trainer, pipeline, step),
@@ -397,9 +395,9 @@ class Session:
             stepping=optimizer if several else None,
         )
         if self.survival is not None:
-            self.survival.note_step(step, record, moved=pipeline.moved)
+            self.survival.note_step(step, record, moved=pipeline.judge.moved)
         self._passing_on.note(self._pass_on, trainer, pipeline, record)
-        if pipeline.should_stop:
+        if pipeline.judge.should_stop:
             trainer.should_stop = True
         if record is not None:
             self._announce_bad(record, pipeline)
@@ -514,7 +512,7 @@ class Session:
         name = f"grad_norm_total{of_which}"
         # Into the dict itself: the property would gather anew all that the user has logged, at every step.
         metrics = trainer._logger_connector._callback_metrics
-        if pipeline.moved:
+        if pipeline.judge.moved:
             metrics[name] = pipeline.total_norm
         elif name not in metrics:
             metrics[name] = torch.zeros_like(pipeline.total_norm)  # nothing was applied yet
@@ -523,7 +521,7 @@ class Session:
             if name_of_count not in metrics or self._told_skipped.get(name_of_count) != skipped:
                 metrics[name_of_count] = torch.tensor(float(skipped), device="cpu")
                 self._told_skipped[name_of_count] = skipped
-        if record is not None and pipeline.moved and self.plan.prog_bar:
+        if record is not None and pipeline.judge.moved and self.plan.prog_bar:
             trainer.progress_bar_metrics[name] = record.total_norm
 
     def tell_the_end(self, trainer: pl.Trainer, exception: BaseException | None = None) -> None:

@@ -198,7 +198,8 @@ class Survival:
         """Takes note of what became of a step, and starts a new one with the next batch."""
         self.let_through = self.let_through or moved
         self.dropped = not moved and record is not None and record.step == step and record.cause is not None
-        self.after_step()
+        if self.incidents is not None:
+            self.after_step()
 
     def after_step(self) -> None:
         """Starts a new step with the next batch."""

@@ -34,7 +34,7 @@ class Norms:
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Returns the l2 norm of each tensor, ``[len(tensors)]``, on the first tensor's device; 0 for ``None``."""
-        return self.with_units(tensors)[0]
+        return self._by_plan(Plan.norms, tensors)[0]
 
     def with_units(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, list[FoundUnits]]:
         """Returns the l2 norm of each tensor, and from the same pass those of the units that each one wants.
