@@ -19,7 +19,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "values chase each other": ("loss-rises", "diverged", "runaway-over-time"),
     "rate is zero": ("rate-zero", "updates-too-small"),
     "rate too low": ("updates-too-small",),
-    "rate too high": ("updates-too-large",),
+    "rate too high": ("updates-too-large", "momentum-too-high"),
     "rate decays too early": ("rate-decayed", "updates-too-small"),
     "clipping rules": ("clipping-always",),
     "weight decay rules": ("weight-decay",),

@@ -215,6 +215,23 @@ def _less_decay(recipe: Recipe, finding: Finding) -> Recipe:
     return replace(recipe, optimizer=build)
 
 
+def _less_momentum(recipe: Recipe, finding: Finding) -> Recipe:
+    """To the number at the end of the remedy."""
+    to = float(finding.remedies[0].split()[-1])
+
+    def build(net: nn.Module) -> list[Optimizer]:
+        optimizers = m.listed(recipe.optimizer(net))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                if "betas" in group:
+                    group["betas"] = (to, *group["betas"][1:])
+                else:
+                    group["momentum"] = to
+        return optimizers
+
+    return replace(recipe, optimizer=build)
+
+
 def _scaled_targets(recipe: Recipe, finding: Finding) -> Recipe | None:
     return _scaled(recipe, _named(finding, "targets") or 1)
 
@@ -292,6 +309,7 @@ CURES: dict[str, Cure] = {
     remedies.TARGETS_IN_RANGE: _targets_in_range,
     remedies.NORMALIZE_INPUT: _standardize,
     remedies.LOWER_DECAY: _less_decay,
+    remedies.LOWER_MOMENTUM: _less_momentum,
     remedies.SLOWER_DECAY: _constant_rate,
     remedies.RAISE_CEILING: _raise_ceiling,
     remedies.LOWER_RATE: _lower,

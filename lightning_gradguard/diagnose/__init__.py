@@ -15,6 +15,7 @@ from lightning_gradguard.diagnose.rules.exploding_in_time import ExplodingOverTi
 from lightning_gradguard.diagnose.rules.fp16_headroom import Fp16Headroom
 from lightning_gradguard.diagnose.rules.fp16_underflow import Fp16Underflow
 from lightning_gradguard.diagnose.rules.frozen_last import FrozenLast
+from lightning_gradguard.diagnose.rules.high_momentum import HighMomentum
 from lightning_gradguard.diagnose.rules.identical_units import IdenticalUnits
 from lightning_gradguard.diagnose.rules.imbalance import OptimizerImbalance
 from lightning_gradguard.diagnose.rules.input_scale import InputScale
@@ -56,6 +57,7 @@ __all__ = [
     "Fp16Headroom",
     "Fp16Underflow",
     "FrozenLast",
+    "HighMomentum",
     "IdenticalUnits",
     "InputScale",
     "LargeUpdates",

@@ -22,6 +22,7 @@ CALL_STEP = "call optimizer.step() after the backward pass"
 SET_RATE = "give the optimizer a learning rate above zero; look at what the scheduler makes of it"
 SLOWER_DECAY = "let the learning rate decay over the whole run: schedulers count in steps or epochs, check `interval`"
 LOWER_DECAY = "lower the weight decay"
+LOWER_MOMENTUM = "lower the momentum"
 USE_SCALER = "scale the loss: precision='16-mixed' with its GradScaler, or bfloat16, which needs none"
 USE_BFLOAT16 = "use bfloat16 (precision='bf16-mixed'), which has float32's range"
 NORMALIZE_INPUT = "bring the input to zero mean and unit variance"
@@ -91,9 +92,9 @@ def raise_rate(factor: float) -> str:
     return RAISE_RATE if not math.isfinite(factor) else f"{RAISE_RATE} by about {factor:g}×"
 
 
-def larger_loss(factor: float) -> str:
-    """Multiplying the loss, so that its gradient is no longer lost beside an optimizer's eps."""
-    return f"{LARGER_LOSS} by about {factor:g}: its gradient is below the optimizer's eps"
+def larger_loss(factor: float, why: str) -> str:
+    """Multiplying the loss, whose gradient is too small."""
+    return f"{LARGER_LOSS} by about {factor:.2g}: {why}"
 
 
 def clip(norm: float | None = None, *, clips: bool = False) -> str:

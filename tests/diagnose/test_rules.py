@@ -24,6 +24,7 @@ from lightning_gradguard.diagnose import (
     Fp16Headroom,
     Fp16Underflow,
     FrozenLast,
+    HighMomentum,
     IdenticalUnits,
     InputScale,
     LargeUpdates,
@@ -114,6 +115,7 @@ SICK = {
         WeightDecay(),
         [{"weight_decays": (100.0,) * 6, "learning_rates": (1e-3,) * 6, "optimizer_kind": "Adam"}] * 30,
     ),
+    "a momentum of a thousand steps": (HighMomentum(), steady(momentum=0.999)),
     "input of 1e-4": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 1e-4}), HEAD))),
     "input of zero": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 0.0}), HEAD))),
     "the same sample again and again": (
@@ -301,6 +303,7 @@ WELL = {
         WeightDecay(),
         steady(weight_decays=(0.1,) * 6, learning_rates=(1e-3,) * 6, optimizer_kind="AdamW"),
     ),
+    "the momentum of published recipes": (HighMomentum(), steady(momentum=0.99)),
     "an input of 1e9 that enters beside embeddings is no target": (
         TargetScale(),
         steady(**STAMPS, inputs=(BatchStats("0", 4.0, floating=False), BatchStats("1", 9e8), X), loss=1e16),
@@ -660,6 +663,7 @@ def test_the_depth_profile_comes_with_its_slope_and_the_layers_left_behind(make_
         (lambda: DeadUnits(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
         (lambda: DeadUnits(min_batches=0), "min_batches must be at least 1, got 0"),
         (lambda: FrozenLast(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
+        (lambda: HighMomentum(momentum=1.0), "momentum must lie between 0 and 1, got 1.0"),
         (lambda: WeightDecay(shrink=0.0), "shrink must be positive, got 0.0"),
         (lambda: WeightDecay(ratio=1.0), "ratio must be above 1, got 1.0"),
         (lambda: InputScale(low=0.0), "low must be positive, got 0.0"),

@@ -14,6 +14,7 @@ from lightning_gradguard.diagnose.rules.exploding_in_time import ExplodingOverTi
 from lightning_gradguard.diagnose.rules.fp16_headroom import Fp16Headroom
 from lightning_gradguard.diagnose.rules.fp16_underflow import Fp16Underflow
 from lightning_gradguard.diagnose.rules.frozen_last import FrozenLast
+from lightning_gradguard.diagnose.rules.high_momentum import HighMomentum
 from lightning_gradguard.diagnose.rules.identical_units import IdenticalUnits
 from lightning_gradguard.diagnose.rules.imbalance import OptimizerImbalance
 from lightning_gradguard.diagnose.rules.input_scale import InputScale
@@ -55,6 +56,7 @@ RULES: tuple[type[Rule], ...] = (
     DoubleActivation,
     OutputRange,
     WeightDecay,
+    HighMomentum,
     Fp16Underflow,
     LossScaleCollapse,
     InputScale,
