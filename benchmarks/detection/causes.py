@@ -15,7 +15,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "a part starves": ("starving-part", "vanishing-over-depth", "no-gradient"),
     "gradients are never cleared": ("no-zero-grad",),
     "loss is maximized": ("wrong-sign",),
-    "loss has no floor": ("wrong-sign",),
+    "loss has no floor": ("wrong-sign", "runaway-over-time"),
     "values chase each other": ("loss-rises", "diverged", "runaway-over-time"),
     "rate is zero": ("rate-zero", "updates-too-small"),
     "rate too low": ("updates-too-small",),

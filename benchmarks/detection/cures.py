@@ -30,8 +30,10 @@ def cured(recipe: Recipe, finding: Finding) -> Recipe | None:
     return cure(recipe, finding) if cure else None
 
 
-def _lower(recipe: Recipe, finding: Finding) -> Recipe:
-    return m.rate(1 / finding.evidence.get("lower_learning_rate_by", 10.0))(recipe)
+def _lower(recipe: Recipe, finding: Finding) -> Recipe | None:
+    """By the number in the remedy; without one the user must choose."""
+    by = re.search(r"by about ([\d.e+]+)×", finding.remedies[0])
+    return m.rate(1 / float(by[1]))(recipe) if by else None
 
 
 def _raise(recipe: Recipe, finding: Finding) -> Recipe | None:

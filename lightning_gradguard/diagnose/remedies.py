@@ -46,6 +46,13 @@ OPEN_OUTPUT = "leave the last activation out, or bring the targets into its rang
 SCALE_LOGITS = "divide attention logits by the square root of the head's width, normalize queries and keys"
 LOWER_RATE = "lower the learning rate"
 RAISE_RATE = "raise the learning rate"
+WHAT_GROWS = (
+    "look at each term of the loss and at its targets: steps are of usual size, so that something makes the loss grow, "
+    "as targets do that the net itself puts out"
+)
+BOUND_CRITIC = (
+    "bound the critic, if one of the two is one: a gradient penalty, spectral normalization or clipped weights"
+)
 WARM_UP = "warm the learning rate up over the first hundreds of steps"
 RAISE_CEILING = "raise the clipping threshold"
 CLIP = "clip the total gradient norm"

@@ -54,8 +54,8 @@ class HighMomentum(Rule):
             rule=self.id,
             severity="critical" if momentum > _LONG else "warning",
             message=(
-                f"the momentum is {momentum:g}: each step is made of the gradients of {remembers}; {_USUAL:g} is usual, "
-                f"for 10."
+                f"the momentum is {momentum:g}: each step is made of the gradients of {remembers}; "
+                f"{_USUAL:g} is usual, for 10."
             ),
             step=record.step,
             layers=record.layers,
