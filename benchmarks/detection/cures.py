@@ -48,8 +48,7 @@ def _rate(recipe: Recipe) -> float:
 
 def _unfreeze(recipe: Recipe, finding: Finding) -> Recipe:
     """Only what the finding names."""
-    named = tuple(f"{name.removeprefix('net.')}." for name in finding.layers)
-    return m.weights(lambda name, p: p.requires_grad_() if f"{name}.".startswith(named) else None)(recipe)
+    return m.weights(lambda name, p: p.requires_grad_() if _is_named(name, finding) else None)(recipe)
 
 
 def _minimize(recipe: Recipe, finding: Finding) -> Recipe:
@@ -125,13 +124,42 @@ def _share_of_own(net: nn.Module) -> float:
 
 def _from_zero(recipe: Recipe, finding: Finding) -> Recipe:
     """Only what the finding names: weights at random, as large as the layer is wide; biases stay at zero."""
-    named = tuple(f"{name.removeprefix('net.')}." for name in finding.layers)
 
     def start(name: str, p: Tensor) -> None:
-        if f"{name}.".startswith(named) and not name.endswith("bias"):
+        if _is_named(name, finding) and not name.endswith("bias"):
             nn.init.normal_(p, std=(p.shape[-1] if p.dim() > 1 else len(p)) ** -0.5)
 
     return m.weights(start)(recipe)
+
+
+def _scales_from_zero(recipe: Recipe, finding: Finding) -> Recipe:
+    return m.weights(lambda name, p: p.fill_(0.1) if _is_named(name, finding) else None)(recipe)
+
+
+def _is_named(name: str, finding: Finding) -> bool:
+    """Whether a parameter belongs to a layer that is named; those of the net itself have a name without a dot."""
+    layers = [layer for layer in finding.layers if layer != "net"]
+    own = len(layers) < len(finding.layers) and "." not in name
+    return own or f"net.{name}.".startswith(tuple(f"{layer}." for layer in layers))
+
+
+def _one_from_zero(recipe: Recipe, finding: Finding) -> Recipe:
+    """Of each two matrices that can be multiplied the first is drawn at random."""
+
+    def start(net: nn.Module) -> None:
+        left = [p for name, p in net.named_parameters() if _is_named(name, finding) and p.dim() == 2]
+        while left:
+            first = left.pop(0)
+            fits = [p for p in left if p.shape[0] == first.shape[1] or p.shape[1] == first.shape[0]]
+            left = [p for p in left if p is not next(iter(fits), None)]
+            nn.init.normal_(first, std=first.shape[0] ** -0.5)
+
+    return m.model(start)(recipe)
+
+
+def _smaller_weights(recipe: Recipe, finding: Finding) -> Recipe:
+    by = finding.evidence["divide_by"]
+    return m.weights(lambda name, p: p.div_(by) if p.dim() > 1 else None)(recipe)
 
 
 def _smaller_logits(recipe: Recipe, finding: Finding) -> Recipe:
@@ -146,7 +174,7 @@ def _smaller_logits(recipe: Recipe, finding: Finding) -> Recipe:
         finally:
             nn.functional.cross_entropy = plain
 
-    return replace(recipe, loss=loss, metric=recipe.metric or recipe.loss)
+    return replace(recipe, loss=loss)  # where the loss is the metric too, what goes into it is divided there as well
 
 
 def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
@@ -321,6 +349,9 @@ CURES: dict[str, Cure] = {
     remedies.ZERO_BIAS: _zero_bias,
     remedies.INIT_NORMAL: _initialize,
     remedies.FROM_ZERO: _from_zero,
+    remedies.ONE_FROM_ZERO: _one_from_zero,
+    remedies.SCALES_FROM_ZERO: _scales_from_zero,
+    remedies.SMALLER_WEIGHTS: _smaller_weights,
     remedies.SMALLER_LOGITS: _smaller_logits,
     remedies.LARGER_LOSS: _larger_loss,
     remedies.NORMALIZE_AND_INIT: _normalize_and_initialize,

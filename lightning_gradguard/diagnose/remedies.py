@@ -33,6 +33,9 @@ INIT_NORMAL = (
     "initialize for the activation: He for ReLU and its kin, Xavier for tanh and sigmoid; zero only for biases"
 )
 FROM_ZERO = "draw these weights at random: of factors that are multiplied, one at most may begin at zero"
+ONE_FROM_ZERO = "draw one of the two factors at random, and leave the other at zero: the net then begins as it was"
+SCALES_FROM_ZERO = "begin these scales at 0.1: at exactly zero neither they nor what they scale get a gradient"
+SMALLER_WEIGHTS = "begin with smaller weights"
 SMALLER_LOGITS = "divide what goes into the loss"
 LARGER_LOSS = "multiply the loss"
 NORMALIZE = "add batch or layer normalization between the layers"
@@ -82,6 +85,13 @@ def for_scale(*, deep_and_bare: bool, normalizes: bool = False) -> tuple[str, ..
 def smaller_logits(factor: float) -> str:
     """Bringing outputs into the range where a loss is unsure, by a factor."""
     return f"{SMALLER_LOGITS} by about {factor:g}, or begin with smaller weights in the last layer"
+
+
+def smaller_weights(factor: float) -> str:
+    """Scaling initial weights down, by what the gradient grows from layer to layer."""
+    return (
+        f"{SMALLER_WEIGHTS}, about {factor:.2g} times in each layer: by as much the gradient grows from one to the next"
+    )
 
 
 def lower_rate(factor: float | None = None) -> str:
