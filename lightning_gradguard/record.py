@@ -146,6 +146,7 @@ class LossStats:
         target_low: the smallest target, where targets are numbers.
         target_high: the largest.
         given_rms: root mean square of what was predicted, where that is numbers.
+        raw: whether the input was no log-probabilities, where these are due.
     """
 
     kind: str
@@ -155,6 +156,7 @@ class LossStats:
     target_low: float | None = None
     target_high: float | None = None
     given_rms: float | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True)

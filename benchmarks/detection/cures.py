@@ -31,15 +31,22 @@ def cured(recipe: Recipe, finding: Finding) -> Recipe | None:
 
 
 def _lower(recipe: Recipe, finding: Finding) -> Recipe | None:
-    """By the number in the remedy; without one the user must choose."""
-    by = re.search(r"by about ([\d.e+]+)×", finding.remedies[0])
-    return m.rate(1 / float(by[1]))(recipe) if by else None
+    return _times(recipe, finding, lambda by: 1 / by)
 
 
 def _raise(recipe: Recipe, finding: Finding) -> Recipe | None:
     if _rate(recipe) == 0:
         return None  # zero times a factor is zero: the user must choose
-    return m.rate(finding.evidence.get("raise_learning_rate_by", 10.0))(recipe)
+    return _times(recipe, finding, lambda by: by)
+
+
+def _times(recipe: Recipe, finding: Finding, factor: Callable[[float], float]) -> Recipe | None:
+    """The rate by the number in the remedy, of the optimizer that it names; without a number the user must choose."""
+    found = re.search(r"by about ([\d.e+]+)×(?:, that of optimizer (\d+))?", finding.remedies[0])
+    if found is None:
+        return None
+    by, which = factor(float(found[1])), None if found[2] is None else int(found[2])
+    return m.rate(by, which)(recipe)
 
 
 def _rate(recipe: Recipe) -> float:
@@ -175,6 +182,18 @@ def _smaller_logits(recipe: Recipe, finding: Finding) -> Recipe:
             nn.functional.cross_entropy = plain
 
     return replace(recipe, loss=loss)  # where the loss is the metric too, what goes into it is divided there as well
+
+
+def _log_probabilities(recipe: Recipe, finding: Finding) -> Recipe:
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        plain = nn.functional.nll_loss
+        nn.functional.nll_loss = lambda x, *args, **more: plain(x.log_softmax(1), *args, **more)
+        try:
+            return recipe.loss(net, batch)
+        finally:
+            nn.functional.nll_loss = plain
+
+    return replace(recipe, loss=loss)
 
 
 def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
@@ -333,6 +352,7 @@ CURES: dict[str, Cure] = {
     remedies.ZERO_GRAD: _usual_loop,
     remedies.CALL_STEP: _usual_loop,
     remedies.PASS_LOGITS: _open_output,
+    remedies.PASS_LOG_PROBABILITIES: _log_probabilities,
     remedies.OPEN_OUTPUT: _open_output,
     remedies.NORMALIZE_TARGET: _scaled_targets,
     remedies.NORMALIZE_BOTH: _standardize_both,

@@ -14,7 +14,10 @@ OWN_PARAMETERS = (
     "give the optimizer the parameters of this module: build it in configure_optimizers, of self.parameters()"
 )
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
-EACH_SIGN = "look at the sign of each term of the loss: one of them is maximized"
+EACH_SIGN = (
+    "look at the sign of each term of the loss and at what it is given: one of them is maximized, or wants "
+    "log-probabilities and gets raw outputs"
+)
 TARGETS_IN_RANGE = "bring the targets of this loss into 0 to 1: masks of 0 and 255 want a division by 255"
 ZERO_GRAD = "call optimizer.zero_grad() before each backward pass that begins a step"
 ZERO_GRAD_FIRST = "call optimizer.zero_grad() before backward(), not between backward() and step()"
@@ -45,6 +48,7 @@ OTHER_ACTIVATION = "use a non-saturating activation: ReLU, GELU, SiLU"
 LEAKY = "use an activation that does not die: leaky ReLU, GELU, SiLU"
 ZERO_BIAS = "start the biases before the activation at zero"
 PASS_LOGITS = "pass the raw outputs to this loss: it applies softmax or sigmoid itself"
+PASS_LOG_PROBABILITIES = "use cross_entropy in place of nll_loss, or pass it log_softmax of the raw outputs"
 OPEN_OUTPUT = "leave the last activation out, or bring the targets into its range"
 SCALE_LOGITS = "divide attention logits by the square root of the head's width, normalize queries and keys"
 LOWER_RATE = "lower the learning rate"

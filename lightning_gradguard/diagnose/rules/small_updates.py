@@ -6,13 +6,17 @@ import math
 import statistics
 
 from lightning_gradguard.diagnose import remedies
+from lightning_gradguard.diagnose.depth import gradient_profile
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.diagnose.settled import SettledRatios, round_factor
 from lightning_gradguard.diagnose.trend import LossTrend
 from lightning_gradguard.record import Finding, StepRecord
 
 _GOOD = 0.02  # the largest median over layers of runs that train well: measured 0.004 to 0.13
 _BEGINS_LARGE = ("Adagrad", "RMSprop")  # their first step is ten times as large as those that follow, or more
+_AT_FIRST = 3.0  # times the share that these may reach while they move nothing
+_NEVER = 5e-3  # a quarter of the usual median that no layer at all ever reached
 _MORE = 10.0  # times as large as usual: such a first step, or one of a single layer
 
 _EPS = 1e-8  # what Adam and its kin add to the root of the mean square gradient: one far below it moves nothing
@@ -21,6 +25,7 @@ _ROOM = 1e-3  # root mean square of a gradient beside which it is nothing
 
 _LONG = 10.0  # times the steps so far that a warm-up may still have to go before it is called too slow
 _MIN_STEPS = 32  # before them a warm-up has hardly begun
+_SLOPED = 2.0  # powers of ten that the gradient changes by over depth: then that is what keeps layers from moving
 _TINY = 1e-2  # of what a loss function gave that is back-propagated, from which that is no weight but a mistake
 _TINY_LOSS = "the loss is multiplied by a tiny factor"
 _ONCE = 10.0  # times the share that no step ever reached: Adagrad's first steps are larger than all others
@@ -31,8 +36,10 @@ class SmallUpdates(Rule):
 
     Speaks of the largest ||change|| / ||weights|| of any layer over the last six that were measured, of a run in which
     it never was ten times as much: the end of a decay and one layer without gradient are no cause, and while it rises
-    as in a warm-up judgement waits, unless at that pace it had ten times as long to go. Layers that began at zero, as
-    half of an adapter does, are left out: any step is large beside zero.
+    as in a warm-up judgement waits, unless at that pace it had ten times as long to go. And of a run whose loss is
+    after 64 steps still what the best constant prediction would cost, if no layer ever moved by a quarter of what the
+    median layer of a run that trains well does: plain SGD at a rate that was meant for Adam moves the last layer alone.
+    Layers that began at zero, as half of an adapter does, are left out: any step is large beside zero.
 
     The factor brings the largest median over layers to 0.02, and to ten times that in two cases: Adagrad divides by the
     root of all squares so far and RMSprop by that of a mean that begins at zero, so that their first step is far above
@@ -65,6 +72,7 @@ class SmallUpdates(Rule):
         self.share, self.min_progress = share, min_progress
         self._trend = LossTrend()
         self._ratios = SettledRatios()
+        self._progress = Progress()
         self._recent: list[float] = []
         self._ever = 0.0
         self._median = 0.0
@@ -76,10 +84,13 @@ class SmallUpdates(Rule):
         """The finding that holds at this record, or ``None``."""
         self._trend.add(record)
         self._take_in(record)
+        self._progress.add(record)
         fell = self._trend.fell
         largest = max(self._recent, default=0.0)
-        small = 0 < largest < self.share and self._ever < _ONCE * self.share
-        if not small or self._rising or (fell is not None and fell > self.min_progress):
+        limit = self.share * (_AT_FIRST if record.optimizer_kind in _BEGINS_LARGE else 1.0)
+        small = 0 < largest < limit and self._ever < _ONCE * self.share
+        still = not self._rising and (fell is None or fell <= self.min_progress)
+        if not (small and still) and not (largest and self._has_learned_nothing(record)):
             return None
         what, causes, tries, by = self._way_out(record, largest)
         return Finding(
@@ -95,6 +106,12 @@ class SmallUpdates(Rule):
             causes=causes,
             remedies=(tries,),
         )
+
+    def _has_learned_nothing(self, record: StepRecord) -> bool:
+        """Whether the loss is still that of a constant, no layer ever moved as the median one does, and all alike."""
+        line = gradient_profile(record).line
+        level = line is None or not line.is_certain or abs(line.decades) < _SLOPED
+        return self._ever < _NEVER and level and self._progress.has_learned_nothing and not self._rising
 
     def _way_out(self, record: StepRecord, largest: float) -> tuple[str, tuple[str, ...], str, dict[str, float]]:
         """What is wrong, its causes, what to try, and by how much."""
