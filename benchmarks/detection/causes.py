@@ -47,9 +47,9 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "float16 overflows": ("fp16-headroom", "loss-scale-collapse"),
     "a step is not finite": ("bad-batches", "diverged"),
     "batches are bad": ("bad-batches",),
-    "posterior has collapsed": (),
+    "posterior has collapsed": ("outweighed",),
     "loss is badly scaled": ("output-scale", "updates-too-large", "updates-too-small"),
     "labels are wrong": (),
     "loss broadcasts": (),
-    "too much regularization": (),
+    "too much regularization": ("outweighed",),
 }

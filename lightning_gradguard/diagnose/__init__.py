@@ -27,6 +27,7 @@ from lightning_gradguard.diagnose.rules.no_step import NoStep
 from lightning_gradguard.diagnose.rules.old_gradients import OldGradients
 from lightning_gradguard.diagnose.rules.output_range import OutputRange
 from lightning_gradguard.diagnose.rules.output_scale import OutputScale
+from lightning_gradguard.diagnose.rules.outweighed import Outweighed
 from lightning_gradguard.diagnose.rules.poor_initialization import PoorInitialization
 from lightning_gradguard.diagnose.rules.rate_decayed import RateDecayed
 from lightning_gradguard.diagnose.rules.runaway import Runaway
@@ -69,6 +70,7 @@ __all__ = [
     "OptimizerImbalance",
     "OutputRange",
     "OutputScale",
+    "Outweighed",
     "PoorInitialization",
     "RateDecayed",
     "Rule",

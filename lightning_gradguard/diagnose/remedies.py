@@ -25,6 +25,9 @@ CALL_STEP = "call optimizer.step() after the backward pass"
 SET_RATE = "give the optimizer a learning rate above zero; look at what the scheduler makes of it"
 SLOWER_DECAY = "let the learning rate decay over the whole run: schedulers count in steps or epochs, check `interval`"
 LOWER_DECAY = "lower the weight decay"
+WEIGH_LESS = (
+    "give the other terms of the loss, penalty or divergence, a tenth of their weight or less, or let it grow slowly"
+)
 LOWER_MOMENTUM = "lower the momentum"
 USE_SCALER = "scale the loss: precision='16-mixed' with its GradScaler, or bfloat16, which needs none"
 USE_BFLOAT16 = "use bfloat16 (precision='bf16-mixed'), which has float32's range"

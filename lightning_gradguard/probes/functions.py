@@ -90,7 +90,8 @@ class FunctionWatch(TorchDispatchMode):
             baseline, given, value, *targets = torch.stack(
                 [f.float().to(figures[0].device) for f in figures]
             ).tolist()  # host sync
-            found.append(LossStats(kind, baseline, given == 1, value, *targets, raw=given == _RAW))
+            low, high, size = [*targets, None, None, None][:3]
+            found.append(LossStats(kind, baseline, given == 1, value, low, high, size, raw=given == _RAW))
         return tuple(found) or None
 
     def __torch_dispatch__(
@@ -164,14 +165,14 @@ class FunctionWatch(TorchDispatchMode):
         target = args[1].float()
         self._add("binary-cross-entropy", _entropy_of(target.mean()), value, target, summed=_is_summed(args, 3))
 
-    def _mse(self, args: Sequence[Any], value: Tensor) -> None:
+    def _mse(self, args: Sequence[Any], value: Tensor, times: int = 1) -> None:
         target = args[1].float()
         self._given = None
         number = len(target) if target.dim() else 1
         if number > 1:
             around = (target - target.mean(0, keepdim=True)).square().mean()
             baseline = around * number / (number - 1)
-            self._add("squared-error", baseline, value, target, args[0], summed=_is_summed(args, 2))
+            self._add("squared-error", baseline * times, value, target, args[0], summed=_is_summed(args, 2))
 
     def _add(
         self,
@@ -206,10 +207,20 @@ class FunctionWatch(TorchDispatchMode):
         if len(args) == 1 or (args[1] is args[0] if isinstance(args[1], Tensor) else args[1] == 2):
             self._error = (self._error[0], value, *self._error[2:])
 
+    def _sum(self, args: Sequence[Any], value: Tensor) -> None:
+        """Its sum, over all or of each sample."""
+        if self._error is not None and args[0] is self._error[1]:
+            if value.dim() == 0:
+                self._mse((*self._error[2:], 2), value)
+                self._error = None
+            else:
+                self._error = (self._error[0], value, *self._error[2:])
+
     def _mean(self, args: Sequence[Any], value: Tensor) -> None:
-        """Its mean: a squared error, as if a loss function had given it."""
+        """The mean of either: a squared error, as if a loss function had given it."""
         if self._error is not None and args[0] is self._error[1] and value.dim() == 0:
-            self._mse((*self._error[2:], 1), value)
+            _, summed, predicted, target = self._error
+            self._mse((predicted, target, 1), value, times=predicted.numel() // max(1, args[0].numel()))
             self._error = None
 
 
@@ -218,6 +229,7 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "pow": FunctionWatch._bend,
     "square": FunctionWatch._bend,
     "mul": FunctionWatch._bend,
+    "sum": FunctionWatch._sum,
     "mean": FunctionWatch._mean,
     "_log_softmax": FunctionWatch._log_softmax,
     "nll_loss_forward": FunctionWatch._nll,

@@ -36,6 +36,7 @@ from lightning_gradguard.diagnose import (
     OptimizerImbalance,
     OutputRange,
     OutputScale,
+    Outweighed,
     PoorInitialization,
     RateDecayed,
     Runaway,
@@ -116,6 +117,10 @@ SICK = {
         [{"weight_decays": (100.0,) * 6, "learning_rates": (1e-3,) * 6, "optimizer_kind": "Adam"}] * 30,
     ),
     "a momentum of a thousand steps": (HighMomentum(), steady(momentum=0.999)),
+    "a divergence that outweighs the error": (
+        Outweighed(),
+        [{"loss": 9.0, "losses": (LossStats("squared-error", 1.0, value=1.0),)}] * 40,
+    ),
     "input of 1e-4": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 1e-4}), HEAD))),
     "input of zero": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 0.0}), HEAD))),
     "the same sample again and again": (
@@ -304,6 +309,10 @@ WELL = {
         steady(weight_decays=(0.1,) * 6, learning_rates=(1e-3,) * 6, optimizer_kind="AdamW"),
     ),
     "the momentum of published recipes": (HighMomentum(), steady(momentum=0.99)),
+    "a divergence beside an error that falls": (
+        Outweighed(),
+        [{"loss": 9.0, "losses": (LossStats("squared-error", 1.0, value=0.8),)}] * 40,
+    ),
     "an input of 1e9 that enters beside embeddings is no target": (
         TargetScale(),
         steady(**STAMPS, inputs=(BatchStats("0", 4.0, floating=False), BatchStats("1", 9e8), X), loss=1e16),
@@ -723,10 +732,10 @@ def test_an_optimizer_that_holds_the_modules_own_parameters_is_not_told_to_hold_
 def test_a_loss_of_several_terms_that_falls_without_end_is_looked_at_term_by_term(make_record):
     run = [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(24)]
     (finding,) = raised(WrongSign(), run, make_record, None)
+    assert finding.remedies == (remedies.EACH_SIGN, remedies.FLIP_SIGN)
+    whole = [{"loss": each["loss"], "losses": (LossStats("squared-error", 1.0, value=-each["loss"]),)} for each in run]
+    (finding,) = raised(WrongSign(), whole, make_record, None)
     assert finding.remedies == (remedies.FLIP_SIGN,)
-    terms = (LossStats("squared-error", 1.0, value=3.3),)
-    (finding,) = raised(WrongSign(), [{**each, "losses": terms} for each in run], make_record, None)
-    assert finding.remedies[0] == remedies.EACH_SIGN
 
 
 def test_a_loss_that_only_comes_down_to_that_of_a_constant_has_learned_nothing(make_record):
@@ -753,6 +762,6 @@ def test_rows_of_bad_batches_that_end_are_no_divergence_and_one_that_lasts_is(ma
     for step, fields in enumerate(rows):
         diagnosis.observe(make_record(step, **fields))
     assert [f.rule for f in diagnosis.findings] == ["bad-batches"]
-    for step in range(len(rows), len(rows) + 64):
+    for step in range(len(rows), len(rows) + 96):
         diagnosis.observe(make_record(step, **BAD))
     assert [f.rule for f in diagnosis.findings] == ["diverged"]

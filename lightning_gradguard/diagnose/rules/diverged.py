@@ -92,11 +92,11 @@ def is_usual(bad: int, good: int, row: int) -> bool:
     """Whether a row of bad steps is one that the share of bad steps before it makes likely: they may end as others did.
 
     The chance that the next step is bad too is what Laplace's rule of succession says of those so far, this row
-    included, with a tenth of a bad step for one good one to begin with: a share that few steps tell of is not certain.
+    included, with one bad step in a thousand to begin with: a share that few steps tell of is not certain.
 
     Example:
         >>> is_usual(0, 100, 3), is_usual(9, 5, 19), is_usual(60, 20, 12)
         (False, True, True)
     """
-    bad_before, steps = bad + 0.1, bad + good + 1.1
+    bad_before, steps = bad + 1e-3, bad + good + 1
     return math.prod((bad_before + i) / (steps + i) for i in range(row)) > _CHANCE
