@@ -117,6 +117,8 @@ def _initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
                     nn.init.zeros_(part.bias)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, std=0.3)
+            elif isinstance(part, nn.RNNBase):
+                part.reset_parameters()
 
     return m.model(start)(recipe)
 

@@ -218,9 +218,9 @@ class FunctionWatch(TorchDispatchMode):
 
     def _mean(self, args: Sequence[Any], value: Tensor) -> None:
         """The mean of either: a squared error, as if a loss function had given it."""
-        if self._error is not None and args[0] is self._error[1] and value.dim() == 0:
-            _, summed, predicted, target = self._error
-            self._mse((predicted, target, 1), value, times=predicted.numel() // max(1, args[0].numel()))
+        _, squares, *both = self._error or (None, None)
+        if squares is not None and args[0] is squares and value.dim() == 0:
+            self._mse((*both, 1), value, times=both[0].numel() // max(1, squares.numel()))
             self._error = None
 
 

@@ -8,7 +8,9 @@ from lightning_gradguard.record import Finding, StepRecord
 
 _MIN_STEPS = 32  # before them the term may not have begun to fall
 _LEARNED = 0.95  # of what the best constant prediction costs: what has learned anything is below
-_SAME = 0.01  # of the loss by which it must differ from what the loss function gave, for others to be there
+_SAME = (
+    0.01  # by which the loss must be above what the loss function gave, for others to be there: a factor makes it less
+)
 
 
 class Outweighed(Rule):
@@ -16,8 +18,8 @@ class Outweighed(Rule):
 
     One loss function, or squared error, was seen, it was a part of what was back-propagated in the first steps, and
     after 32 of them it costs what the best constant prediction would cost. A penalty is smallest when the net says
-    nothing: one that weighs too much wins. In a variational autoencoder that is the collapse of the posterior (Bowman et
-    al. 2016), where the divergence is zero and the decoder predicts the mean.
+    nothing: one that weighs too much wins. In a variational autoencoder that is the collapse of the posterior (Bowman
+    et al. 2016), where the divergence is zero and the decoder predicts the mean.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
@@ -44,7 +46,7 @@ class Outweighed(Rule):
         given = record.losses[0]
         value, constant = given.value or 0.0, given.baseline or 0.0
         if record.num_steps == 1:
-            self._of_terms = self._of_terms or abs(value - record.loss) > _SAME * abs(record.loss)
+            self._of_terms = self._of_terms or record.loss > (1 + _SAME) * value
         if not self._of_terms or record.step < _MIN_STEPS or not 0 < _LEARNED * constant < value:
             return None
         return Finding(
