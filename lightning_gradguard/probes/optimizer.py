@@ -15,8 +15,9 @@ def optimizer_facts(layout: Layout, optimizers: Optimizers) -> dict[str, Any]:
         >>> import torch
         >>> net = torch.nn.Linear(2, 1)
         >>> adam = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.1)
-        >>> optimizer_facts(Layout.from_optimizer(net, adam), Optimizers(adam))["weight_decays"]
-        (0.1, 0.1)
+        >>> facts = optimizer_facts(Layout.from_optimizer(net, adam), Optimizers(adam))
+        >>> facts["weight_decays"], facts["momentum"]
+        ((0.1, 0.1), 0.9)
     """
     rates = [_number(group.get("lr")) for group in optimizers.groups]
     decays = [_number(group.get("weight_decay")) for group in optimizers.groups]

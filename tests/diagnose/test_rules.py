@@ -765,3 +765,94 @@ def test_rows_of_bad_batches_that_end_are_no_divergence_and_one_that_lasts_is(ma
     for step in range(len(rows), len(rows) + 96):
         diagnosis.observe(make_record(step, **BAD))
     assert [f.rule for f in diagnosis.findings] == ["diverged"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "tries"),
+    [
+        ({}, remedies.raise_rate(1000)),
+        ({"optimizer_kind": "Adagrad"}, remedies.raise_rate(10000)),
+        ({"optimizer_kind": "RMSprop"}, remedies.raise_rate(10000)),
+        ({"layers": ("head",), "update_ratios": (2e-5,)}, remedies.raise_rate(10000)),
+        (
+            {"optimizer_kind": "SGD", "loss": 2e-9, "losses": (LossStats("cross-entropy", 2.2, value=2.0),)},
+            remedies.larger_loss(1e9, "a tiny factor on it"),
+        ),
+        ({"layer_norms": (0.0, *(1e-14,) * 5), "optimizer_kind": "AdamW"}, "multiply the loss by about 1e+12"),
+    ],
+    ids=["Adam", "Adagrad", "RMSprop", "a single layer", "a tiny factor", "below eps"],
+)
+def test_a_rate_is_raised_by_what_the_first_steps_of_its_optimizer_are_worth(make_record, fields, tries):
+    finding = SmallUpdates().observe(make_record(**{"update_ratios": (2e-5,) * 6, **fields}))
+    assert finding.remedies[0].startswith(tries)
+
+
+def test_steps_that_move_the_last_layer_alone_are_too_small_where_nothing_was_learned(make_record):
+    given = (LossStats("cross-entropy", 2.3, value=2.31),)
+    for last, flagged in ((4e-3, True), (2e-2, False)):
+        run = [{"loss": 2.31, "losses": given, "update_ratios": (1e-4,) * 5 + (last,)}] * 80
+        assert bool(raised(SmallUpdates(), run, make_record, None)) is flagged
+
+
+def test_a_run_that_blows_up_by_steps_of_usual_size_is_told_no_number(make_record):
+    for ratio, tries in ((0.01, remedies.WHAT_GROWS), (0.15, remedies.lower_rate(30))):
+        run = [{"loss": 2.0 + i, "update_ratios": (ratio,) * 6} for i in range(20)]
+        (finding,) = raised(LossRises(), run, make_record, None)
+        assert finding.remedies[0] == tries
+
+
+def test_a_critic_that_nothing_bounds_runs_away_while_its_loss_falls(make_record):
+    run = [{"total_norm": 3.0**i, "loss": -(3.0**i), "num_optimizers": 2} for i in range(12)]
+    (finding,) = raised(Runaway(), run, make_record, None)
+    assert finding.remedies[0] == remedies.BOUND_CRITIC
+    assert not raised(Runaway(), [{**each, "num_optimizers": 1} for each in run], make_record, None)
+
+
+def test_nll_loss_of_raw_outputs_lacks_a_log_softmax_and_has_no_wrong_sign(make_record):
+    raw = (LossStats("cross-entropy", 2.2, value=-0.1, raw=True),)
+    (finding,) = raised(DoubleActivation(), steady(losses=raw), make_record, None)
+    assert finding.remedies == (remedies.PASS_LOG_PROBABILITIES,)
+    run = [{"loss": -(2.0**i), "total_norm": 2.0**i, "losses": raw} for i in range(24)]
+    assert not raised(WrongSign(), run, make_record, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tries"),
+    [
+        ({"layer_shapes": ("8",) * 6}, remedies.SCALES_FROM_ZERO),
+        ({"layer_shapes": ("8x8",) * 6, "trainable": (True, True, *(False,) * 4)}, remedies.ONE_FROM_ZERO),
+        ({"layer_shapes": ("8x8",) * 6}, remedies.FROM_ZERO),
+    ],
+    ids=["gates", "adapters of a frozen net", "factors"],
+)
+def test_what_begins_at_zero_is_told_how_to_begin_by_what_it_is(make_record, make_activation, fields, tries):
+    zero = {"weight_norms": (0.0, 0.0, *(1.0,) * 4), "layer_norms": (0.0, 0.0, *(0.1,) * 4)}
+    record = make_record(activations=(make_activation("a"), make_activation("head")), **zero, **fields)
+    assert PoorInitialization().observe(record).remedies[0] == tries
+
+
+def test_targets_that_the_training_step_makes_are_known_by_the_squared_error(make_record):
+    made = (LossStats("squared-error", 9e4, value=9.1e4, target_low=-900.0, target_high=700.0, given_rms=0.1),)
+    (finding,) = raised(TargetScale(), steady(loss=9.1e4, losses=made, inputs=(X,)), make_record, None)
+    assert finding.message == "the targets of the squared error go from -900 to 700, and the first loss is 9.1e+04."
+
+
+def test_weights_that_explode_are_told_by_how_much_smaller_to_begin(make_record):
+    finding = ExplodingOverDepth().observe(make_record(layer_norms=FADING[::-1]))
+    assert finding.remedies[0] == remedies.smaller_weights(10)
+
+
+def test_a_threshold_that_lets_a_layer_move_by_half_holds_nothing_back(make_record):
+    run = steady(clip_outside=1e-4, total_norm=1.0, update_ratios=(0.01,) * 5 + (0.5,))
+    assert not raised(ClippingAlways(), run, make_record, None)
+
+
+def test_of_two_optimizers_the_one_is_told_to_change_whose_steps_are_unusual(make_record):
+    for fast, tries in (
+        (0.02, "raise the learning rate by about 100×"),
+        (0.5, "lower the learning rate by about 100×"),
+    ):
+        rule = OptimizerImbalance()
+        for optimizer, ratio in ((1, fast / 100), (0, fast)):
+            finding = rule.observe(make_record(optimizer=optimizer, num_optimizers=2, update_ratios=(ratio,) * 6))
+        assert finding.remedies[0] == f"{tries}, that of optimizer {int(fast < 0.1)}"

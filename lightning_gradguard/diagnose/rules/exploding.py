@@ -12,7 +12,7 @@ class ExplodingOverDepth(Rule):
     """Early layers get a far larger gradient than late ones.
 
     The same line as in vanishing, sloped the other way: it rises by ``decades`` from the last layer back to the
-    first, with a slope at least three standard errors away from level.
+    first, straight and with a slope at least three standard errors away from level.
 
     A layer multiplies the gradient by its weights, so that weights smaller by what the gradient grows from one layer to
     the next make it level, whatever the activation is: He's and Xavier's initializations follow from the same.
@@ -44,7 +44,7 @@ class ExplodingOverDepth(Rule):
         """The finding that holds at this record, or ``None``."""
         profile = gradient_profile(record)
         line = profile.line
-        if line is None or not line.is_certain or -line.decades < self.decades:
+        if line is None or not line.is_straight or -line.decades < self.decades:
             return None
         times = 10**-line.slope
         strong = max(profile.values) * 1e-1
