@@ -87,6 +87,13 @@ X = BatchStats("0", 1.0)
 STAMPS = acts(("e", "Embedding", {"input_rms": 4.0}), ("f", "Linear", {"rms": 1e8}), HEAD)
 RAW_SERIES = (BatchStats("0", 300.0), BatchStats("1", 299.0))
 TARGETS_OF_EITHER_SIGN = LossStats("squared-error", target_low=-2.0, target_high=2.0, given_rms=0.3)
+TABLE = {
+    "layers": ("table", "a", "head"),
+    "layer_kinds": ("Embedding", "Linear", "Linear"),
+    "layer_sizes": (6400, 100, 100),
+    "trainable": (False, True, True),
+    "frozen_last": (),
+}
 EXPERTS = ("experts.0", "experts.1", "experts.2", "experts.3", "head")
 
 SICK = {
@@ -95,6 +102,7 @@ SICK = {
     "a cut before the head": (NoGradient(), steady(layer_norms=(None,) * 5 + (0.1,))),
     "a head that no optimizer has": (Unoptimized(), steady(unoptimized=("head",))),
     "a frozen head": (FrozenLast(), steady(frozen_last=("head",))),
+    "a frozen table that was never trained": (FrozenLast(), steady(**TABLE, weight_norms=(80.3, 1.0, 1.0))),
     "a learning rate of zero": (ZeroRate(), steady(learning_rates=(0.0,) * 6, update_ratios=(0.0,) * 6)),
     "steps that move nothing": (ZeroRate(), steady(learning_rates=(0.1,) * 6, update_ratios=(0.0,) * 6)),
     "gradients that add up": (OldGradients(), steady(old_gradients=True)),
@@ -297,6 +305,8 @@ WELL = {
         FrozenLast(),
         steady(layers=("prompt", "adapter"), frozen_last=tuple(f"block.{i}" for i in range(12))),
     ),
+    "a frozen table of word vectors": (FrozenLast(), steady(**TABLE, weight_norms=(30.0, 1.0, 1.0))),
+    "a frozen table that was scaled to one": (FrozenLast(), steady(**TABLE, weight_norms=(80.0, 1.0, 1.0))),
     "a warm-up from zero": (
         ZeroRate(),
         [{"learning_rates": (0.1 * i,) * 6, "update_ratios": (0.01 * i,) * 6} for i in range(N)],
