@@ -12,7 +12,7 @@ _WITHIN = (0.02, 3.0)  # standard errors from one: nearer is a table that was sc
 
 
 class FrozenLast(Rule):
-    """The last layers are frozen while all before them train, through them; or a table of embeddings is as it was drawn.
+    """The last layers are frozen while all before them train, through them; or a table of embeddings is as drawn.
 
     What is frozen on purpose behind trained layers is larger than they are: a language model behind its prompt, a
     trunk behind an input adapter. Here it must be a third of them at most.
