@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
-from lightning_gradguard.record import BatchStats, Finding, LossStats, StepRecord
+from lightning_gradguard.record import BatchStats, Finding, StepRecord
 
 _SHARE = 0.01  # of a tensor that a layer must put out to have been given it: initial weights take a tenth at most
 _FAR = 100.0  # times what the net puts out that the targets must be, to judge by a squared error
@@ -74,7 +74,7 @@ class TargetScale(Rule):
         self.rms = rms
         self._first: float | None = None
         self._out_of_nowhere = False
-        self._given: LossStats | None = None  # a squared error of large targets that makes up the first loss
+        self._range: tuple[float, float] | None = None  # of the targets of the squared error that is the first loss
         self._later: str | None = None  # name of a tensor that enters the net beside its first layer: no target
 
     def _is_predicted_raw(self, tensor: BatchStats, loss: float) -> bool:
@@ -89,7 +89,7 @@ class TargetScale(Rule):
         if self._first is None:
             self._first = record.loss
             self._out_of_nowhere = self._is_too_large_for(record)
-            self._given = self._large_error(record)
+            self._range = self._range_of_large_targets(record)
             self._later = that_enters_later(record)
         if record.inputs is None:
             return self._without_a_tensor(record)
@@ -120,23 +120,23 @@ class TargetScale(Rule):
         put_out = [a.rms for a in record.activations] + [b.rms for b in record.inputs or ()]
         return math.isfinite(record.loss) and record.loss > (_FAR * max(1.0, *put_out)) ** 2
 
-    def _large_error(self, record: StepRecord) -> LossStats | None:
-        """The squared error that makes up the first loss, if what it compares with lies as far apart."""
+    def _range_of_large_targets(self, record: StepRecord) -> tuple[float, float] | None:
+        """From where to where the targets go of a squared error that is most of the loss, if they lie far apart."""
         assert record.loss is not None
         for given in record.losses or ():
             far = given.baseline is not None and given.baseline > self.rms**2 * max(1.0, given.given_rms or 0.0) ** 2
             if given.kind == "squared-error" and far and 0.5 * record.loss < (given.value or 0.0) < 2 * record.loss:
-                return given
+                return given.target_low or 0.0, given.target_high or 0.0
         return None
 
     def _without_a_tensor(self, record: StepRecord) -> Finding | None:
         """What the first loss tells where no tensor of the batch is large."""
-        if self._given is None and not self._out_of_nowhere:
+        if self._range is None and not self._out_of_nowhere:
             return None
         what = (
-            f"the targets of the squared error go from {self._given.target_low:.3g} to {self._given.target_high:.3g}, "
-            f"and the first loss is {self._first:.3g}."
-            if self._given is not None
+            f"the targets of the squared error go from {self._range[0]:.3g} to {self._range[1]:.3g}, and the first loss "
+            f"is {self._first:.3g}."
+            if self._range is not None
             else f"the first loss is {self._first:.3g}, although what the net puts out and what is in the batch is not "
             "far from one: its targets, or a factor on it, are far too large."
         )
