@@ -134,8 +134,8 @@ class TargetScale(Rule):
         if self._range is None and not self._out_of_nowhere:
             return None
         what = (
-            f"the targets of the squared error go from {self._range[0]:.3g} to {self._range[1]:.3g}, and the first loss "
-            f"is {self._first:.3g}."
+            f"the targets of the squared error go from {self._range[0]:.3g} to {self._range[1]:.3g}, and the first "
+            f"loss is {self._first:.3g}."
             if self._range is not None
             else f"the first loss is {self._first:.3g}, although what the net puts out and what is in the batch is not "
             "far from one: its targets, or a factor on it, are far too large."
