@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,11 +64,17 @@ def _minimize(recipe: Recipe, finding: Finding) -> Recipe:
     if not m.listed(recipe.optimizer(recipe.model()))[0].param_groups[0].get("maximize"):
         return replace(recipe, loss=lambda net, batch: -recipe.loss(net, batch), metric=recipe.metric or recipe.loss)
 
+    return _groups(recipe, lambda group: group.update(maximize=False))
+
+
+def _groups(recipe: Recipe, change: Callable[[dict[str, Any]], Any]) -> Recipe:
+    """Something done to each parameter group."""
+
     def build(net: nn.Module) -> list[Optimizer]:
         optimizers = m.listed(recipe.optimizer(net))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["maximize"] = False
+                change(group)
         return optimizers
 
     return replace(recipe, optimizer=build)
@@ -256,31 +263,17 @@ def _less_decay(recipe: Recipe, finding: Finding) -> Recipe:
     """To the number at the end of the remedy."""
     most = float(finding.remedies[0].split()[-1])
 
-    def build(net: nn.Module) -> list[Optimizer]:
-        optimizers = m.listed(recipe.optimizer(net))
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["weight_decay"] = min(group["weight_decay"], most)
-        return optimizers
-
-    return replace(recipe, optimizer=build)
+    return _groups(recipe, lambda group: group.update(weight_decay=min(group["weight_decay"], most)))
 
 
 def _less_momentum(recipe: Recipe, finding: Finding) -> Recipe:
     """To the number at the end of the remedy."""
     to = float(finding.remedies[0].split()[-1])
 
-    def build(net: nn.Module) -> list[Optimizer]:
-        optimizers = m.listed(recipe.optimizer(net))
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                if "betas" in group:
-                    group["betas"] = (to, *group["betas"][1:])
-                else:
-                    group["momentum"] = to
-        return optimizers
+    def change(group: dict[str, Any]) -> None:
+        group.update({"betas": (to, *group["betas"][1:])} if "betas" in group else {"momentum": to})
 
-    return replace(recipe, optimizer=build)
+    return _groups(recipe, change)
 
 
 def _scaled_targets(recipe: Recipe, finding: Finding) -> Recipe | None:

@@ -98,7 +98,7 @@ class SmallUpdates(Rule):
             severity="warning",
             message=(
                 f"no step has changed any layer by more than {largest:.2g} of its norm; runs that train well "
-                f"reach {_GOOD:g}. {what}"
+                f"reach {_GOOD:g} in the median layer. {what}"
             ),
             step=record.step,
             layers=record.layers,
