@@ -146,6 +146,7 @@ class LossStats:
         target_low: the smallest target, where targets are numbers.
         target_high: the largest.
         given_rms: root mean square of what was predicted, where that is numbers.
+        raw: whether the input was no log-probabilities, where these are due.
     """
 
     kind: str
@@ -155,6 +156,7 @@ class LossStats:
     target_low: float | None = None
     target_high: float | None = None
     given_rms: float | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ class StepRecord:
         num_nonfinite_losses: how many losses since the last record were not finite; they do not enter ``loss``.
         learning_rates: the learning rate of each layer at this step, the largest of its parameters'.
         weight_decays: likewise.
+        momentum: the largest momentum of a parameter group, or first beta of Adam and its kin; ``None`` without any.
         optimizer_kind: class of the optimizer, e.g. ``"AdamW"``.
         maximizes: whether a parameter group of the optimizer is set to maximize.
         batch: index of the batch in its epoch, where known.
@@ -282,6 +285,7 @@ class StepRecord:
     num_nonfinite_losses: int = 0
     learning_rates: tuple[float, ...] | None = None
     weight_decays: tuple[float, ...] | None = None
+    momentum: float | None = None
     optimizer_kind: str | None = None
     maximizes: bool | None = None
     batch: int | None = None

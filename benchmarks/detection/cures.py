@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +31,23 @@ def cured(recipe: Recipe, finding: Finding) -> Recipe | None:
     return cure(recipe, finding) if cure else None
 
 
-def _lower(recipe: Recipe, finding: Finding) -> Recipe:
-    return m.rate(1 / finding.evidence.get("lower_learning_rate_by", 10.0))(recipe)
+def _lower(recipe: Recipe, finding: Finding) -> Recipe | None:
+    return _times(recipe, finding, lambda by: 1 / by)
 
 
 def _raise(recipe: Recipe, finding: Finding) -> Recipe | None:
     if _rate(recipe) == 0:
         return None  # zero times a factor is zero: the user must choose
-    return m.rate(finding.evidence.get("raise_learning_rate_by", 10.0))(recipe)
+    return _times(recipe, finding, lambda by: by)
+
+
+def _times(recipe: Recipe, finding: Finding, factor: Callable[[float], float]) -> Recipe | None:
+    """The rate by the number in the remedy, of the optimizer that it names; without a number the user must choose."""
+    found = re.search(r"by about ([\d.e+]+)×(?:, that of optimizer (\d+))?", finding.remedies[0])
+    if found is None:
+        return None
+    by, which = factor(float(found[1])), None if found[2] is None else int(found[2])
+    return m.rate(by, which)(recipe)
 
 
 def _rate(recipe: Recipe) -> float:
@@ -46,8 +56,7 @@ def _rate(recipe: Recipe) -> float:
 
 def _unfreeze(recipe: Recipe, finding: Finding) -> Recipe:
     """Only what the finding names."""
-    named = tuple(f"{name.removeprefix('net.')}." for name in finding.layers)
-    return m.weights(lambda name, p: p.requires_grad_() if f"{name}.".startswith(named) else None)(recipe)
+    return m.weights(lambda name, p: p.requires_grad_() if _is_named(name, finding) else None)(recipe)
 
 
 def _minimize(recipe: Recipe, finding: Finding) -> Recipe:
@@ -55,11 +64,17 @@ def _minimize(recipe: Recipe, finding: Finding) -> Recipe:
     if not m.listed(recipe.optimizer(recipe.model()))[0].param_groups[0].get("maximize"):
         return replace(recipe, loss=lambda net, batch: -recipe.loss(net, batch), metric=recipe.metric or recipe.loss)
 
+    return _groups(recipe, lambda group: group.update(maximize=False))
+
+
+def _groups(recipe: Recipe, change: Callable[[dict[str, Any]], Any]) -> Recipe:
+    """Something done to each parameter group."""
+
     def build(net: nn.Module) -> list[Optimizer]:
         optimizers = m.listed(recipe.optimizer(net))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["maximize"] = False
+                change(group)
         return optimizers
 
     return replace(recipe, optimizer=build)
@@ -109,6 +124,8 @@ def _initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
                     nn.init.zeros_(part.bias)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, std=0.3)
+            elif isinstance(part, nn.RNNBase):
+                part.reset_parameters()
 
     return m.model(start)(recipe)
 
@@ -123,13 +140,42 @@ def _share_of_own(net: nn.Module) -> float:
 
 def _from_zero(recipe: Recipe, finding: Finding) -> Recipe:
     """Only what the finding names: weights at random, as large as the layer is wide; biases stay at zero."""
-    named = tuple(f"{name.removeprefix('net.')}." for name in finding.layers)
 
     def start(name: str, p: Tensor) -> None:
-        if f"{name}.".startswith(named) and not name.endswith("bias"):
+        if _is_named(name, finding) and not name.endswith("bias"):
             nn.init.normal_(p, std=(p.shape[-1] if p.dim() > 1 else len(p)) ** -0.5)
 
     return m.weights(start)(recipe)
+
+
+def _scales_from_zero(recipe: Recipe, finding: Finding) -> Recipe:
+    return m.weights(lambda name, p: p.fill_(0.1) if _is_named(name, finding) else None)(recipe)
+
+
+def _is_named(name: str, finding: Finding) -> bool:
+    """Whether a parameter belongs to a layer that is named; those of the net itself have a name without a dot."""
+    layers = [layer for layer in finding.layers if layer != "net"]
+    own = len(layers) < len(finding.layers) and "." not in name
+    return own or f"net.{name}.".startswith(tuple(f"{layer}." for layer in layers))
+
+
+def _one_from_zero(recipe: Recipe, finding: Finding) -> Recipe:
+    """Of each two matrices that can be multiplied the first is drawn at random."""
+
+    def start(net: nn.Module) -> None:
+        left = [p for name, p in net.named_parameters() if _is_named(name, finding) and p.dim() == 2]
+        while left:
+            first = left.pop(0)
+            fits = [p for p in left if p.shape[0] == first.shape[1] or p.shape[1] == first.shape[0]]
+            left = [p for p in left if p is not next(iter(fits), None)]
+            nn.init.normal_(first, std=first.shape[0] ** -0.5)
+
+    return m.model(start)(recipe)
+
+
+def _smaller_weights(recipe: Recipe, finding: Finding) -> Recipe:
+    by = finding.evidence["divide_by"]
+    return m.weights(lambda name, p: p.div_(by) if p.dim() > 1 else None)(recipe)
 
 
 def _smaller_logits(recipe: Recipe, finding: Finding) -> Recipe:
@@ -144,7 +190,19 @@ def _smaller_logits(recipe: Recipe, finding: Finding) -> Recipe:
         finally:
             nn.functional.cross_entropy = plain
 
-    return replace(recipe, loss=loss, metric=recipe.metric or recipe.loss)
+    return replace(recipe, loss=loss)  # where the loss is the metric too, what goes into it is divided there as well
+
+
+def _log_probabilities(recipe: Recipe, finding: Finding) -> Recipe:
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        plain = nn.functional.nll_loss
+        nn.functional.nll_loss = lambda x, *args, **more: plain(x.log_softmax(1), *args, **more)
+        try:
+            return recipe.loss(net, batch)
+        finally:
+            nn.functional.nll_loss = plain
+
+    return replace(recipe, loss=loss)
 
 
 def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
@@ -205,14 +263,17 @@ def _less_decay(recipe: Recipe, finding: Finding) -> Recipe:
     """To the number at the end of the remedy."""
     most = float(finding.remedies[0].split()[-1])
 
-    def build(net: nn.Module) -> list[Optimizer]:
-        optimizers = m.listed(recipe.optimizer(net))
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["weight_decay"] = min(group["weight_decay"], most)
-        return optimizers
+    return _groups(recipe, lambda group: group.update(weight_decay=min(group["weight_decay"], most)))
 
-    return replace(recipe, optimizer=build)
+
+def _less_momentum(recipe: Recipe, finding: Finding) -> Recipe:
+    """To the number at the end of the remedy."""
+    to = float(finding.remedies[0].split()[-1])
+
+    def change(group: dict[str, Any]) -> None:
+        group.update({"betas": (to, *group["betas"][1:])} if "betas" in group else {"momentum": to})
+
+    return _groups(recipe, change)
 
 
 def _scaled_targets(recipe: Recipe, finding: Finding) -> Recipe | None:
@@ -286,12 +347,14 @@ CURES: dict[str, Cure] = {
     remedies.ZERO_GRAD: _usual_loop,
     remedies.CALL_STEP: _usual_loop,
     remedies.PASS_LOGITS: _open_output,
+    remedies.PASS_LOG_PROBABILITIES: _log_probabilities,
     remedies.OPEN_OUTPUT: _open_output,
     remedies.NORMALIZE_TARGET: _scaled_targets,
     remedies.NORMALIZE_BOTH: _standardize_both,
     remedies.TARGETS_IN_RANGE: _targets_in_range,
     remedies.NORMALIZE_INPUT: _standardize,
     remedies.LOWER_DECAY: _less_decay,
+    remedies.LOWER_MOMENTUM: _less_momentum,
     remedies.SLOWER_DECAY: _constant_rate,
     remedies.RAISE_CEILING: _raise_ceiling,
     remedies.LOWER_RATE: _lower,
@@ -301,6 +364,9 @@ CURES: dict[str, Cure] = {
     remedies.ZERO_BIAS: _zero_bias,
     remedies.INIT_NORMAL: _initialize,
     remedies.FROM_ZERO: _from_zero,
+    remedies.ONE_FROM_ZERO: _one_from_zero,
+    remedies.SCALES_FROM_ZERO: _scales_from_zero,
+    remedies.SMALLER_WEIGHTS: _smaller_weights,
     remedies.SMALLER_LOGITS: _smaller_logits,
     remedies.LARGER_LOSS: _larger_loss,
     remedies.NORMALIZE_AND_INIT: _normalize_and_initialize,

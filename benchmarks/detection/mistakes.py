@@ -52,13 +52,13 @@ def weights(scale: Callable[[str, Tensor], Any]) -> Change:
     return model(lambda net: [scale(name, parameter) for name, parameter in net.named_parameters()])
 
 
-def rate(factor: float) -> Change:
-    """The learning rate of every group times a factor."""
+def rate(factor: float, which: int | None = None) -> Change:
+    """The learning rate of every group times a factor, of one optimizer alone if it is named."""
 
     def change(recipe: Recipe) -> Recipe:
         def build(net: nn.Module) -> list[Optimizer]:
             optimizers = listed(recipe.optimizer(net))
-            for optimizer in optimizers:
+            for optimizer in optimizers if which is None else optimizers[which : which + 1]:
                 for group in optimizer.param_groups:
                     group["lr"] *= factor
             return optimizers

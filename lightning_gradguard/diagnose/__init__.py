@@ -15,6 +15,7 @@ from lightning_gradguard.diagnose.rules.exploding_in_time import ExplodingOverTi
 from lightning_gradguard.diagnose.rules.fp16_headroom import Fp16Headroom
 from lightning_gradguard.diagnose.rules.fp16_underflow import Fp16Underflow
 from lightning_gradguard.diagnose.rules.frozen_last import FrozenLast
+from lightning_gradguard.diagnose.rules.high_momentum import HighMomentum
 from lightning_gradguard.diagnose.rules.identical_units import IdenticalUnits
 from lightning_gradguard.diagnose.rules.imbalance import OptimizerImbalance
 from lightning_gradguard.diagnose.rules.input_scale import InputScale
@@ -26,6 +27,7 @@ from lightning_gradguard.diagnose.rules.no_step import NoStep
 from lightning_gradguard.diagnose.rules.old_gradients import OldGradients
 from lightning_gradguard.diagnose.rules.output_range import OutputRange
 from lightning_gradguard.diagnose.rules.output_scale import OutputScale
+from lightning_gradguard.diagnose.rules.outweighed import Outweighed
 from lightning_gradguard.diagnose.rules.poor_initialization import PoorInitialization
 from lightning_gradguard.diagnose.rules.rate_decayed import RateDecayed
 from lightning_gradguard.diagnose.rules.runaway import Runaway
@@ -56,6 +58,7 @@ __all__ = [
     "Fp16Headroom",
     "Fp16Underflow",
     "FrozenLast",
+    "HighMomentum",
     "IdenticalUnits",
     "InputScale",
     "LargeUpdates",
@@ -67,6 +70,7 @@ __all__ = [
     "OptimizerImbalance",
     "OutputRange",
     "OutputScale",
+    "Outweighed",
     "PoorInitialization",
     "RateDecayed",
     "Rule",

@@ -116,6 +116,11 @@ class Progress:
         return self._steps
 
     @property
+    def has_learned_nothing(self) -> bool:
+        """Whether the loss is after 64 steps still what the best constant prediction would cost, or more."""
+        return self._steps >= _PATIENT and self._learned_nothing()
+
+    @property
     def is_broken(self) -> bool:
         """Whether the last three records were all not finite."""
         return self._broken >= _BROKEN

@@ -14,7 +14,10 @@ OWN_PARAMETERS = (
     "give the optimizer the parameters of this module: build it in configure_optimizers, of self.parameters()"
 )
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
-EACH_SIGN = "look at the sign of each term of the loss: one of them is maximized"
+EACH_SIGN = (
+    "look at the sign of each term of the loss and at what it is given: one of them is maximized, or wants "
+    "log-probabilities and gets raw outputs"
+)
 TARGETS_IN_RANGE = "bring the targets of this loss into 0 to 1: masks of 0 and 255 want a division by 255"
 ZERO_GRAD = "call optimizer.zero_grad() before each backward pass that begins a step"
 ZERO_GRAD_FIRST = "call optimizer.zero_grad() before backward(), not between backward() and step()"
@@ -22,6 +25,10 @@ CALL_STEP = "call optimizer.step() after the backward pass"
 SET_RATE = "give the optimizer a learning rate above zero; look at what the scheduler makes of it"
 SLOWER_DECAY = "let the learning rate decay over the whole run: schedulers count in steps or epochs, check `interval`"
 LOWER_DECAY = "lower the weight decay"
+WEIGH_LESS = (
+    "give the other terms of the loss, penalty or divergence, a tenth of their weight or less, or let it grow slowly"
+)
+LOWER_MOMENTUM = "lower the momentum"
 USE_SCALER = "scale the loss: precision='16-mixed' with its GradScaler, or bfloat16, which needs none"
 USE_BFLOAT16 = "use bfloat16 (precision='bf16-mixed'), which has float32's range"
 NORMALIZE_INPUT = "bring the input to zero mean and unit variance"
@@ -32,6 +39,9 @@ INIT_NORMAL = (
     "initialize for the activation: He for ReLU and its kin, Xavier for tanh and sigmoid; zero only for biases"
 )
 FROM_ZERO = "draw these weights at random: of factors that are multiplied, one at most may begin at zero"
+ONE_FROM_ZERO = "draw one of the two factors at random, and leave the other at zero: the net then begins as it was"
+SCALES_FROM_ZERO = "begin these scales at 0.1: at exactly zero neither they nor what they scale get a gradient"
+SMALLER_WEIGHTS = "begin with smaller weights"
 SMALLER_LOGITS = "divide what goes into the loss"
 LARGER_LOSS = "multiply the loss"
 NORMALIZE = "add batch or layer normalization between the layers"
@@ -41,10 +51,18 @@ OTHER_ACTIVATION = "use a non-saturating activation: ReLU, GELU, SiLU"
 LEAKY = "use an activation that does not die: leaky ReLU, GELU, SiLU"
 ZERO_BIAS = "start the biases before the activation at zero"
 PASS_LOGITS = "pass the raw outputs to this loss: it applies softmax or sigmoid itself"
+PASS_LOG_PROBABILITIES = "use cross_entropy in place of nll_loss, or pass it log_softmax of the raw outputs"
 OPEN_OUTPUT = "leave the last activation out, or bring the targets into its range"
 SCALE_LOGITS = "divide attention logits by the square root of the head's width, normalize queries and keys"
 LOWER_RATE = "lower the learning rate"
 RAISE_RATE = "raise the learning rate"
+WHAT_GROWS = (
+    "look at each term of the loss and at its targets: steps are of usual size, so that something makes the loss grow, "
+    "as targets do that the net itself puts out"
+)
+BOUND_CRITIC = (
+    "bound the critic, if one of the two is one: a gradient penalty, spectral normalization or clipped weights"
+)
 WARM_UP = "warm the learning rate up over the first hundreds of steps"
 RAISE_CEILING = "raise the clipping threshold"
 CLIP = "clip the total gradient norm"
@@ -76,6 +94,13 @@ def smaller_logits(factor: float) -> str:
     return f"{SMALLER_LOGITS} by about {factor:g}, or begin with smaller weights in the last layer"
 
 
+def smaller_weights(factor: float) -> str:
+    """Scaling initial weights down, by what the gradient grows from layer to layer."""
+    return (
+        f"{SMALLER_WEIGHTS}, about {factor:.2g} times in each layer: by as much the gradient grows from one to the next"
+    )
+
+
 def lower_rate(factor: float | None = None) -> str:
     """Lowering the learning rate, by about a factor where it is known.
 
@@ -91,9 +116,9 @@ def raise_rate(factor: float) -> str:
     return RAISE_RATE if not math.isfinite(factor) else f"{RAISE_RATE} by about {factor:g}×"
 
 
-def larger_loss(factor: float) -> str:
-    """Multiplying the loss, so that its gradient is no longer lost beside an optimizer's eps."""
-    return f"{LARGER_LOSS} by about {factor:g}: its gradient is below the optimizer's eps"
+def larger_loss(factor: float, why: str) -> str:
+    """Multiplying the loss, whose gradient is too small."""
+    return f"{LARGER_LOSS} by about {factor:.2g}: {why}"
 
 
 def clip(norm: float | None = None, *, clips: bool = False) -> str:

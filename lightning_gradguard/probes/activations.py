@@ -254,6 +254,8 @@ class Probe(SampledProbe):
             values["saturated"] = (floats.abs() > _TANH_FLAT).float().mean()
         elif not kinds.isdisjoint(("Linear", "Conv1d", "Conv2d", "Conv3d")):
             self._spread(values, floats, module)
+        elif not kinds.isdisjoint(("LSTM", "GRU")) and floats.dim() >= 2:
+            values["unit_spread"] = (floats - floats[..., :1]).abs().amax()
         elif "Sigmoid" in kinds:
             values["saturated"] = ((floats - 0.5).abs() > 0.5 - _SIGMOID_FLAT).float().mean()
 

@@ -26,7 +26,9 @@ _ACTIVATIONS = {
 _ATTENTION = "_scaled_dot_product_"
 _QUERIES = 16  # of each head that are looked at, the last ones, which see all keys under a causal mask
 _HEADS = 8  # batch entries times heads that are looked at
+_NORMALIZED = 0.05  # log of the sum of probabilities up to which they sum to one, rounding and smoothing included
 _CONSTANT = 0.02  # range of logits that are as good as the same for all
+_RAW = 2  # stands for an input that is no log-probabilities, beside 1 for one of probabilities
 _MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
 
 See = Callable[[str, Tensor, Mapping[str, Tensor]], None]
@@ -57,8 +59,8 @@ class FunctionWatch(TorchDispatchMode):
         self._names: dict[Any, str | None] = {}  # of each operator that was met; none of one that is not looked at
         self._losses: list[
             tuple[str, list[Tensor]]
-        ] = []  # kind; baseline, given probabilities, value, range of targets, size
-        self._given: Tensor | None = None  # whether the last log_softmax got probabilities
+        ] = []  # kind; baseline, what was given, value, range of targets, size
+        self._given: Tensor | None = None  # what is wrong with what the loss is given, if known
         self._error: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None  # a difference, its square, what from
 
     @classmethod
@@ -88,7 +90,8 @@ class FunctionWatch(TorchDispatchMode):
             baseline, given, value, *targets = torch.stack(
                 [f.float().to(figures[0].device) for f in figures]
             ).tolist()  # host sync
-            found.append(LossStats(kind, baseline, bool(given), value, *targets))
+            low, high, size = [*targets, None, None, None][:3]
+            found.append(LossStats(kind, baseline, given == 1, value, low, high, size, raw=given == _RAW))
         return tuple(found) or None
 
     def __torch_dispatch__(
@@ -124,8 +127,13 @@ class FunctionWatch(TorchDispatchMode):
     def _log_softmax(self, args: Sequence[Any], value: Tensor) -> None:
         given = args[0]
         if args[0].dim() and given.shape[args[1]] > 1:
-            total = given.float().sum(args[1])
-            self._given = ((total - 1).abs().max() < 1e-3) & (given.min() >= 0)
+            if given.dim() > 1 and args[1] % given.dim() == 0:
+                return  # along the batch: these are no probabilities of anything
+            sums = [given.float().sum(args[1])]
+            if given.dim() == 2 and len(given) > 1:
+                sums.append(given.float().sum(0))  # or so they were made, by a softmax along the batch
+            ones = torch.stack([(total - 1).abs().max() < 1e-3 for total in sums]).any()
+            self._given = ones & (given.min() >= 0)
 
     def _nll(self, args: Sequence[Any], value: Tensor) -> None:
         """Cross-entropy: its best constant prediction are the frequencies of the classes."""
@@ -134,6 +142,9 @@ class FunctionWatch(TorchDispatchMode):
         counts = torch.bincount(target.reshape(-1).where(target.reshape(-1) != ignored, -1) + 1)[1:].float()
         share = counts / counts.sum()
         baseline = -torch.special.xlogy(share, share).sum()
+        if self._given is None:  # no log_softmax has run before it
+            total = args[0].detach().float().logsumexp(1 if args[0].dim() > 1 else 0)
+            self._given = _RAW * (total.abs().max() > _NORMALIZED)
         self._add("cross-entropy", baseline * counts.sum() if _is_summed(args, 3) else baseline, value)
 
     def _bce_with_logits(self, args: Sequence[Any], value: Tensor) -> None:
@@ -154,14 +165,14 @@ class FunctionWatch(TorchDispatchMode):
         target = args[1].float()
         self._add("binary-cross-entropy", _entropy_of(target.mean()), value, target, summed=_is_summed(args, 3))
 
-    def _mse(self, args: Sequence[Any], value: Tensor) -> None:
+    def _mse(self, args: Sequence[Any], value: Tensor, times: int = 1) -> None:
         target = args[1].float()
         self._given = None
         number = len(target) if target.dim() else 1
         if number > 1:
             around = (target - target.mean(0, keepdim=True)).square().mean()
             baseline = around * number / (number - 1)
-            self._add("squared-error", baseline, value, target, args[0], summed=_is_summed(args, 2))
+            self._add("squared-error", baseline * times, value, target, args[0], summed=_is_summed(args, 2))
 
     def _add(
         self,
@@ -196,10 +207,20 @@ class FunctionWatch(TorchDispatchMode):
         if len(args) == 1 or (args[1] is args[0] if isinstance(args[1], Tensor) else args[1] == 2):
             self._error = (self._error[0], value, *self._error[2:])
 
+    def _sum(self, args: Sequence[Any], value: Tensor) -> None:
+        """Its sum, over all or of each sample."""
+        if self._error is not None and args[0] is self._error[1]:
+            if value.dim() == 0:
+                self._mse((*self._error[2:], 2), value)
+                self._error = None
+            else:
+                self._error = (self._error[0], value, *self._error[2:])
+
     def _mean(self, args: Sequence[Any], value: Tensor) -> None:
-        """Its mean: a squared error, as if a loss function had given it."""
-        if self._error is not None and args[0] is self._error[1] and value.dim() == 0:
-            self._mse((*self._error[2:], 1), value)
+        """The mean of either: a squared error, as if a loss function had given it."""
+        _, squares, *both = self._error or (None, None)
+        if squares is not None and args[0] is squares and value.dim() == 0:
+            self._mse((*both, 1), value, times=both[0].numel() // max(1, squares.numel()))
             self._error = None
 
 
@@ -208,6 +229,7 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "pow": FunctionWatch._bend,
     "square": FunctionWatch._bend,
     "mul": FunctionWatch._bend,
+    "sum": FunctionWatch._sum,
     "mean": FunctionWatch._mean,
     "_log_softmax": FunctionWatch._log_softmax,
     "nll_loss_forward": FunctionWatch._nll,

@@ -1,4 +1,4 @@
-"""What the optimizer is set to: learning rate and weight decay of each layer."""
+"""What the optimizer is set to: learning rate and weight decay of each layer, momentum."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ def optimizer_facts(layout: Layout, optimizers: Optimizers) -> dict[str, Any]:
         >>> import torch
         >>> net = torch.nn.Linear(2, 1)
         >>> adam = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.1)
-        >>> optimizer_facts(Layout.from_optimizer(net, adam), Optimizers(adam))["weight_decays"]
-        (0.1, 0.1)
+        >>> facts = optimizer_facts(Layout.from_optimizer(net, adam), Optimizers(adam))
+        >>> facts["weight_decays"], facts["momentum"]
+        ((0.1, 0.1), 0.9)
     """
     rates = [_number(group.get("lr")) for group in optimizers.groups]
     decays = [_number(group.get("weight_decay")) for group in optimizers.groups]
     return {
         "learning_rates": _by_layer(layout, rates),
         "weight_decays": _by_layer(layout, decays),
+        "momentum": max(filter(None, map(_momentum, optimizers.groups)), default=None),
         "optimizer_kind": type(optimizers.plain[0]).__name__,
         "maximizes": any(bool(group.get("maximize")) for group in optimizers.groups),
     }
+
+
+def _momentum(group: dict[str, Any]) -> float | None:
+    """Of SGD and its kin, or the first beta of Adam and its kin."""
+    betas = group.get("betas")
+    return _number(betas[0]) if isinstance(betas, list | tuple) and betas else _number(group.get("momentum"))
 
 
 def _number(value: Any) -> float | None:

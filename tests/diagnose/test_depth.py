@@ -29,6 +29,13 @@ def test_norms_embeddings_and_layers_without_a_gradient_are_left_out(make_record
     assert relative_profile(record).values == pytest.approx((0.1,))
 
 
+def test_a_hundred_parts_beside_each_other_make_a_certain_slope_and_no_straight_line():
+    noise = random.Random(1)
+    line = fit_line([10.0 ** (0.02 * i + noise.gauss(0, 1)) for i in range(100)])
+    assert line.is_certain and not line.is_straight
+    assert fit_line([10.0 ** (0.5 * i + noise.gauss(0, 0.3)) for i in range(8)]).is_straight
+
+
 def test_a_perfect_line_is_found_with_no_error():
     line = fit_line([10.0 ** (-0.5 * i) for i in range(8)])
     assert line.slope == pytest.approx(-0.5)

@@ -24,6 +24,7 @@ from lightning_gradguard.diagnose import (
     Fp16Headroom,
     Fp16Underflow,
     FrozenLast,
+    HighMomentum,
     IdenticalUnits,
     InputScale,
     LargeUpdates,
@@ -35,6 +36,7 @@ from lightning_gradguard.diagnose import (
     OptimizerImbalance,
     OutputRange,
     OutputScale,
+    Outweighed,
     PoorInitialization,
     RateDecayed,
     Runaway,
@@ -85,6 +87,13 @@ X = BatchStats("0", 1.0)
 STAMPS = acts(("e", "Embedding", {"input_rms": 4.0}), ("f", "Linear", {"rms": 1e8}), HEAD)
 RAW_SERIES = (BatchStats("0", 300.0), BatchStats("1", 299.0))
 TARGETS_OF_EITHER_SIGN = LossStats("squared-error", target_low=-2.0, target_high=2.0, given_rms=0.3)
+TABLE = {
+    "layers": ("table", "a", "head"),
+    "layer_kinds": ("Embedding", "Linear", "Linear"),
+    "layer_sizes": (6400, 100, 100),
+    "trainable": (False, True, True),
+    "frozen_last": (),
+}
 EXPERTS = ("experts.0", "experts.1", "experts.2", "experts.3", "head")
 
 SICK = {
@@ -93,6 +102,7 @@ SICK = {
     "a cut before the head": (NoGradient(), steady(layer_norms=(None,) * 5 + (0.1,))),
     "a head that no optimizer has": (Unoptimized(), steady(unoptimized=("head",))),
     "a frozen head": (FrozenLast(), steady(frozen_last=("head",))),
+    "a frozen table that was never trained": (FrozenLast(), steady(**TABLE, weight_norms=(80.3, 1.0, 1.0))),
     "a learning rate of zero": (ZeroRate(), steady(learning_rates=(0.0,) * 6, update_ratios=(0.0,) * 6)),
     "steps that move nothing": (ZeroRate(), steady(learning_rates=(0.1,) * 6, update_ratios=(0.0,) * 6)),
     "gradients that add up": (OldGradients(), steady(old_gradients=True)),
@@ -113,6 +123,11 @@ SICK = {
     "decay added before Adam normalizes": (
         WeightDecay(),
         [{"weight_decays": (100.0,) * 6, "learning_rates": (1e-3,) * 6, "optimizer_kind": "Adam"}] * 30,
+    ),
+    "a momentum of a thousand steps": (HighMomentum(), steady(momentum=0.999)),
+    "a divergence that outweighs the error": (
+        Outweighed(),
+        [{"loss": 9.0, "losses": (LossStats("squared-error", 1.0, value=1.0),)}] * 40,
     ),
     "input of 1e-4": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 1e-4}), HEAD))),
     "input of zero": (InputScale(), steady(**acts(("a", "Linear", {"input_rms": 0.0}), HEAD))),
@@ -290,6 +305,8 @@ WELL = {
         FrozenLast(),
         steady(layers=("prompt", "adapter"), frozen_last=tuple(f"block.{i}" for i in range(12))),
     ),
+    "a frozen table of word vectors": (FrozenLast(), steady(**TABLE, weight_norms=(30.0, 1.0, 1.0))),
+    "a frozen table that was scaled to one": (FrozenLast(), steady(**TABLE, weight_norms=(80.0, 1.0, 1.0))),
     "a warm-up from zero": (
         ZeroRate(),
         [{"learning_rates": (0.1 * i,) * 6, "update_ratios": (0.01 * i,) * 6} for i in range(N)],
@@ -300,6 +317,11 @@ WELL = {
     "the usual decay": (
         WeightDecay(),
         steady(weight_decays=(0.1,) * 6, learning_rates=(1e-3,) * 6, optimizer_kind="AdamW"),
+    ),
+    "the momentum of published recipes": (HighMomentum(), steady(momentum=0.99)),
+    "a divergence beside an error that falls": (
+        Outweighed(),
+        [{"loss": 9.0, "losses": (LossStats("squared-error", 1.0, value=0.8),)}] * 40,
     ),
     "an input of 1e9 that enters beside embeddings is no target": (
         TargetScale(),
@@ -660,6 +682,7 @@ def test_the_depth_profile_comes_with_its_slope_and_the_layers_left_behind(make_
         (lambda: DeadUnits(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
         (lambda: DeadUnits(min_batches=0), "min_batches must be at least 1, got 0"),
         (lambda: FrozenLast(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
+        (lambda: HighMomentum(momentum=1.0), "momentum must lie between 0 and 1, got 1.0"),
         (lambda: WeightDecay(shrink=0.0), "shrink must be positive, got 0.0"),
         (lambda: WeightDecay(ratio=1.0), "ratio must be above 1, got 1.0"),
         (lambda: InputScale(low=0.0), "low must be positive, got 0.0"),
@@ -719,10 +742,10 @@ def test_an_optimizer_that_holds_the_modules_own_parameters_is_not_told_to_hold_
 def test_a_loss_of_several_terms_that_falls_without_end_is_looked_at_term_by_term(make_record):
     run = [{"loss": -(2.0**i), "total_norm": 2.0**i} for i in range(24)]
     (finding,) = raised(WrongSign(), run, make_record, None)
+    assert finding.remedies == (remedies.EACH_SIGN, remedies.FLIP_SIGN)
+    whole = [{"loss": each["loss"], "losses": (LossStats("squared-error", 1.0, value=-each["loss"]),)} for each in run]
+    (finding,) = raised(WrongSign(), whole, make_record, None)
     assert finding.remedies == (remedies.FLIP_SIGN,)
-    terms = (LossStats("squared-error", 1.0, value=3.3),)
-    (finding,) = raised(WrongSign(), [{**each, "losses": terms} for each in run], make_record, None)
-    assert finding.remedies[0] == remedies.EACH_SIGN
 
 
 def test_a_loss_that_only_comes_down_to_that_of_a_constant_has_learned_nothing(make_record):
@@ -749,6 +772,97 @@ def test_rows_of_bad_batches_that_end_are_no_divergence_and_one_that_lasts_is(ma
     for step, fields in enumerate(rows):
         diagnosis.observe(make_record(step, **fields))
     assert [f.rule for f in diagnosis.findings] == ["bad-batches"]
-    for step in range(len(rows), len(rows) + 64):
+    for step in range(len(rows), len(rows) + 96):
         diagnosis.observe(make_record(step, **BAD))
     assert [f.rule for f in diagnosis.findings] == ["diverged"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "tries"),
+    [
+        ({}, remedies.raise_rate(1000)),
+        ({"optimizer_kind": "Adagrad"}, remedies.raise_rate(10000)),
+        ({"optimizer_kind": "RMSprop"}, remedies.raise_rate(10000)),
+        ({"layers": ("head",), "update_ratios": (2e-5,)}, remedies.raise_rate(10000)),
+        (
+            {"optimizer_kind": "SGD", "loss": 2e-9, "losses": (LossStats("cross-entropy", 2.2, value=2.0),)},
+            remedies.larger_loss(1e9, "a tiny factor on it"),
+        ),
+        ({"layer_norms": (0.0, *(1e-14,) * 5), "optimizer_kind": "AdamW"}, "multiply the loss by about 1e+12"),
+    ],
+    ids=["Adam", "Adagrad", "RMSprop", "a single layer", "a tiny factor", "below eps"],
+)
+def test_a_rate_is_raised_by_what_the_first_steps_of_its_optimizer_are_worth(make_record, fields, tries):
+    finding = SmallUpdates().observe(make_record(**{"update_ratios": (2e-5,) * 6, **fields}))
+    assert finding.remedies[0].startswith(tries)
+
+
+def test_steps_that_move_the_last_layer_alone_are_too_small_where_nothing_was_learned(make_record):
+    given = (LossStats("cross-entropy", 2.3, value=2.31),)
+    for last, flagged in ((4e-3, True), (2e-2, False)):
+        run = [{"loss": 2.31, "losses": given, "update_ratios": (1e-4,) * 5 + (last,)}] * 80
+        assert bool(raised(SmallUpdates(), run, make_record, None)) is flagged
+
+
+def test_a_run_that_blows_up_by_steps_of_usual_size_is_told_no_number(make_record):
+    for ratio, tries in ((0.01, remedies.WHAT_GROWS), (0.15, remedies.lower_rate(30))):
+        run = [{"loss": 2.0 + i, "update_ratios": (ratio,) * 6} for i in range(20)]
+        (finding,) = raised(LossRises(), run, make_record, None)
+        assert finding.remedies[0] == tries
+
+
+def test_a_critic_that_nothing_bounds_runs_away_while_its_loss_falls(make_record):
+    run = [{"total_norm": 3.0**i, "loss": -(3.0**i), "num_optimizers": 2} for i in range(12)]
+    (finding,) = raised(Runaway(), run, make_record, None)
+    assert finding.remedies[0] == remedies.BOUND_CRITIC
+    assert not raised(Runaway(), [{**each, "num_optimizers": 1} for each in run], make_record, None)
+
+
+def test_nll_loss_of_raw_outputs_lacks_a_log_softmax_and_has_no_wrong_sign(make_record):
+    raw = (LossStats("cross-entropy", 2.2, value=-0.1, raw=True),)
+    (finding,) = raised(DoubleActivation(), steady(losses=raw), make_record, None)
+    assert finding.remedies == (remedies.PASS_LOG_PROBABILITIES,)
+    run = [{"loss": -(2.0**i), "total_norm": 2.0**i, "losses": raw} for i in range(24)]
+    assert not raised(WrongSign(), run, make_record, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tries"),
+    [
+        ({"layer_shapes": ("8",) * 6}, remedies.SCALES_FROM_ZERO),
+        ({"layer_shapes": ("8x8",) * 6, "trainable": (True, True, *(False,) * 4)}, remedies.ONE_FROM_ZERO),
+        ({"layer_shapes": ("8x8",) * 6}, remedies.FROM_ZERO),
+    ],
+    ids=["gates", "adapters of a frozen net", "factors"],
+)
+def test_what_begins_at_zero_is_told_how_to_begin_by_what_it_is(make_record, make_activation, fields, tries):
+    zero = {"weight_norms": (0.0, 0.0, *(1.0,) * 4), "layer_norms": (0.0, 0.0, *(0.1,) * 4)}
+    record = make_record(activations=(make_activation("a"), make_activation("head")), **zero, **fields)
+    assert PoorInitialization().observe(record).remedies[0] == tries
+
+
+def test_targets_that_the_training_step_makes_are_known_by_the_squared_error(make_record):
+    made = (LossStats("squared-error", 9e4, value=9.1e4, target_low=-900.0, target_high=700.0, given_rms=0.1),)
+    (finding,) = raised(TargetScale(), steady(loss=9.1e4, losses=made, inputs=(X,)), make_record, None)
+    assert finding.message == "the targets of the squared error go from -900 to 700, and the first loss is 9.1e+04."
+
+
+def test_weights_that_explode_are_told_by_how_much_smaller_to_begin(make_record):
+    finding = ExplodingOverDepth().observe(make_record(layer_norms=FADING[::-1]))
+    assert finding.remedies[0] == remedies.smaller_weights(10)
+
+
+def test_a_threshold_that_lets_a_layer_move_by_half_holds_nothing_back(make_record):
+    run = steady(clip_outside=1e-4, total_norm=1.0, update_ratios=(0.01,) * 5 + (0.5,))
+    assert not raised(ClippingAlways(), run, make_record, None)
+
+
+def test_of_two_optimizers_the_one_is_told_to_change_whose_steps_are_unusual(make_record):
+    for fast, tries in (
+        (0.02, "raise the learning rate by about 100×"),
+        (0.5, "lower the learning rate by about 100×"),
+    ):
+        rule = OptimizerImbalance()
+        for optimizer, ratio in ((1, fast / 100), (0, fast)):
+            finding = rule.observe(make_record(optimizer=optimizer, num_optimizers=2, update_ratios=(ratio,) * 6))
+        assert finding.remedies[0] == f"{tries}, that of optimizer {int(fast < 0.1)}"

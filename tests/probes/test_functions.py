@@ -102,11 +102,12 @@ def test_looking_changes_no_bit_of_outputs_gradients_and_random_numbers():
     [
         (lambda out: F.cross_entropy(out, torch.tensor([0, 1, 1, 3])), "cross-entropy", False),
         (lambda out: F.cross_entropy(out.softmax(1), torch.tensor([0, 1, 1, 3])), "cross-entropy", True),
+        (lambda out: F.cross_entropy(out.softmax(0), torch.tensor([0, 1, 1, 3])), "cross-entropy", True),
         (lambda out: F.binary_cross_entropy_with_logits(out, torch.ones(4, 5)), "binary-cross-entropy", False),
         (lambda out: F.binary_cross_entropy_with_logits(out.sigmoid(), torch.ones(4, 5)), "binary-cross-entropy", True),
         (lambda out: F.mse_loss(out, torch.arange(20.0).reshape(4, 5)), "squared-error", False),
     ],
-    ids=["logits", "softmax", "binary logits", "sigmoid", "squares"],
+    ids=["logits", "softmax", "softmax along the batch", "binary logits", "sigmoid", "squares"],
 )
 def test_a_loss_says_what_it_was_given(loss, kind, twice):
     torch.manual_seed(0)
@@ -183,6 +184,31 @@ def test_a_squared_error_that_is_written_by_hand_is_seen_as_one(error):
     _, _, (given,) = watched(net, x, lambda out: F.mse_loss(out, y))
     assert by_hand.value == pytest.approx(value.item())
     assert by_hand == given
+
+
+def test_a_squared_error_that_is_summed_by_hand_is_compared_with_that_of_the_best_constant():
+    net, x, y = nn.Linear(8, 2), torch.randn(16, 8), torch.randn(16, 2)
+    (mean,) = watched(net, x, lambda out: F.mse_loss(out, y))[2]
+    for times, loss in (
+        (2, lambda out: ((out - y) ** 2).sum(1).mean()),
+        (32, lambda out: ((out - y) ** 2).sum()),
+    ):
+        (summed,) = watched(net, x, loss)[2]
+        assert summed.value == pytest.approx(times * mean.value)
+        assert summed.baseline == pytest.approx(times * mean.baseline)
+
+
+def test_nll_loss_tells_raw_outputs_from_log_probabilities():
+    target = torch.tensor([0, 1, 1, 3])
+    for given, raw in (
+        (lambda out: out.log_softmax(1), False),
+        (lambda out: out.softmax(1).log(), False),
+        (lambda out: out, True),
+        (lambda out: out.softmax(1), True),
+        (lambda out: out.log_softmax(0), True),
+    ):
+        _, _, (stats,) = watched(Net(), torch.randn(4, 6, 8), lambda out, given=given: F.nll_loss(given(out), target))
+        assert stats.raw is raw
 
 
 def test_differences_that_are_no_error_are_not_taken_for_one():

@@ -8,8 +8,10 @@ from collections import deque
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
+from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.record import Finding, StepRecord
 
+_FAR = 0.1  # update-to-weight ratio of a layer from which no threshold keeps it from moving
 _STANDS_STILL = 0.1  # of the gradient that is left, in a run whose loss does not fall
 
 
@@ -18,7 +20,8 @@ class ClippingAlways(Rule):
 
     Being clipped often is no fault: AutoClip at the tenth percentile clips nine steps in ten, by little. Here the
     threshold is so far below the usual norm that it, not the learning rate, decides how far a step goes. While the loss
-    stands still a tenth of the gradient is little enough.
+    stands still a tenth of the gradient is little enough. Where a layer moves by a tenth of its size all the same,
+    steps are not held back.
 
     Args:
         rate: share of the run's steps that were clipped, in (0, 1].
@@ -47,6 +50,8 @@ class ClippingAlways(Rule):
             raise ValueError(f"coefficient must lie between 0 and 1, got {coefficient}")
         self.rate, self.coefficient = rate, coefficient
         self._progress = Progress()
+        self._ratios = SettledRatios()
+        self._largest = 0.0
         self._left: deque[float] = deque(maxlen=9)
         self._norms: deque[float] = deque(maxlen=9)
 
@@ -68,7 +73,8 @@ class ClippingAlways(Rule):
         else:
             rate = record.clip_rate or 0.0
         limit = _STANDS_STILL if self._progress.state == "stalls" else self.coefficient
-        if rate < self.rate or left > max(limit, self.coefficient):
+        self._largest = max(self._ratios.moved(record), default=self._largest)
+        if rate < self.rate or left > max(limit, self.coefficient) or self._largest > _FAR:
             return None
         return Finding(
             rule=self.id,

@@ -6,6 +6,7 @@ import math
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.unstable import LargestStep
 from lightning_gradguard.record import Finding, StepRecord
 
 _BAD = ("skipped", "nonfinite", "rolled_back")
@@ -41,6 +42,7 @@ class Diverged(Rule):
         if records < 2:
             raise ValueError(f"records must be at least 2, got {records}")
         self.records = records
+        self._step = LargestStep()
         self._bad = 0
         self._since = 0
         self._norm = math.nan
@@ -50,6 +52,7 @@ class Diverged(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        self._step.add(record)
         bad = (record.verdict in _BAD and record.cause != "spike") or (
             record.loss is not None and not math.isfinite(record.loss)
         )
@@ -68,6 +71,8 @@ class Diverged(Rule):
         self._bad += 1
         if self._bad < self.records or not self._good or is_usual(self._earlier, self._steps, self._bad):
             return None
+        replay = f"{remedies.REPLAY}: {record.incident}" if record.incident else remedies.SAVE_INCIDENT
+        lower = self._step.lower_rate
         return Finding(
             rule=self.id,
             severity="critical",
@@ -79,18 +84,19 @@ class Diverged(Rule):
             layers=record.nonfinite_layers,
             evidence={"since": float(self._since), "bad_in_a_row": float(self._bad), "last_norm": self._norm},
             causes=("the learning rate is too high", "a weight is not finite", "log, sqrt or a division at zero"),
-            remedies=(
-                remedies.lower_rate(10.0),
-                f"{remedies.REPLAY}: {record.incident}" if record.incident else remedies.SAVE_INCIDENT,
-            ),
+            remedies=(replay, remedies.lower_rate()) if lower is None else (lower, replay),
         )
 
 
 def is_usual(bad: int, good: int, row: int) -> bool:
     """Whether a row of bad steps is one that the share of bad steps before it makes likely: they may end as others did.
 
+    The chance that the next step is bad too is what Laplace's rule of succession says of those so far, this row
+    included, with one bad step in a thousand to begin with: a share that few steps tell of is not certain.
+
     Example:
-        >>> is_usual(0, 100, 3), is_usual(60, 20, 12)
-        (False, True)
+        >>> is_usual(0, 100, 3), is_usual(9, 5, 19), is_usual(60, 20, 12)
+        (False, True, True)
     """
-    return (bad / max(1, bad + good)) ** row > _CHANCE
+    bad_before, steps = bad + 1e-3, bad + good + 1
+    return math.prod((bad_before + i) / (steps + i) for i in range(row)) > _CHANCE

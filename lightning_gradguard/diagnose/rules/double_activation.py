@@ -15,7 +15,8 @@ class DoubleActivation(Rule):
 
     Cross-entropy: rows that lie in [0, 1] and sum to one. Binary cross-entropy with logits: all values in [0, 1], and a
     sigmoid, softmax or ReLU of the net put out numbers of that size: the logits of a net that has not learned may all
-    lie there by chance.
+    lie there by chance. And the other way round: ``nll_loss`` applies nothing and wants log-probabilities, whose
+    exponentials sum to one; of raw outputs it has no floor, and of probabilities hardly a gradient.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
@@ -33,6 +34,8 @@ class DoubleActivation(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        if any(loss.raw for loss in record.losses or ()):
+            return self._missing(record)
         given = next((loss for loss in record.losses or () if loss.probabilities and _is_put_out(loss, record)), None)
         if given is None:
             return None
@@ -45,6 +48,16 @@ class DoubleActivation(Rule):
             evidence={"loss": given.value or 0.0},
             causes=(f"the model ends in a {twice}, and so does the loss",),
             remedies=(remedies.PASS_LOGITS,),
+        )
+
+    def _missing(self, record: StepRecord) -> Finding:
+        return Finding(
+            rule=self.id,
+            severity="critical",
+            message="nll_loss is given numbers that are no log-probabilities: log_softmax is missing before it.",
+            step=record.step,
+            causes=("nll_loss in place of cross_entropy", "the model does not end in log_softmax"),
+            remedies=(remedies.PASS_LOG_PROBABILITIES,),
         )
 
 

@@ -12,7 +12,10 @@ class ExplodingOverDepth(Rule):
     """Early layers get a far larger gradient than late ones.
 
     The same line as in vanishing, sloped the other way: it rises by ``decades`` from the last layer back to the
-    first, with a slope at least three standard errors away from level.
+    first, straight and with a slope at least three standard errors away from level.
+
+    A layer multiplies the gradient by its weights, so that weights smaller by what the gradient grows from one layer to
+    the next make it level, whatever the activation is: He's and Xavier's initializations follow from the same.
 
     Args:
         decades: rise over the whole depth, in powers of ten, > 0.
@@ -41,8 +44,9 @@ class ExplodingOverDepth(Rule):
         """The finding that holds at this record, or ``None``."""
         profile = gradient_profile(record)
         line = profile.line
-        if line is None or not line.is_certain or -line.decades < self.decades:
+        if line is None or not line.is_straight or -line.decades < self.decades:
             return None
+        times = 10**-line.slope
         strong = max(profile.values) * 1e-1
         return Finding(
             rule=self.id,
@@ -53,7 +57,10 @@ class ExplodingOverDepth(Rule):
             ),
             step=record.step,
             layers=tuple(n for n, v in zip(profile.layers, profile.values, strict=True) if v > strong),
-            evidence={"decades": -line.decades, "slope": -line.slope, "slope_error": line.error},
+            evidence={"decades": -line.decades, "slope": -line.slope, "slope_error": line.error, "divide_by": times},
             causes=("the initial weights are too large", *missing_norms(record)),
-            remedies=remedies.for_scale(deep_and_bare=False, normalizes=has_norms(record)),
+            remedies=(
+                remedies.smaller_weights(times),
+                *remedies.for_scale(deep_and_bare=False, normalizes=has_norms(record)),
+            ),
         )

@@ -1,4 +1,4 @@
-"""A last part that does not train."""
+"""A last part that does not train, or a table of embeddings that never did."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import Finding, StepRecord
 
+_ROWS = 500  # elements from which a table's root mean square tells how it was drawn
+_WITHIN = (0.02, 3.0)  # standard errors from one: nearer is a table that was scaled to one, farther another one
+
 
 class FrozenLast(Rule):
-    """The last layers are frozen while all before them train, through them.
+    """The last layers are frozen while all before them train, through them; or a table of embeddings is as drawn.
 
     What is frozen on purpose behind trained layers is larger than they are: a language model behind its prompt, a
     trunk behind an input adapter. Here it must be a third of them at most.
+
+    A frozen table is one that was trained before, as a rule, and those of words have entries of 0.02 to 0.5. One whose
+    root mean square is that of torch's own start, N(0, 1), within what chance allows, holds nothing.
 
     Args:
         share: of the frozen layers to those before, in (0, 1].
@@ -40,18 +46,41 @@ class FrozenLast(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        if tables := _as_drawn(record):
+            return self._finding(
+                record, tables, f"{named(tables)}: frozen, and its entries are still as torch draws them, from N(0, 1)."
+            )
         frozen = record.frozen_last or ()
         trained = sum(record.trainable or (True,) * len(record.layers))
         if not frozen or len(frozen) > max(1.0, self.share * trained) or trained < 2:
             return None
         through = "it" if len(frozen) == 1 else "them"
+        what = f"{named(frozen)}: frozen, although the {trained} layers before train through {through}."
+        return self._finding(record, frozen, what)
+
+    def _finding(self, record: StepRecord, layers: tuple[str, ...], what: str) -> Finding:
         return Finding(
             rule=self.id,
             severity="warning",
-            message=f"{named(frozen)}: frozen, although the {trained} layers before train through {through}.",
+            message=what,
             step=record.step,
-            layers=frozen,
-            evidence={"frozen": float(len(frozen)), "trained": float(trained)},
+            layers=layers,
+            evidence={"frozen": float(len(layers)), "trained": float(sum(record.trainable or ()))},
             causes=("requires_grad was switched off by mistake",),
             remedies=(remedies.UNFREEZE,),
         )
+
+
+def _as_drawn(record: StepRecord) -> tuple[str, ...]:
+    """Frozen embeddings whose entries are as torch draws them, in a net most layers of which train."""
+    trains = record.trainable or ()
+    if not record.weight_norms or not record.layer_sizes or not record.layer_kinds or 2 * sum(trains) < len(trains):
+        return ()
+    found = []
+    for i, name in enumerate(record.layers):
+        norm, size = record.weight_norms[i], record.layer_sizes[i]
+        if not trains[i] and record.layer_kinds[i] == "Embedding" and norm is not None and size >= _ROWS:
+            off = abs(norm / size**0.5 - 1) * (2 * size) ** 0.5  # in standard errors of a root mean square
+            if _WITHIN[0] < off < _WITHIN[1]:
+                found.append(name)
+    return tuple(found)

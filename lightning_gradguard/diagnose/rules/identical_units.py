@@ -9,6 +9,8 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import Finding, StepRecord
 
+_STILL = 100.0  # times the spread up to which units that began alike still act as one: the layer behind parts them
+
 
 class IdenticalUnits(Rule):
     """All units of a hidden layer put out the same number: they get the same gradient, and stay one unit.
@@ -46,7 +48,7 @@ class IdenticalUnits(Rule):
             a.module
             for a in record.activations or ()
             if a.unit_spread is not None
-            and a.unit_spread < self.spread
+            and a.unit_spread < self.spread * (_STILL if self._from_the_start else 1.0)
             and 0 < a.rms < math.inf
             and a.sample_spread != 0
         )

@@ -8,14 +8,19 @@ from collections import deque
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.settled import round_factor
 from lightning_gradguard.record import Finding, StepRecord
+
+_USUAL = 0.05  # median update-to-weight ratio up to which a step is as usual
+_CALM = 0.005  # at which adversaries train
 
 
 class OptimizerImbalance(Rule):
     """One of several optimizers moves its weights far more than another.
 
     Compares the median measured ||change|| / ||weights|| of each optimizer's layers, which does not depend on the
-    scale of the losses. In a GAN in balance the two sides stay within a factor of ten.
+    scale of the losses. In a GAN in balance the two sides stay within a factor of ten. Where the faster one moves as is
+    usual it is the other one's rate that is to be raised to it, by the factor between them.
 
     Args:
         factor: between the largest and the smallest, > 1. GANs that train well were seen at up to 9.
@@ -65,5 +70,13 @@ class OptimizerImbalance(Rule):
             step=record.step,
             evidence={"times": times, "fast": medians[fast], "slow": medians[slow]},
             causes=("learning rates that do not fit together", "one side has won, and the other gets no gradient"),
-            remedies=(remedies.EVEN_RATES, remedies.LESS_TRAINING),
+            remedies=(_tries(fast, slow, medians), remedies.EVEN_RATES, remedies.LESS_TRAINING),
         )
+
+
+def _tries(fast: int, slow: int, medians: dict[int, float]) -> str:
+    """Which rate to change: the slow one where it is below what is usual while the fast one is not above it."""
+    if medians[fast] > _USUAL or medians[slow] == 0:
+        factor = min(round_factor(medians[fast] / _CALM), 300.0)
+        return f"{remedies.lower_rate(factor)}, that of optimizer {fast}"
+    return f"{remedies.raise_rate(round_factor(medians[fast] / medians[slow]))}, that of optimizer {slow}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
+from lightning_gradguard.diagnose.unstable import LargestStep
 from lightning_gradguard.record import Finding, StepRecord
 
 
@@ -29,16 +30,17 @@ class LossRises(Rule):
 
     def __init__(self) -> None:
         self._progress = Progress()
+        self._step = LargestStep()
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._progress.add(record)
+        self._step.add(record)
         progress = self._progress
         if record.num_optimizers > 1 or record.maximizes or progress.state != "rises" or not progress.first > 0:
             return None
         above = progress.now > progress.first
         came_from = f"from {progress.first:.3g}" if above else f"back from {progress.best:.3g}"
-        clips = record.coefficient is not None
         return Finding(
             rule=self.id,
             severity="critical",
@@ -46,6 +48,6 @@ class LossRises(Rule):
             step=record.step,
             layers=record.layers,
             evidence={"first": progress.first, "best": progress.best, "now": progress.now},
-            causes=("the learning rate is too high", "the loss has the wrong sign", "the data changed"),
-            remedies=(remedies.lower_rate(10.0), remedies.FLIP_SIGN, remedies.clip(clips=clips)),
+            causes=("targets or a term of the loss that grow", "the learning rate is too high", "the data changed"),
+            remedies=(*self._step.tries(record), remedies.FLIP_SIGN),
         )

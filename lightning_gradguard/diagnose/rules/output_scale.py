@@ -50,10 +50,6 @@ class OutputScale(Rule):
             return None
         value, baseline = self._first
         factor = round_factor(value / baseline)
-        now = next((loss.value for loss in record.losses or () if loss.kind != "squared-error"), None)
-        # Outputs that have come down and still say nothing: what is before them is too large as well.
-        came_down = now is not None and now < self.times / 2 * baseline
-        tries = (remedies.INIT_NORMAL, remedies.NORMALIZE, remedies.smaller_logits(factor))
         return Finding(
             rule=self.id,
             severity="critical" if value > 10 * self.times * baseline else "warning",
@@ -64,5 +60,5 @@ class OutputScale(Rule):
             step=record.step,
             evidence={"first_loss": value, "constant": baseline, "divide_by": factor},
             causes=("the last weights, or what goes into them, are too large", "a temperature far below one"),
-            remedies=tries if came_down else (tries[-1], *tries[:-1]),
+            remedies=(remedies.smaller_logits(factor), remedies.INIT_NORMAL, remedies.NORMALIZE),
         )

@@ -93,7 +93,7 @@ class PoorInitialization(Rule):
             layers=zero,
             evidence={"layers": float(len(zero))},
             causes=("weights were initialized with zeros",),
-            remedies=(remedies.FROM_ZERO, remedies.INIT_NORMAL),
+            remedies=(_away_from_zero(record, zero), remedies.INIT_NORMAL),
         )
 
     def _same_for_all(self, record: StepRecord, hidden: Sequence[ActivationStats]) -> Finding | None:
@@ -133,6 +133,8 @@ class PoorInitialization(Rule):
         fades = smallest.rms < self.low or (first > self.spread * last)
         if not (grows or fades) or not math.isfinite(smallest.rms):
             return None
+        # One layer that is applied over and over is as deep as its activations are many.
+        deep = max(len(hidden), len(_functions(record.activations or ()))) >= DEEP
         what, worst = ("too large", largest) if grows else ("too small", smallest)
         far = largest.rms > self.high or smallest.rms < self.low or max(first / last, last / first) > _FAR * self.spread
         return Finding(
@@ -146,8 +148,18 @@ class PoorInitialization(Rule):
             layers=(worst.module,),
             evidence={"first_rms": first, "last_rms": last, "smallest_rms": smallest.rms, "largest_rms": largest.rms},
             causes=(f"the initial weights are {what}", *missing_norms(record)),
-            remedies=remedies.for_scale(deep_and_bare=len(hidden) >= DEEP, normalizes=has_norms(record)),
+            remedies=remedies.for_scale(deep_and_bare=deep, normalizes=has_norms(record)),
         )
+
+
+def _away_from_zero(record: StepRecord, zero: Sequence[str]) -> str:
+    """How to begin instead, by what it is that begins at zero."""
+    shapes = dict(zip(record.layers, record.layer_shapes or (), strict=False))
+    if all(shapes.get(name, "").isdigit() for name in zero):
+        return remedies.SCALES_FROM_ZERO
+    trains = dict(zip(record.layers, record.trainable or (), strict=False))
+    beside_frozen = all(trains.get(name, False) for name in zero) and not all(trains.values())
+    return remedies.ONE_FROM_ZERO if beside_frozen and len(zero) > 1 else remedies.FROM_ZERO
 
 
 def _never_left(record: StepRecord) -> bool:

@@ -38,9 +38,10 @@ def _median(record: StepRecord) -> float:
 class TargetScale(Rule):
     """Targets are far larger than one: in the batch, or to judge by the first loss.
 
-    A tensor of the batch is large, and the first loss is as large as if it were predicted raw. Or what the net puts out
-    and all that is in the batch is near one, and the first loss is not: targets that the training step makes, as the
-    returns of a policy, or a factor on the loss.
+    A tensor of the batch is large, and the first loss is as large as if it were predicted raw. Or most of the first
+    loss is a squared error whose targets the training step makes, and even the best constant prediction is as far off.
+    Or what the net puts out and all that is in the batch is near one, and the first loss is not: the returns of a
+    policy, or a factor on the loss.
 
     A net puts out numbers near one at first; with targets of 1e5 a squared error begins at 1e10, and the last bias
     has a hundred thousand steps of Adam to go.
@@ -73,6 +74,7 @@ class TargetScale(Rule):
         self.rms = rms
         self._first: float | None = None
         self._out_of_nowhere = False
+        self._range: tuple[float, float] | None = None  # of the targets of the squared error that is the first loss
         self._later: str | None = None  # name of a tensor that enters the net beside its first layer: no target
 
     def _is_predicted_raw(self, tensor: BatchStats, loss: float) -> bool:
@@ -87,14 +89,15 @@ class TargetScale(Rule):
         if self._first is None:
             self._first = record.loss
             self._out_of_nowhere = self._is_too_large_for(record)
+            self._range = self._range_of_large_targets(record)
             self._later = that_enters_later(record)
         if record.inputs is None:
-            return self._by_the_loss(record) if self._out_of_nowhere else None
+            return self._without_a_tensor(record)
         entered = max((a.input_rms or 0.0 for a in record.activations or ()), default=0.0)
         others = [b for b in record.inputs if b is not that_entered(record.inputs, entered)]
         large = [b for b in others if b.name != self._later and self._is_predicted_raw(b, self._first)]
         if not large:
-            return self._by_the_loss(record) if self._out_of_nowhere else None
+            return self._without_a_tensor(record)
         worst = max(large, key=lambda b: b.rms)
         return Finding(
             rule=self.id,
@@ -117,15 +120,34 @@ class TargetScale(Rule):
         put_out = [a.rms for a in record.activations] + [b.rms for b in record.inputs or ()]
         return math.isfinite(record.loss) and record.loss > (_FAR * max(1.0, *put_out)) ** 2
 
-    def _by_the_loss(self, record: StepRecord) -> Finding:
+    def _range_of_large_targets(self, record: StepRecord) -> tuple[float, float] | None:
+        """From where to where the targets go of a squared error that is most of the loss, if they lie far apart."""
+        assert record.loss is not None
+        for given in record.losses or ():
+            far = given.baseline is not None and given.baseline > self.rms**2 * max(1.0, given.given_rms or 0.0) ** 2
+            if given.kind == "squared-error" and far and 0.5 * record.loss < (given.value or 0.0) < 2 * record.loss:
+                return given.target_low or 0.0, given.target_high or 0.0
+        return None
+
+    def _without_a_tensor(self, record: StepRecord) -> Finding | None:
+        """What the first loss tells where no tensor of the batch is large."""
+        if self._range is None and not self._out_of_nowhere:
+            return None
+        what = (
+            f"the targets of the squared error go from {self._range[0]:.3g} to {self._range[1]:.3g}, and the first "
+            f"loss is {self._first:.3g}."
+            if self._range is not None
+            else f"the first loss is {self._first:.3g}, although what the net puts out and what is in the batch is not "
+            "far from one: its targets, or a factor on it, are far too large."
+        )
+        return self._by_the_loss(record, what)
+
+    def _by_the_loss(self, record: StepRecord, what: str) -> Finding:
         assert self._first is not None
         return Finding(
             rule=self.id,
             severity="warning",
-            message=(
-                f"the first loss is {self._first:.3g}, although what the net puts out and what is in the batch is not "
-                "far from one: its targets, or a factor on it, are far too large."
-            ),
+            message=what,
             step=record.step,
             evidence={"first_loss": self._first},
             causes=("the targets are not normalized", "a large factor on the loss"),

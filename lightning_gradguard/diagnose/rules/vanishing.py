@@ -19,9 +19,11 @@ class VanishingOverDepth(Rule):
 
     Over the layers in the order of the forward pass a line is fitted through log10 of the root mean square gradient;
     ``decades`` is what it falls from the last layer back to the first, with a slope at least three standard errors
-    away from level. A network can be dead without a slope, since activations may fade as gradients do: so the level
-    counts as well, when the median layer's gradient-to-weight ratio is ``level`` times that of the best layer, and the
-    first layer gets next to no gradient either: where it gets one, branches merely begin small, as under layer scale.
+    away from level, and with half of what layers differ by along the line: gradients fade in a chain, not among gates
+    and branches that stand beside each other. A network can be dead without a slope, since activations may fade as
+    gradients do: so the level counts as well, when the median layer's gradient-to-weight ratio is ``level`` times that
+    of the best layer, and the first layer gets next to no gradient either: where it gets one, branches merely begin
+    small, as under layer scale.
 
     Both are ratios within the network: they do not depend on loss scale or batch size.
 
@@ -60,7 +62,7 @@ class VanishingOverDepth(Rule):
             return self._of_few(record, profile)
         relative = relative_profile(record).values
         level = statistics.median(relative) / max(relative) if relative else 1.0
-        sloped = line.is_certain and line.decades > self.decades
+        sloped = line.is_straight and line.decades > self.decades
         reaches_back = profile.values[0] > _REACHED * max(profile.values)
         if not sloped and (level > self.level or reaches_back):
             return None

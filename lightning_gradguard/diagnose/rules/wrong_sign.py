@@ -65,7 +65,7 @@ class WrongSign(Rule):
         self._smallest = math.inf
         self._progress = Progress()
         self._sure: Finding | None = None
-        self._of_terms = False  # whether the loss is more than what a loss function gave
+        self._raw = False
         self._marks: list[tuple[int, float]] = []  # steps and the loss then, each after twice as many steps
 
     def observe(self, record: StepRecord) -> Finding | None:
@@ -79,11 +79,12 @@ class WrongSign(Rule):
             self._smallest = min(self._smallest, record.total_norm)
             if not self._marks or self._progress.steps >= _TWICE * self._marks[-1][0]:
                 self._marks = [*self._marks[-3:], (self._progress.steps, self._progress.now)]
-        self._of_terms = self._of_terms or _is_of_terms(record)
+        if any(given.raw for given in record.losses or ()):
+            self._raw = True  # it has no floor for another reason, which has a rule of its own
         self._sure = self._sure or self._certain(record)
         if self._sure is not None:
             return self._sure
-        if record.num_optimizers > 1:
+        if record.num_optimizers > 1 or self._raw:
             return None
         grew = not finite or record.total_norm > self.factor * self._smallest
         state = self._progress.state
@@ -129,10 +130,8 @@ class WrongSign(Rule):
             f"the loss began at {self._first:.3g} and {moved} to {record.loss:.3g} without slowing down, while the "
             f"gradient norm grew from {self._smallest:.3g} to {record.total_norm:.3g}."
         )
-        # Where a loss function gave a part of it only, the whole is not the negative of anything.
-        tries = (
-            (remedies.EACH_SIGN, remedies.FLIP_SIGN) if self._of_terms and moved == "fell" else (remedies.FLIP_SIGN,)
-        )
+        # The negative of what a loss function gave is known at once; what else falls without end does so by a term.
+        tries = (remedies.EACH_SIGN, remedies.FLIP_SIGN) if moved == "fell" else (remedies.FLIP_SIGN,)
         return self._say(record, what, (cause, "a loss that has no lower bound"), tries)
 
     def _say(self, record: StepRecord, what: str, causes: Sequence[str], tries: Sequence[str]) -> Finding:
@@ -146,11 +145,3 @@ class WrongSign(Rule):
             causes=tuple(causes),
             remedies=tuple(tries),
         )
-
-
-def _is_of_terms(record: StepRecord) -> bool:
-    """Whether loss functions gave parts of the loss only."""
-    given = [abs(each.value) for each in record.losses or () if each.value is not None]
-    if record.num_steps != 1 or record.loss is None or not given:
-        return False
-    return all(abs(value - abs(record.loss)) > _SAME * abs(record.loss) for value in given)
