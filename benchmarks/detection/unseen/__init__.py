@@ -5,9 +5,43 @@ takes its place.
 """
 
 from ..kind import Kind
-from . import answers, hands, lists, operators, steered, towers, uncertain, waves
+from . import (
+    answers,
+    decoders,
+    estimates,
+    geometry,
+    hands,
+    lists,
+    neighbours,
+    operators,
+    prices,
+    replayed,
+    rings,
+    sequences_in_out,
+    steered,
+    towers,
+    uncertain,
+    waves,
+)
 
-_FAMILIES = (towers, waves, lists, uncertain, steered, operators, answers, hands)
+_FAMILIES = (
+    towers,
+    waves,
+    lists,
+    uncertain,
+    steered,
+    operators,
+    answers,
+    hands,
+    replayed,
+    decoders,
+    sequences_in_out,
+    geometry,
+    estimates,
+    rings,
+    neighbours,
+    prices,
+)
 
 
 def kinds() -> list[Kind]:
