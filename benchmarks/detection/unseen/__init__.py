@@ -7,12 +7,12 @@ takes its place.
 from ..kind import Kind
 from . import (
     answers,
+    citations,
     decoders,
     estimates,
     geometry,
     hands,
     lists,
-    neighbours,
     operators,
     prices,
     replayed,
@@ -39,7 +39,7 @@ _FAMILIES = (
     geometry,
     estimates,
     rings,
-    neighbours,
+    citations,
     prices,
 )
 

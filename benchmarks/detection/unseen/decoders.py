@@ -123,7 +123,7 @@ KINDS = [
             Fault(
                 "every matrix drawn with std 1 (the head is the embedding)",
                 "weights begin too large",
-                "Humbatova et al. 2020, taxonomy: wrong weights initialization",
+                "https://github.com/PiotrNawrot/nanoT5/issues/25",
                 m.setting(model=lambda: TiedGPT(1.0)),
             ),
         ),
