@@ -7,6 +7,7 @@ from . import (
     adversaries,
     autoencoders,
     by_hand,
+    codes,
     control,
     convolutional,
     dense,
@@ -17,9 +18,11 @@ from . import (
     images,
     latents,
     lookups,
+    mixing,
     optimizers,
     pairs,
     patches,
+    pupils,
     quantities,
     recurrent,
     regression,
@@ -71,6 +74,9 @@ _FAMILIES = (
     by_hand,
     lookups,
     shops,
+    mixing,
+    pupils,
+    codes,
 )
 
 

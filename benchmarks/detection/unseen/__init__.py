@@ -5,9 +5,43 @@ takes its place.
 """
 
 from ..kind import Kind
-from . import answers, hands, lists, operators, steered, towers, uncertain, waves
+from . import (
+    answers,
+    citations,
+    decoders,
+    estimates,
+    geometry,
+    hands,
+    lists,
+    operators,
+    prices,
+    replayed,
+    rings,
+    sequences_in_out,
+    steered,
+    towers,
+    uncertain,
+    waves,
+)
 
-_FAMILIES = (towers, waves, lists, uncertain, steered, operators, answers, hands)
+_FAMILIES = (
+    towers,
+    waves,
+    lists,
+    uncertain,
+    steered,
+    operators,
+    answers,
+    hands,
+    replayed,
+    decoders,
+    sequences_in_out,
+    geometry,
+    estimates,
+    rings,
+    citations,
+    prices,
+)
 
 
 def kinds() -> list[Kind]:

@@ -1,4 +1,4 @@
-"""Functions and operators: a spectrum, a sum of small nets, a net that only rises."""
+"""Functions and operators: a spectrum, a net that only rises."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..recipe import Batch, Recipe, adam, sgd
-from ..tasks.models import mlp
-from ..tasks.synthetic import table
+from ..recipe import Batch, Recipe, adam
 
 
 class Spectral(nn.Module):
@@ -48,18 +46,6 @@ def relative(net: nn.Module, batch: Batch) -> Tensor:
     return ((net(x) - y).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1)).mean()
 
 
-class Additive(nn.Module):
-    """One small net for each feature, and their sum."""
-
-    def __init__(self, features: int = 8) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(mlp(1, 16, 1) for _ in range(features))
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bias + sum(part(x[:, i : i + 1]) for i, part in enumerate(self.parts))
-
-
 def by_hand(net: nn.Module, batch: Batch) -> Tensor:
     return ((batch[1] - net(batch[0])) ** 2).mean()
 
@@ -81,10 +67,6 @@ def rising(generator: Generator, train: bool) -> Batch:
     return x, torch.tanh(x[:, :1] + x[:, 1:2]) + 0.5 * x[:, 2:3].exp().clamp(max=3)
 
 
-def one_column_in_full(x: Tensor) -> Tensor:
-    return torch.cat([40_000 + 15_000 * x[:, :1], x[:, 1:]], 1)
-
-
 KINDS = [
     Kind(
         "heat by its spectrum",
@@ -95,27 +77,6 @@ KINDS = [
                 "rate too high",
                 "https://github.com/uma-pi1/kge/issues/240",
                 m.rate(250.0),
-            ),
-        ),
-    ),
-    Kind(
-        "a sum of small nets",
-        Recipe(Additive, table(), by_hand, adam(1e-2), by_hand, steps=250),
-        (
-            Fault(
-                "a column of incomes in full",
-                "inputs differ in scale",
-                "https://github.com/sktime/pytorch-forecasting/issues/1",
-                m.both(m.inputs(one_column_in_full), m.setting(optimizer=sgd(1e-3))),
-            ),
-            Fault(
-                "prices in full, the error by hand",
-                "targets too large",
-                "https://github.com/sktime/pytorch-forecasting/issues/649",
-                m.both(
-                    m.batches(lambda b: (b[0], 3e5 + 1e5 * b[1])),
-                    m.setting(metric=lambda net, b: by_hand(net, b) / 1e10),
-                ),
             ),
         ),
     ),

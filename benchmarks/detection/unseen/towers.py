@@ -1,4 +1,4 @@
-"""Two nets that meet, gates that begin at zero, hinges against each other."""
+"""Two nets that meet, hinges against each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..kind import Fault, Kind
 from ..recipe import Batch, Recipe, adam, counts_errors
 from ..tasks.digits import digits
 from ..tasks.models import mlp
-from ..tasks.synthetic import distance, ring, squared, table
+from ..tasks.synthetic import distance, ring
 
 
 class Towers(nn.Module):
@@ -39,23 +39,6 @@ def not_matched(net: nn.Module, batch: Batch) -> Tensor:
     """Whether the partner is not among the best four."""
     scores = net(batch[0][:32])
     return (scores.argsort(1, descending=True)[:, :4] != torch.arange(len(scores))[:, None]).all(1).float().mean()
-
-
-class Gated(nn.Module):
-    """Residual blocks behind gates that begin at zero."""
-
-    def __init__(self, gate: Any = None) -> None:
-        super().__init__()
-        self.enter, self.out = nn.Linear(8, 32), nn.Linear(32, 1)
-        self.blocks = nn.ModuleList(mlp(32, 32, 32) for _ in range(8))
-        self.gates = nn.Parameter(torch.zeros(8))
-        self.gate = gate or nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.enter(x)
-        for block, gate in zip(self.blocks, self.gate(self.gates), strict=True):
-            x = x + gate * block(x)
-        return self.out(x)
 
 
 class Hinged(nn.Module):
@@ -103,18 +86,6 @@ KINDS = [
                 "parameters in no optimizer",
                 "https://github.com/line/open-universe/issues/5",
                 m.setting(optimizer=lambda net: torch.optim.Adam([*net.upper.parameters(), net.sharpness], 2e-3)),
-            ),
-        ),
-    ),
-    Kind(
-        "gates that begin at zero",
-        Recipe(Gated, table(48), squared, adam(3e-3), steps=400),
-        (
-            Fault(
-                "the gates go through a ReLU",
-                "weights begin at zero",
-                "https://github.com/lucidrains/deep-cross-attention/issues/2",
-                m.setting(model=lambda: Gated(nn.ReLU())),
             ),
         ),
     ),

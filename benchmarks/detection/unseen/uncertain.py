@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..recipe import Batch, Recipe, adam, adamw, sgd
+from ..recipe import Batch, Recipe, adam, sgd
 from ..tasks.digits import cross_entropy, digits, error_rate
 from ..tasks.models import mlp
 from ..tasks.synthetic import labelled_table, ring, squared, table
@@ -71,28 +71,6 @@ def outliers(batch: Batch) -> Batch:
     return (1e4 * batch[0], *batch[1:])
 
 
-def rows(generator: Generator, train: bool) -> Batch:
-    return digits(32, 8, 8)(generator, train)
-
-
-class Mixing(nn.Module):
-    """Mixes rows by their spectrum, where others attend."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.head = nn.Linear(8, 32), nn.Linear(32, 10)
-        self.mix = nn.ModuleList(mlp(32, 64, 32) for _ in range(2))
-        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(4))
-        self.place = nn.Parameter(0.02 * torch.randn(8, 32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.enter(x) + self.place
-        for index, mix in enumerate(self.mix):
-            x = self.norms[2 * index](x + torch.fft.fft2(x).real / 16)
-            x = self.norms[2 * index + 1](x + mix(x))
-        return self.head(x.mean(1))
-
-
 KINDS = [
     Kind(
         "rare cases",
@@ -121,19 +99,4 @@ KINDS = [
         ),
     ),
     Kind("directions and lengths", Recipe(Normed, table(48), squared, sgd(0.1), steps=400)),
-    Kind(
-        "mixed by spectrum",
-        Recipe(Mixing, rows, cross_entropy, adamw(3e-3), error_rate, steps=300),
-        (
-            Fault(
-                "a loss that is multiplied by 1e-9",
-                "rate too low",
-                "Humbatova et al. 2020, taxonomy: loss function",
-                m.both(
-                    m.setting(loss=lambda net, batch: 1e-9 * cross_entropy(net, batch)),
-                    m.setting(optimizer=sgd(0.1)),
-                ),
-            ),
-        ),
-    ),
 ]
