@@ -5,9 +5,27 @@ takes its place.
 """
 
 from ..kind import Kind
-from . import answers, hands, lists, operators, steered, towers, uncertain, waves
+from . import (
+    answers,
+    codebooks,
+    episodes,
+    forecasts,
+    hands,
+    lists,
+    medicine,
+    neighbours,
+    operators,
+    small_batches,
+    steered,
+    towers,
+    uncertain,
+    waves,
+)
 
-_FAMILIES = (towers, waves, lists, uncertain, steered, operators, answers, hands)
+_FAMILIES = (
+    *(towers, waves, lists, uncertain, steered, operators, answers, hands),
+    *(medicine, forecasts, neighbours, episodes, codebooks, small_batches),
+)
 
 
 def kinds() -> list[Kind]:
