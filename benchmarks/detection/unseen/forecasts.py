@@ -104,19 +104,19 @@ KINDS = [
             Fault(
                 "the load in watts, not scaled",
                 "targets too large",
-                "UMLAUT; forum: 'transformer predicts the mean'",
+                "UMLAUT, Schoop et al. 2021; forum: 'transformer predicts the mean'",
                 m.setting(data=load(800.0, 5000.0)),
             ),
             Fault(
                 "ExponentialLR(0.8) stepped each batch",
                 "rate decays too early",
-                "pytorch forum: scheduler in the wrong loop",
+                "https://github.com/pytorch/tutorials/pull/640",
                 m.setting(schedule=lambda step: 0.8**step),
             ),
             Fault(
                 "Adam, a thousandth of the rate",
                 "rate too low",
-                "DeepCrime HLR",
+                "DeepCrime, Humbatova et al. 2021: HLR",
                 m.rate(1e-3),
             ),
         ),
