@@ -8,16 +8,22 @@ from ..kind import Kind
 from . import (
     answers,
     citations,
+    codebooks,
     decoders,
+    episodes,
     estimates,
+    forecasts,
     geometry,
     hands,
     lists,
+    medicine,
+    neighbours,
     operators,
     prices,
     replayed,
     rings,
     sequences_in_out,
+    small_batches,
     steered,
     towers,
     uncertain,
@@ -25,22 +31,9 @@ from . import (
 )
 
 _FAMILIES = (
-    towers,
-    waves,
-    lists,
-    uncertain,
-    steered,
-    operators,
-    answers,
-    hands,
-    replayed,
-    decoders,
-    sequences_in_out,
-    geometry,
-    estimates,
-    rings,
-    citations,
-    prices,
+    *(towers, waves, lists, uncertain, steered, operators, answers, hands, medicine, forecasts, neighbours),
+    *(episodes, codebooks, small_batches, replayed, decoders, sequences_in_out, geometry, estimates, rings),
+    *(citations, prices),
 )
 
 
