@@ -149,6 +149,7 @@ class GradientPipeline:
         self.holds = self.steps_elsewhere = False
         self._held: Held | None = None
         self.counters = Counters()
+        self._no_grad = torch.no_grad()  # made once: making it costs more than entering it
         self._at_first_step = self.counts_closures = True
         self._in_closure: bool | None = None  # whether it is called by an optimizer that steps; not known yet
         self._told_of_closures = self._told_of_left = False
@@ -258,7 +259,7 @@ class GradientPipeline:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
         options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
-        with torch.no_grad():
+        with self._no_grad:
             # Who neither guards nor clips only watches, and must not be able to end a run with any line of a step.
             if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
                 return self._measuring.run(self._step, **options)
@@ -302,7 +303,7 @@ class GradientPipeline:
             return self._record_dropped(step, judgement, live_scaler)
 
         clips = judgement.decision.clips
-        self._recording.run(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
+        self._recording.note(self.since_last.add, judgement.decision.measurement, judgement.signals, clips)
         self._last_step = step
         # The record is made first: it speaks of the raw gradients, which clipping overwrites.
         if judgement.damage is not None:
@@ -311,11 +312,11 @@ class GradientPipeline:
             record = self._record(step, judgement.decision.measurement, judgement, scaler=live_scaler, early=early)
         if judgement.clipped and not self.view.dry_run:
             clips.apply_()
-            self._recording.run(self.since_last.add_clipped, judgement.decision.measurement, judgement.signals, clips)
+            self._recording.note(self.since_last.add_clipped, judgement.decision.measurement, judgement.signals, clips)
         if live_scaler is not None and stepping is not None:
             self.optimizers.scale_again_(live_scaler, stepping, dropped=False)
         if self.instruments is not None:
-            self._probing.run(self.instruments.before_step, self.layout, step)
+            self._probing.note(self.instruments.before_step, self.layout, step)
         if self._held is not None:
             self._held.note_writes(self.layout)
         return record

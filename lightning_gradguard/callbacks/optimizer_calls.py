@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,13 @@ class OptimizerCalls:
             "backward pass, that are got by self.optimizers(use_pl_optimizer=False), or that configure_optimizers did "
             "not return. Use self.optimizers(), or GradientPipeline in the training step."
         )
+
+
+def anything_is_compiled() -> bool:
+    """Tells whether ``torch.compile`` was called in this process; where torch does not say, that it was."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    # What torch keeps out of compiled code, as some of its own optimizers, stands there with no backend.
+    return frames is not None and any(getattr(frames, "cached_backends", {0: True}).values())
 
 
 def has_compiled_step(optimizer: Optimizer) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from lightning_gradguard.callbacks.console import say, width
 from lightning_gradguard.callbacks.ending import tell_the_end
 from lightning_gradguard.callbacks.folders import run_folder
 from lightning_gradguard.callbacks.idle import warn_of_idle_settings
-from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls, has_compiled_step
+from lightning_gradguard.callbacks.optimizer_calls import OptimizerCalls, anything_is_compiled, has_compiled_step
 from lightning_gradguard.callbacks.seen import Seen
 from lightning_gradguard.callbacks.sinks import LoggerSink, sinks_for
 from lightning_gradguard.callbacks.survival import GuardOptions, Survival, announce
@@ -29,7 +28,6 @@ from lightning_gradguard.callbacks.trainer import (
     changed_afterwards,
     is_deepspeed,
     log_engine_norm,
-    log_interval,
     outer_module,
     refuse_what_cannot_work,
     steps_now,
@@ -148,6 +146,7 @@ class Session:
         self._outer: nn.Module | None = None
         self._has_engine = self._strategy_accumulates = False  # what the strategy does itself
         self._holds = False
+        self._precision: Any = None  # the Trainer's plug-in, which has the loss scaler
         self._stepped: set[int] = set()  # of several optimizers that are taken as one, those of the step at hand
         self._watching = Part(
             "the watching of gradients", "nothing more is seen of this run's gradients", remove=self.let_go
@@ -182,7 +181,9 @@ class Session:
             clips = trainer.gradient_clip_algorithm in (None, "norm") and trainer.gradient_clip_val
             if self.instruments is not None and clips:
                 self.instruments.clip_outside = float(clips)
-        self._look_for_compiled_steps(optimizers)
+        self._precision = trainer.precision_plugin
+        if anything_is_compiled() or any(map(has_compiled_step, optimizers)):
+            self._look_for_compiled_steps(trainer)
         if self.plan.guard is not None and optimizers:
             self.survival = Survival(self.plan.guard, trainer, module)
         self._outer = outer
@@ -202,14 +203,13 @@ class Session:
             self.calls = OptimizerCalls(lambda one: steps_parameters_of(module, one), self._asked(), handed)
             self.calls.start()
 
-    def _look_for_compiled_steps(self, optimizers: Sequence[Optimizer]) -> None:
+    def _look_for_compiled_steps(self, trainer: pl.Trainer) -> None:
         """Stays out of the compiled step of an optimizer, in which Lightning runs the forward pass and calls us."""
-        if "torch._dynamo" not in sys.modules:
-            return
+        # Or of whatever else was compiled and calls us. Where nothing was, hooks are called as they are.
         if not self._is_kept_out:
             self._is_kept_out = True
             self.run = torch.compiler.disable(self.run)  # type: ignore[method-assign]
-        if self.instruments is not None and any(map(has_compiled_step, optimizers)):
+        if self.instruments is not None and any(map(has_compiled_step, trainer.optimizers)):
             self.instruments.leave_functions_out()
 
     def _asked(self) -> str:
@@ -263,18 +263,19 @@ class Session:
 
         ``None`` for an optimizer that none of the Trainer's has become: of another model, say.
         """
-        now = trainer.optimizers
-        if self.plan.joint and self.pipelines and any(optimizer is one for one in now):
-            # All of them are one: it follows before the first of them steps, also where one has come or gone.
-            if not self.pipelines[0].optimizers.are(now):
-                self.pipelines[0].follow(now)
-                self._stepped = set()
-            return self.pipelines[0]
+        if self.plan.joint and self.pipelines:
+            now = trainer.optimizers
+            if any(optimizer is one for one in now):
+                # All of them are one: it follows before the first of them steps, also where one has come or gone.
+                if not self.pipelines[0].optimizers.are(now):
+                    self.pipelines[0].follow(now)
+                    self._stepped = set()
+                return self.pipelines[0]
         for pipeline in self.pipelines:
             if optimizer in pipeline.optimizers:
                 return pipeline
         # Nobody has it: it was made anew. Its place among the Trainer's optimizers tells whose place it takes.
-        place = next((index for index, one in enumerate(now) if optimizer is one), None)
+        place = next((index for index, one in enumerate(trainer.optimizers) if optimizer is one), None)
         if place is not None and place < len(self.pipelines):
             self.pipelines[place].follow(optimizer)
             return self.pipelines[place]
@@ -330,7 +331,8 @@ class Session:
         # A row that waited for the user's metrics of the last step has had its chance.
         for rows in self._rows:
             rows.flush()
-        self._look_for_compiled_steps(trainer.optimizers)  # it may be compiled when the fit has begun
+        if anything_is_compiled():  # when the fit has begun, perhaps
+            self._look_for_compiled_steps(trainer)
         if self.instruments is not None:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self._probing.note(self.instruments.before_forward, step, batch, index, trainer.current_epoch)
@@ -342,7 +344,7 @@ class Session:
     def before_backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
         """Removes them, and takes note of the loss."""
         # The backward pass begins at the scaled loss, and what is told is the loss without the scale.
-        root, loss = loss, true_loss(loss, getattr(trainer.precision_plugin, "scaler", None))
+        root, loss = loss, true_loss(loss, getattr(self._precision, "scaler", None))
         if self.instruments is not None:
             self._probing.note(self.instruments.after_forward, loss, root)
         if self.survival is not None:
@@ -356,10 +358,11 @@ class Session:
             pipeline.after_step()
         if self.instruments is not None and self.instruments.sampling:  # without a backward pass they still hang there
             self._probing.note(self.instruments.after_forward)
-        # Where the user's metrics are written after this batch, ours wait for them: a row is one row.
-        comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        for rows in self._rows:
-            rows.wait_for_row() if comes else rows.flush()
+        if self._rows:
+            # Where the user's metrics are written after this batch, ours wait for them: a row is one row.
+            comes = trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+            for rows in self._rows:
+                rows.wait_for_row() if comes else rows.flush()
 
     def before_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Runs one optimizer's pipeline, and passes its total norm and its wish to stop on to the Trainer."""
@@ -385,7 +388,7 @@ class Session:
         # The x-axis of the user's own metrics. trainer.global_step counts every optimizer, so with two of them it
         # would run twice as fast as the losses beside it.
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaler = getattr(self._precision, "scaler", None)
         loss = self.survival.take_loss() if self.survival else None
         record = pipeline.before_step(
             step=step,
@@ -450,7 +453,7 @@ class Session:
             return None
         if survival.dropped and module.automatic_optimization:  # it is in the records: a hook has raised after that
             survival.tell_of_hook(error)
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            scaler = getattr(self._precision, "scaler", None)
             if scaler is not None and not any(pipeline.judge.has_told_optimizer for pipeline in self.pipelines):
                 scaler.update()  # it would have dropped the step itself, and must lower its scale
             for pipeline in self.pipelines:
@@ -489,14 +492,13 @@ class Session:
         steps at such a batch, and else the first that lies as far from the last record as records are asked for.
         Several steps in one batch make one record: they have one place on the x-axis.
         """
-        every = self.plan.log_every_n_steps
+        every, stops = self.plan.log_every_n_steps, False
         if every is None:
-            every, beside = log_interval(trainer), trainer._logger_connector.should_update_logs
-        else:
-            beside = (step + 1) % every == 0
+            every, stops = trainer.log_every_n_steps, trainer.should_stop  # type: ignore[attr-defined]
         last = pipeline.last_recorded
         if not every or last == step:
             return False
+        beside = (step + 1) % every == 0 or stops
         return beside or last is None or step - last >= every or is_last_step(trainer)
 
     def _pass_on(self, trainer: pl.Trainer, pipeline: GradientPipeline, record: StepRecord | None) -> None:
@@ -596,9 +598,14 @@ class Session:
 def is_last_step(trainer: pl.Trainer) -> bool:
     """Tells whether training ends after this step, as far as it is known beforehand."""
     # Asked at every step, so the cheap questions come first: counting steps asks every optimizer's progress.
-    if trainer.max_steps > 0 and trainer.global_step + 1 == trainer.max_steps:
+    loop = trainer.fit_loop.epoch_loop
+    if loop.max_steps > 0 and loop.global_step + 1 == loop.max_steps:
         return True
-    return trainer.is_last_batch and trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return (
+        loop.batch_progress.is_last_batch
+        and trainer.max_epochs is not None
+        and trainer.current_epoch + 1 == trainer.max_epochs
+    )
 
 
 def policies_by_optimizer(

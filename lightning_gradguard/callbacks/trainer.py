@@ -40,12 +40,6 @@ def _is_deepspeed(strategy: type) -> bool:
     return any(cls.__name__ == "DeepSpeedStrategy" for cls in strategy.__mro__)
 
 
-def log_interval(trainer: pl.Trainer) -> int:
-    """``Trainer(log_every_n_steps=...)``; 0 for a Trainer that never logs."""
-    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return interval
-
-
 def steps_parameters_of(module: nn.Module, optimizer: Optimizer) -> bool:
     """Tells whether an optimizer steps a parameter of a module."""
     own = {id(parameter) for parameter in module.parameters()}

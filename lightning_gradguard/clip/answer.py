@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import mul
 from typing import Any, TypeAlias
 
 import torch
@@ -68,10 +69,15 @@ class Clip:
     by_unit: Sequence[tuple[UnitNorms, Tensor]] | None = None
     changes: Tensor | None = None
     then: Clip | None = None
-    _versions: list[int] = field(init=False, repr=False)
+    _made: list[tuple[Tensor, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_versions", self._count_writes())
+        # torch counts the writes to a tensor and to all views of it; the host reads no value.
+        made = []
+        for value in (self.threshold, self.coefficient, self.bound, self.beyond, self.changes):
+            if isinstance(value, Tensor):
+                made.append((value, value._version))
+        object.__setattr__(self, "_made", made)
 
     def refuse_writes(self, policy: object) -> None:
         """Sees to it that the answer is still what its policy made it.
@@ -79,19 +85,14 @@ class Clip:
         Raises:
             RuntimeError: if one of its tensors was written to since, as by a policy that answers with its state.
         """
-        now = self._count_writes()
-        if now == self._versions:
-            return
-        written = next(name for name, old, new in zip(_TENSORS, self._versions, now, strict=True) if old != new)
-        raise RuntimeError(
-            f"{type(policy).__name__}.decide wrote to the {written} of its answer after making it, so that it is no "
-            "longer what gradients were compared with: write the state in place before, or answer with a clone"
-        )
-
-    def _count_writes(self) -> list[int]:
-        # torch counts the writes to a tensor and to all views of it; the host reads no value
-        tensors = (self.threshold, self.coefficient, self.bound, self.beyond, self.changes)
-        return [value._version if isinstance(value, Tensor) else 0 for value in tensors]
+        for value, version in self._made:
+            if value._version != version:
+                written = next(name for name in _TENSORS if getattr(self, name) is value)
+                raise RuntimeError(
+                    f"{type(policy).__name__}.decide wrote to the {written} of its answer after making it, so that it "
+                    "is no longer what gradients were compared with: write the state in place before, or answer with "
+                    "a clone"
+                )
 
 
 @contextmanager
@@ -129,12 +130,16 @@ def clamp(value: Number, lowest: float = -math.inf, highest: float = math.inf) -
 
 def minimum(one: Number, other: Number) -> Number:
     """Returns the smaller of two numbers."""
-    return torch.minimum(one, other) if _are_tensors(one, other) else where(one < other, one, other)
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.minimum(one, other)
+    return where(one < other, one, other)
 
 
 def maximum(one: Number, other: Number) -> Number:
     """Returns the larger of two numbers."""
-    return torch.maximum(one, other) if _are_tensors(one, other) else where(one > other, one, other)
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.maximum(one, other)
+    return where(one > other, one, other)
 
 
 def divide(one: Number, other: Number) -> Number:
@@ -148,27 +153,28 @@ def divide(one: Number, other: Number) -> Number:
 
 def lerp(start: Number, end: Number, weight: Number) -> Number:
     """Returns ``start + weight * (end - start)``: a running mean that takes ``end`` in."""
-    return torch.lerp(start, end, weight) if _are_tensors(start, end) else start + weight * (end - start)
+    if isinstance(start, Tensor) and isinstance(end, Tensor):
+        return torch.lerp(start, end, weight)
+    return start + weight * (end - start)
 
 
 def plus_product(start: Number, one: Number, other: Number, factor: float = 1.0) -> Number:
     """Returns ``start + factor * one * other``."""
-    if _are_tensors(one, other):
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.addcmul(start, one, other, value=factor)
     return start + factor * one * other
 
 
-def products(*pairs: tuple[Number, float]) -> tuple[Number, ...]:
+def products(numbers: Sequence[Number], factors: Sequence[float]) -> Sequence[Number]:
     """Returns each number times its factor; on a device all of them by one kernel.
 
     Example:
-        >>> products((3.0, 2.0), (5.0, 0.1))
+        >>> products((3.0, 5.0), (2.0, 0.1))
         (6.0, 0.5)
     """
-    numbers, factors = zip(*pairs, strict=True)
     if isinstance(numbers[0], Tensor):
-        return torch._foreach_mul(numbers, factors)
-    return tuple([number * factor for number, factor in pairs])
+        return torch._foreach_mul(list(numbers), list(factors))
+    return tuple(map(mul, numbers, factors))
 
 
 def sqrt(value: Number) -> Number:
@@ -251,7 +257,3 @@ def filled(like: Tensor, value: Number) -> Tensor:
         return like.new_full((), value, dtype=torch.float64)
     too_large = LARGEST < value < math.inf and like.dtype != torch.float64  # infinite in single precision
     return like.new_full((), math.inf if too_large else value)  # filled, which is no copy to a device
-
-
-def _are_tensors(one: Number, other: Number) -> bool:
-    return isinstance(one, Tensor) and isinstance(other, Tensor)

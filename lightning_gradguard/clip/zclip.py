@@ -130,7 +130,7 @@ class ZClip(ClipPolicy):
             self._learn_as_published(where(level > limit, target, level), known, state)
         else:
             spread, floor, tamed, kept = products(
-                (sigma, self.z), (mean, _FLOOR * self.z), (level, 1.0 / _WILD), (state["variance"], self.decay)
+                (sigma, mean, level, state["variance"]), (self.z, _FLOOR * self.z, 1.0 / _WILD, self.decay)
             )
             reach = margin = where(unknown, math.inf, maximum(spread, floor))
             limit = mean + margin

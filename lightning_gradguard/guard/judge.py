@@ -36,7 +36,13 @@ def _read(signals: Signals) -> tuple[Signals, Pair]:
     total = signals.total
     if answer.floats_on_cpu and total.device.type == "cpu" and type(total) is Tensor:
         # Each by itself, where a read waits for nobody: one operator less.
-        found = Signals(*[None if signal is None else signal.item() for signal in signals])
+        buffers, loss = signals.buffers, signals.loss
+        found = Signals(
+            total.item(),
+            signals.coefficient.item(),
+            buffers if buffers is None else buffers.item(),
+            loss if loss is None else loss.item(),
+        )
         return found, (found.total, found.coefficient)
     together = torch.stack([signal for signal in signals if signal is not None])
     numbers = iter(together.tolist())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
+from operator import is_not
 from typing import TypeVar
 
 from torch import Tensor
@@ -58,7 +60,7 @@ class Norms:
         only_units: bool = False,
     ) -> _Found:
         # The plan is tried, not checked: comparing every shape at each step would cost as much as measuring.
-        present = [tensor is not None for tensor in tensors]
+        present = list(map(is_not, tensors, repeat(None)))
         if self._plan is not None and self._plan.present == present:
             try:
                 return measure(self._plan, tensors)

@@ -65,7 +65,7 @@ class _Group:
     units: tuple[_Measurer, ...] = ()
 
     def of(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
-        return [tensors[index] for index in self.indices]  # type: ignore[misc]
+        return list(map(tensors.__getitem__, self.indices))  # type: ignore[arg-type]
 
     @functools.cached_property
     def position(self) -> dict[int, int]:
@@ -138,8 +138,7 @@ class Plan:
 
     def norms(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, list[FoundUnits]]:
         """Returns the norm of each tensor, and for each who wants units the norms of these."""
-        pieces = [_norm_of_odd(tensors[index]) for index in self.odd]  # type: ignore[arg-type]
-        units: list[Tensor] = []
+        pieces, units = list(map(_norm_of_odd, map(tensors.__getitem__, self.odd))), []  # type: ignore[arg-type]
         for group in self.stacks:
             norms, own = group.measure_stack(tensors, self.only_units)
             pieces += norms

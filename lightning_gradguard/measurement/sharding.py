@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import repeat
+from operator import attrgetter, is_not
 from typing import Any, final
 
 import torch.distributed as dist
@@ -15,6 +17,8 @@ from lightning_gradguard.measurement.unit_norms import UnitNorms, units_of_whole
 
 Tensors = Sequence[Tensor | None]
 Params = Sequence[nn.Parameter]
+
+_GRAD = attrgetter("grad")
 
 
 class Sharding(ABC):
@@ -112,7 +116,7 @@ class Whole(Sharding):
 
     def gradients(self, params: Params) -> list[Tensor | None]:
         """Returns their gradients."""
-        return [parameter.grad for parameter in params]
+        return list(map(_GRAD, params))
 
     def values(self, params: Params) -> Sequence[Tensor]:
         """Returns the parameters themselves: detaching each would cost more than measuring it."""
@@ -120,11 +124,11 @@ class Whole(Sharding):
 
     def present(self, params: Params, grads: Tensors) -> tuple[bool, ...]:
         """Returns which gradients are there."""
-        return tuple([grad is not None for grad in grads])
+        return tuple(map(is_not, grads, repeat(None)))
 
     def has_gradients(self, params: Params) -> bool:
         """Returns whether one is there."""
-        return any(parameter.grad is not None for parameter in params)
+        return any(map(is_not, map(_GRAD, params), repeat(None)))
 
     def sum(self, local: Tensor) -> Tensor:
         """Returns what it gets."""

@@ -26,7 +26,7 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        self.new: list[Tensor] = []
+        self.new: list[Tensor | float] = []
         self._folded: Tensor | None = None  # number, mean, sum of squares around it, number of not finite ones
 
     def take(self) -> tuple[float | None, float | None, int]:
@@ -54,8 +54,7 @@ class Losses:
         """Brings the figures up to the last loss."""
         if not self.new:
             return
-        values = torch.stack(self.new)
-        values = values if values.device.type == "mps" else values.double()
+        values = as_vector(self.new)
         self.new = []
         finite = values.isfinite()
         number = finite.sum()
@@ -63,6 +62,18 @@ class Losses:
         squares = (values - mean).where(finite, 0.0).square().sum()
         now = torch.stack([number.to(mean), mean, squares, (~finite).sum().to(mean)])
         self._folded = now if self._folded is None else _merged(self._folded.to(now), now)
+
+
+def as_vector(losses: Sequence[Tensor | float]) -> Tensor:
+    """Returns losses as one vector, in double precision where the device has it; numbers lie on the CPU by themselves.
+
+    Example:
+        >>> as_vector([1.0, torch.tensor(2.0)])
+        tensor([1., 2.], dtype=torch.float64)
+    """
+    device = next((loss.device for loss in losses if isinstance(loss, Tensor)), torch.device("cpu"))
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    return torch.stack([torch.as_tensor(loss, dtype=wide, device=device) for loss in losses])
 
 
 def _merged(one: Tensor, other: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Instruments:
         self._late = False  # whether there are such, or steps that are looked at for old gradients
         self._sampled_at = self._stepped_at = -1  # the last sampled step, the last one of any optimizer
         self._early = early_steps(every_n_steps)
-        self._pending: Tensor | None = None  # losses that no optimizer has claimed yet
+        self._pending: Tensor | float | None = None  # losses that no optimizer has claimed yet
         self._batches: deque[tuple[int, int, int]] = deque(maxlen=_BATCHES)  # (step, epoch, index) of the last ones
 
     def __repr__(self) -> str:
@@ -172,7 +172,7 @@ class Instruments:
 
     def before_step(self, layout: Layout, step: int) -> None:
         """Copies the parameters of one optimizer on a sampled step, and takes the loss for its own."""
-        if self._is_sampled(step) or layout in self._owed:
+        if step % self.every_n_steps == 0 or step in self._early or layout in self._owed:
             self.compares.add(layout)
             self._owed.discard(layout)
             self._updates.run(self._copy_parameters, layout)
@@ -313,13 +313,17 @@ class Instruments:
         return steps.take_old_gradients()
 
     def _add_loss(self, loss: Tensor) -> None:
-        value = (loss.detach() if loss.requires_grad else loss).float()
-        self._pending = value.clone() if self._pending is None else self._pending + value
+        # On the CPU a number: a read of the host's own memory, which waits for nobody, where a copy would be made.
+        if loss.device.type == "cpu" and type(loss) is Tensor and not loss.dim() and loss.is_floating_point():
+            self._pending = loss.item() if self._pending is None else self._pending + loss.item()
+        else:
+            value = (loss.detach() if loss.requires_grad else loss).float()
+            self._pending = value.clone() if self._pending is None else self._pending + value
 
     def _claim_loss(self, layout: Layout) -> None:
         """The loss that was back-propagated last belongs to the optimizer that is about to step."""
         if self._pending is not None:
-            losses = self._of(layout).losses
+            losses = (self._watched.get(layout) or self._of(layout)).losses
             losses.new.append(self._pending)
             self._pending = None
             if len(losses.new) == FOLD_EVERY:
@@ -334,9 +338,6 @@ class Instruments:
             self.awaits_steps = True
             self.probe.look_for_modules()
         return self._watched[layout]
-
-    def _is_sampled(self, step: int) -> bool:
-        return step % self.every_n_steps == 0 or step in self._early
 
 
 @dataclass(frozen=True)
