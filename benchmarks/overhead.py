@@ -2,10 +2,11 @@
 
     python -m benchmarks.overhead [--quick] [--workloads cnn mlp gpt cnn20 lstm gan] [--name overhead]
 
-In hooks: all variants take turns inside one fit. CPU time spent in the hooks of a step, less that of empty hooks, is
-divided by what the clipping of ``Trainer(gradient_clip_val=1.0)`` took in the step beside it. Around: what acts
-outside of hooks is compared step for step, in fits that alternate. One thread; CPU time of the process, logger threads
-included.
+In hooks: each variant takes turns with clipping and with nothing at all, inside one fit of its own, so that its code
+is as warm as a user's, who has one of them. (Of GPT-2, whose step takes seconds, all variants share one fit.) CPU time
+spent in the hooks of a step, less that of empty hooks, is divided by what the clipping of
+``Trainer(gradient_clip_val=1.0)`` took in the step beside it. Around: what acts outside of hooks is compared step for
+step, in fits that alternate. One thread; CPU time of the process, logger threads included.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from lightning_gradguard import (
 )
 
 NEVER = 10**9
+NOTHING = "nothing"
 CLIPPING = "`gradient_clip_val=1.0`"
 QUIET = "everything on, nothing to clip"
 LOGGED = "everything on, every layer written every step"
@@ -86,25 +88,42 @@ def all_variants(incidents: str, brief: bool) -> list[Variant]:
     if brief:
         ours = {name: own for name, own in ours.items() if not name.startswith(ONE_BY_ONE)}
     flushed = {LOGGED, RECORD, "`.item()` and `add_scalar` per parameter"}
-    callbacks = {"nothing": [], **ours, **{name: make() for name, make in peers.in_hooks().items()}}
+    callbacks = {NOTHING: [], **ours, **{name: make() for name, make in peers.in_hooks().items()}}
     return [Variant(name, own, flush=_flush if name in flushed else None) for name, own in callbacks.items()]
 
 
-def in_hooks(make: Any, rounds: int, label: str, brief: bool) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """What each variant adds to the steps of one workload."""
+def in_hooks(
+    make: Any, rounds: int, label: str, *, brief: bool, together: bool
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """What each variant adds to the steps of one workload.
+
+    Args:
+        make: the workload.
+        rounds: steps of each variant.
+        label: for the progress bar.
+        brief: see :func:`all_variants`.
+        together: whether all variants take turns in one fit.
+    """
+    table: dict[str, dict[str, tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         clipping, again = Variant(CLIPPING, clip=True), Variant(f"{CLIPPING}, again", clip=True)
+        variants = [again, *all_variants(folder, brief)]
+        nothing = next(variant for variant in variants if variant.name == NOTHING)
+        fits = [variants] if together else [[nothing, one] for one in variants if one is not nothing]
         progress = tqdm(desc=label, unit="step", leave=False)
-        rotation = Rotation([again, *all_variants(folder, brief)], clipping, rounds, on_step=progress.update)
-        progress.total = len(rotation.schedule)
-        fit(make(), [rotation.first], NEVER, folder)
+        for own in fits:
+            rotation = Rotation(own, clipping, rounds, on_step=progress.update)
+            fit(make(), [rotation.first], NEVER, folder)
+            names = [variant.name for variant in rotation.variants]
+            table |= added(rotation.steps[rotation.num_warm_up :], names)
+            gc.collect()  # module and Trainer know each other
         progress.close()
-    return added(rotation.steps[rotation.num_warm_up :], [variant.name for variant in rotation.variants])
+    return {name: table[name] for name in [CLIPPING, *[variant.name for variant in variants]]}
 
 
 def added(steps: Sequence[Step], names: Sequence[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
     """For each variant: times clipping's cost, and step over the step without it, as median and quartiles."""
-    empty = machine.median_and_spread([s.hooks_s for s in steps if s.variant == "nothing"])[0]
+    empty = machine.median_and_spread([s.hooks_s for s in steps if s.variant == NOTHING])[0]
     ratios: dict[str, list[float]] = {name: [] for name in names}
     relative: dict[str, list[float]] = {name: [] for name in names}
     for index, step in enumerate(steps):
@@ -215,7 +234,7 @@ def page(values: dict[str, Any]) -> str:
         ("clippings", "CPU time added to a step, in multiples of what `gradient_clip_val=1.0` adds"),
         ("step", "CPU time of a step over that of the same step without"),
     ):
-        parts.append(f"## {title}\n\nMedian [quartiles] over steps; all variants take turns in one fit.")
+        parts.append(f"## {title}\n\nMedian [quartiles] over steps; each variant takes turns with clipping in one fit.")
         rows = [
             [row, *[_cell(values["in_hooks"][name][row][what], what) for name in names]]
             for row in values["in_hooks"][names[0]]
@@ -259,7 +278,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         params = list(make().parameters())
         results["sizes"][name] = f"{len(params):,} tensors, {sum(p.numel() for p in params) / 1e6:.2f} M"
         rounds = max(options.rounds // 2, 2) if name == "gpt" else options.rounds  # a step there takes seconds
-        results["in_hooks"][name] = with_default(in_hooks(make, rounds, f"{title}, in hooks", options.brief))
+        table = in_hooks(make, rounds, f"{title}, in hooks", brief=options.brief, together=name == "gpt")
+        results["in_hooks"][name] = with_default(table)
         gc.collect()
         if not options.no_around:
             steps, fits = (6, 1) if options.quick else (8, 2) if name == "gpt" else (10, 3)

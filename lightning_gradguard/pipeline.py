@@ -258,16 +258,14 @@ class GradientPipeline:
         Raises:
             NonFiniteGradientError: if the guard ends the run; no weight has moved by then.
         """
-        options: dict[str, Any] = {"step": step, "log": log, "scaler": scaler, "loss": loss, "stepping": stepping}
         with self._no_grad:
             # Who neither guards nor clips only watches, and must not be able to end a run with any line of a step.
             if isinstance(self.judge, Unguarded) and (self.clipper is None or self.view.dry_run):
-                return self._measuring.run(self._step, **options)
-            return self._step(**options)
+                return self._measuring.run(self._step, step, log, scaler, loss, stepping)
+            return self._step(step, log, scaler, loss, stepping)
 
     def _step(
         self,
-        *,
         step: int | None,
         log: bool | None,
         scaler: GradScaler | None,

@@ -73,7 +73,7 @@ class _Part:
         return seen, clip
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen, nor are others that each step makes: that takes five times as long
 class Clips:
     """The answers of an optimizer's policies to one step, each with the part of the measurement that it saw.
 

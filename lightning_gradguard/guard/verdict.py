@@ -32,7 +32,7 @@ class Signals(NamedTuple):
     loss: Any = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Decision:
     """What the policies answer to a measurement: nothing is written to a gradient yet."""
 
@@ -40,7 +40,7 @@ class Decision:
     clips: Clips
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Passed:
     """A step that is let through.
 
@@ -60,7 +60,7 @@ class Passed:
     nonfinite: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class OnDevice(Passed):
     """A step that the device leaves out by itself if it is bad; the host learns of it later.
 
@@ -68,12 +68,12 @@ class OnDevice(Passed):
     """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Over(Passed):
     """A step that was taken a while ago: its gradients are gone, and ``measurement`` holds numbers alone."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Dropped:
     """A step that moves no weight: its gradients are gone, or left to a loss scaler that drops them.
 
@@ -90,7 +90,7 @@ class Dropped:
     error: NonFiniteGradientError | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LateStep:
     """A step that the device has left out, and of which the host has just learned."""
 

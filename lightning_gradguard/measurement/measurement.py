@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a layout makes measurements
     from lightning_gradguard.measurement.layout import Layout
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Measurement:
     """What is known of the gradients of one optimizer step, as device tensors.
 

@@ -71,6 +71,8 @@ def as_vector(losses: Sequence[Tensor | float]) -> Tensor:
         >>> as_vector([1.0, torch.tensor(2.0)])
         tensor([1., 2.], dtype=torch.float64)
     """
+    if not any(isinstance(loss, Tensor) for loss in losses):
+        return torch.tensor(losses, dtype=torch.float64, device="cpu")
     device = next((loss.device for loss in losses if isinstance(loss, Tensor)), torch.device("cpu"))
     wide = torch.float32 if device.type == "mps" else torch.float64
     return torch.stack([torch.as_tensor(loss, dtype=wide, device=device) for loss in losses])

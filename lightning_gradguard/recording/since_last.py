@@ -37,7 +37,7 @@ class Totals:
     skipped: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LastStep:
     """What is kept of a step that was let through, for the record that ends a run: none of its gradients.
 
