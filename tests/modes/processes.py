@@ -7,7 +7,6 @@ the other, over one gloo process group.
 from __future__ import annotations
 
 import datetime
-import multiprocessing
 import os
 import socket
 import time
@@ -17,10 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
 from typing import Any
 
-Check = Callable[[str], Any]  # gets a folder that all ranks share; what it returns goes back to the test
+from tests.forked import CONTEXT
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["lightning.pytorch", "torch.distributed.tensor", "torch.distributed.fsdp"])
+Check = Callable[[str], Any]  # gets a folder that all ranks share; what it returns goes back to the test
 
 
 def run_together(
@@ -33,9 +31,9 @@ def run_together(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    queue = _CONTEXT.Queue()
+    queue = CONTEXT.Queue()
     ranks = [
-        _CONTEXT.Process(target=_rank, args=(rank, num_processes, port, dict(checks), folder, queue))
+        CONTEXT.Process(target=_rank, args=(rank, num_processes, port, dict(checks), folder, queue))
         for rank in range(num_processes)
     ]
     for process in ranks:
