@@ -105,7 +105,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "busy", busy_run())
     write_run(folder / "calm", busy_run(seed=5))
     write_run(folder / "gan", gan_run())
-    write_run(folder / "large", large_run(num_layers=1000, num_records=120))
+    write_run(folder / "large", large_run(num_layers=1000, num_records=30))
     write_run(folder / "residual", steady_run())
     write_run(folder / "cleared", cleared_run())
     write_run(folder / "sampled", sampled_run())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
 import time
 import traceback
 import warnings
@@ -22,18 +21,16 @@ Check = Callable[[str], Any]  # gets a folder that all ranks share; what it retu
 
 
 def run_together(
-    num_processes: int, checks: Mapping[str, Check], folder: str, *, limit_s: float = 150.0
+    num_processes: int, checks: Mapping[str, Check], folder: str, *, limit_s: float = 600.0
 ) -> dict[str, list[Any]]:
     """Runs every check on every rank; returns for each check what the ranks returned, or the error they met.
 
-    A rank that does not answer in time is ended, and its checks read ``"no answer"``.
+    A rank that does not answer in time is ended, and its checks read ``"no answer"``. They meet over a file: a port
+    that is free now may be another's when they use it.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     queue = CONTEXT.Queue()
     ranks = [
-        CONTEXT.Process(target=_rank, args=(rank, num_processes, port, dict(checks), folder, queue))
+        CONTEXT.Process(target=_rank, args=(rank, num_processes, dict(checks), folder, queue))
         for rank in range(num_processes)
     ]
     for process in ranks:
@@ -59,10 +56,8 @@ def run_together(
     return results
 
 
-def _rank(rank: int, world: int, port: int, checks: Mapping[str, Check], folder: str, queue: Any) -> None:
+def _rank(rank: int, world: int, checks: Mapping[str, Check], folder: str, queue: Any) -> None:
     os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -72,8 +67,9 @@ def _rank(rank: int, world: int, port: int, checks: Mapping[str, Check], folder:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    limit = datetime.timedelta(seconds=30)  # a collective that the other rank never joins is an error, not a hang
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=limit)
+    limit = datetime.timedelta(seconds=120)  # a collective that the other rank never joins is an error, not a hang
+    meet = f"file://{os.path.join(folder, 'meeting')}"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=limit)
     for name, check in checks.items():
         own = os.path.join(folder, name)
         os.makedirs(own, exist_ok=True)
