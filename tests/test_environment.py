@@ -17,6 +17,7 @@ import pytorch_lightning
 from lightning_gradguard import GradGuard, ZClip
 from lightning_gradguard.callbacks import from_environment as factory
 from lightning_gradguard.environment import VARIABLE, callbacks_from_environment
+from tests.forked import run_code
 from tests.modes.modes import OtherProblem, quiet_trainer
 from tests.modes.training import Problem, batches
 
@@ -155,13 +156,7 @@ def test_a_broken_installation_does_not_end_a_program(before: str) -> None:
     program = PROGRAM.format(before=before)
     if "simplefilter" in before:  # Lightning's own warnings are none of our business
         program = program.replace("warnings.simplefilter('error')", "warnings.filterwarnings('error', message='LIGHT')")
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, VARIABLE: "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    run = run_code(program, cwd=ROOT, environment={**os.environ, VARIABLE: "1"})
+    assert run.returncode == 0, run.stderr
     assert run.stdout.strip().endswith("trained")
     assert run.stderr.count(f"{VARIABLE} is set, but nothing is watched") == 1

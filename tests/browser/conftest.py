@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ from selenium.webdriver.chrome.service import Service
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from tests.browser.tab import Tab
+from tests.tensorboard.reading import Ends, wait_until_read
 from tests.tensorboard.synthetic import (
+    FOREIGN_TIME,
     busy_run,
     cleared_run,
     gan_run,
@@ -37,6 +41,7 @@ _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
 )
+_ADDRESS = re.compile(r"TensorBoard \S+ at (http://127\.0\.0\.1:\d+)")
 
 
 def browser_binaries() -> tuple[str, str]:
@@ -54,45 +59,44 @@ def browser_binaries() -> tuple[str, str]:
 
 
 class Board:
-    """A TensorBoard of our own on a free port of this machine."""
+    """A TensorBoard of our own on a port of this machine that it finds itself, so that nobody can take it before."""
 
     def __init__(self, logdir: Path, *flags: str, prefix: str = "") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}{prefix}"
+        self.folder = logdir
+        self._said = tempfile.NamedTemporaryFile()  # noqa: SIM115  # a pipe that nobody reads would stop it when full
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1"]
-        options = ["--port", str(port), "--reload_interval", "1", "--path_prefix", prefix, *flags]
-        self.process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        options = ["--port", "0", "--reload_interval", "1", "--path_prefix", prefix, *flags]
+        self.process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=self._said)
+        self.address = self._wait_for_address(prefix)
 
     def get(self, route: str) -> str:
         """The answer to one request."""
-        with urllib.request.urlopen(f"{self.address}/{route}", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.address}/{route}", timeout=60) as response:
             return response.read().decode()
 
-    def wait_for(self, text: str, timeout: float = 40.0) -> None:
-        """Waits until the list of runs has a text in it."""
-        end = time.monotonic() + timeout
-        answer = ""
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"TensorBoard ended: {self.process.stderr.read()}")
-            try:
-                answer = self.get("data/plugin/gradguard/runs")
-            except OSError:
-                answer = ""
-            if text in answer:
-                return
-            time.sleep(0.2)
-        raise TimeoutError(f"no {text!r} in {answer!r}")
+    def wait_until_read(self) -> None:
+        """Waits until every run of the folder is read to the last event that is written by now."""
+        wait_until_read(self.folder, self._read_ends)
 
     def stop(self) -> None:
         """Ends the process."""
         self.process.terminate()
-        self.process.wait(timeout=20)
-        self.process.stderr.close()
+        self.process.wait(timeout=60)
+        self._said.close()
+
+    def _wait_for_address(self, prefix: str, timeout: float = 120.0) -> str:
+        end = time.monotonic() + timeout
+        while not (found := _ADDRESS.search(said := Path(self._said.name).read_text())):
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                raise RuntimeError(f"TensorBoard gave no address within {timeout:g} s, or ended: {said}")
+            time.sleep(0.1)
+        return found[1] + prefix
+
+    def _read_ends(self) -> Ends:
+        answer = json.loads(self.get("data/plugin/gradguard/runs"))
+        ends = {run["name"]: run["wall_time"] for run in answer["runs"]}
+        return ends | dict.fromkeys(answer["unreadable"], FOREIGN_TIME)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +105,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "busy", busy_run())
     write_run(folder / "calm", busy_run(seed=5))
     write_run(folder / "gan", gan_run())
-    write_run(folder / "large", large_run(num_layers=1000, num_records=120))
+    write_run(folder / "large", large_run(num_layers=1000, num_records=30))
     write_run(folder / "residual", steady_run())
     write_run(folder / "cleared", cleared_run())
     write_run(folder / "sampled", sampled_run())
@@ -120,7 +124,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def board(logdir: Path) -> Iterator[Board]:
     """All runs, as TensorBoard starts by itself: with the fast loader where there is one."""
     board = Board(logdir)
-    board.wait_for('"vanishing"')
+    board.wait_until_read()
     yield board
     board.stop()
 

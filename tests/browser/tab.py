@@ -62,7 +62,7 @@ class Tab:
         self.wait(lambda: self.data("state") == state, state)
         return self
 
-    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
         """Waits for something to become true; says what did not."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:

@@ -12,8 +12,6 @@ from tests.tensorboard.synthetic import busy_run, write_run
 def slow_board(tmp_path_factory):
     folder = tmp_path_factory.mktemp("empty")
     board = Board(folder, "--load_fast=false", prefix="/under/here")
-    board.folder = folder
-    board.wait_for('"runs"')
     yield board
     if board.process.poll() is None:
         board.stop()
@@ -33,7 +31,7 @@ def test_an_empty_folder_is_explained_and_fills_by_itself(driver, slow_board):
 
 def test_the_tab_works_under_a_path_prefix_with_the_slow_loader(driver, slow_board):
     driver.get_log("browser")
-    slow_board.wait_for('"busy"')
+    slow_board.wait_until_read()
     tab = Tab(driver, slow_board.address).open(run="busy")
     assert len(tab.colours()) > 100
     assert tab.data("columns") == "50"
@@ -54,7 +52,7 @@ def test_when_tensorboard_is_gone_the_list_of_runs_stays_and_says_so(driver, tmp
     for name in ("first", "second"):
         write_run(tmp_path / name, busy_run(num_records=5))
     board = Board(tmp_path, "--load_fast=false")
-    board.wait_for('"second"')
+    board.wait_until_read()
     tab = Tab(driver, board.address).load(state="runs")
     board.stop()
     tab.wait(lambda: "TensorBoard does not answer" in tab.find("#overview .reason").text, "notice")

@@ -13,7 +13,7 @@ def test_a_policy_is_chosen_its_threshold_and_its_clips_are_drawn_and_a_link_lea
     tab.open(run="every_step")
     before = tab.colours("picture").get(CLIP, 0)
     tab.find("#clip").send_keys("ZClip(z=3.0)", Keys.ENTER)
-    tab.wait(lambda: "ZClip(z=3.0) would have clipped" in answer(tab), "answer", timeout=60.0)  # torch is imported
+    tab.wait(lambda: "ZClip(z=3.0) would have clipped" in answer(tab), "answer")
     assert "of the steps, down to" in answer(tab)
     assert tab.colours("picture").get(CLIP, 0) > before + 50, "threshold and marks"
     assert tab.linked("clip") == "ZClip(z=3.0)"

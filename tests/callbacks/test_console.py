@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +18,7 @@ from torch import nn
 
 from lightning_gradguard import AdaptiveGradientClipping, GradGuard, GradientNormMonitor, NonFiniteGuard, NormClip
 from lightning_gradguard.guard.guard import NonFiniteGradientError
+from tests.forked import run_code
 from tests.models import Pair, Regression, batches
 
 ROOT = Path(__file__).parents[2]
@@ -211,8 +209,5 @@ def test_it_reaches_a_plain_terminal_without_progress_bar_and_logger(tmp_path):
         "pl.Trainer(accelerator='cpu', max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[GradGuard()],"
         "enable_progress_bar=False, enable_model_summary=False).fit(Regression(), batches())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
-    )
+    result = run_code(program, cwd=tmp_path)
     assert "GradGuard: done after 8 steps" in result.stderr

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+
+from tests.forked import run_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,11 +25,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gradguard(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "lightning_gradguard", *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    command = f"""
+import sys
+sys.path.insert(0, {str(installed)!r})
+import lightning_gradguard
+assert lightning_gradguard.__file__.startswith({str(installed)!r})
+from lightning_gradguard.__main__ import run
+run()
+"""
+    return run_code(command, *arguments, cwd=cwd)
 
 
 def test_it_trains_says_what_is_wrong_and_shows_the_cure(installed: Path, tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """The page that leads from a symptom to a remedy knows every rule, and what it says can be typed."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from lightning_gradguard.diagnose import default_rules
+from tests.forked import run_code
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "sick.md").read_text(encoding="utf-8")
@@ -18,5 +17,5 @@ def test_every_rule_has_a_place_on_the_page():
 
 def test_its_python_block_runs(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
-    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = run_code(block, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import run_script
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 SCRIPTS = ["cli.py", "fabric_loop.py", "plain_loop.py", "trainer.py", "two_optimizers.py"]
@@ -39,8 +40,7 @@ def test_a_script_is_copied_alone(script: str) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_runs_and_its_weights_stay_finite(script: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(QUICKSTART / script), *OPTIONS.get(script, [])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_script(QUICKSTART / script, *OPTIONS.get(script, []), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     if script != "cli.py":  # which has no code to print with
         assert "weights are finite: True" in done.stdout

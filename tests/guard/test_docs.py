@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lightning_gradguard import NonFiniteGuard, SpikeRule
+from tests.forked import run_code
 
 TEXT = (Path(__file__).parents[2] / "docs" / "survive.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
@@ -17,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[f"block {number}" for number in range(1, len(BLOCKS) + 1)])
 def test_a_block_runs_in_a_fresh_interpreter(block, tmp_path):
-    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = run_code(block, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from lightning_gradguard.incident.blackbox import BlackBox
 from lightning_gradguard.incident.bundle import IncidentFolder
 from lightning_gradguard.incident.read import read_bundle
 from lightning_gradguard.incident.replay import replay
+from tests.forked import run_code
 from tests.guard.models import Norms, fill, half_precision, numbered, state
 from tests.models import Pair, Regression, batches, same
 
@@ -74,12 +73,12 @@ def test_a_bad_step_is_saved_located_and_reproduced_bit_for_bit(make_trainer, tm
 def test_the_command_reproduces_it_in_a_fresh_process_without_a_trainer(make_trainer, tmp_path):
     make_trainer(callbacks=[GradGuard(incident_dir=tmp_path)]).fit(Rooted(), numbered())
     bundle = min(tmp_path.iterdir())
-    command = [sys.executable, "-m", "lightning_gradguard", "replay", bundle, "--module"]
-    run = subprocess.run([*command, f"{__name__}:Rooted"], capture_output=True, text=True, env=os.environ)
+    command = "from lightning_gradguard.__main__ import run; run()"
+    run = run_code(command, "replay", bundle, "--module", f"{__name__}:Rooted", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "step 3, optimizer 0: reproduced, bit for bit" in run.stdout
     assert "(SqrtBackward0) of the training step itself" in run.stdout
-    run = subprocess.run([*command, "tests.guard.models:Norms"], capture_output=True, text=True, env=os.environ)
+    run = run_code(command, "replay", bundle, "--module", "tests.guard.models:Norms", cwd=tmp_path)
     assert run.returncode == 1
     assert "NOT reproduced" in run.stdout
 

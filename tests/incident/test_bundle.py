@@ -6,13 +6,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 import torch
 
 from lightning_gradguard.incident.bundle import _HOST, IncidentFolder, digest_gradient
 from lightning_gradguard.incident.read import read_bundle
+from tests.forked import run_code
 from tests.incident.workshop import Net, bad_step
 
 
@@ -182,8 +182,7 @@ for limit in (0, 1_000, 6_000):
 
 
 def test_a_disk_that_takes_no_more_leaves_nothing_behind_and_stops_nothing(tmp_path):
-    command = [sys.executable, "-B", "-c", FULL_DISK, str(tmp_path / "incidents")]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    run = run_code(FULL_DISK, tmp_path / "incidents", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
 
 

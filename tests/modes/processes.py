@@ -7,9 +7,7 @@ the other, over one gloo process group.
 from __future__ import annotations
 
 import datetime
-import multiprocessing
 import os
-import socket
 import time
 import traceback
 import warnings
@@ -17,25 +15,22 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
 from typing import Any
 
-Check = Callable[[str], Any]  # gets a folder that all ranks share; what it returns goes back to the test
+from tests.forked import CONTEXT
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["lightning.pytorch", "torch.distributed.tensor", "torch.distributed.fsdp"])
+Check = Callable[[str], Any]  # gets a folder that all ranks share; what it returns goes back to the test
 
 
 def run_together(
-    num_processes: int, checks: Mapping[str, Check], folder: str, *, limit_s: float = 150.0
+    num_processes: int, checks: Mapping[str, Check], folder: str, *, limit_s: float = 600.0
 ) -> dict[str, list[Any]]:
     """Runs every check on every rank; returns for each check what the ranks returned, or the error they met.
 
-    A rank that does not answer in time is ended, and its checks read ``"no answer"``.
+    A rank that does not answer in time is ended, and its checks read ``"no answer"``. They meet over a file: a port
+    that is free now may be another's when they use it.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    queue = _CONTEXT.Queue()
+    queue = CONTEXT.Queue()
     ranks = [
-        _CONTEXT.Process(target=_rank, args=(rank, num_processes, port, dict(checks), folder, queue))
+        CONTEXT.Process(target=_rank, args=(rank, num_processes, dict(checks), folder, queue))
         for rank in range(num_processes)
     ]
     for process in ranks:
@@ -61,10 +56,8 @@ def run_together(
     return results
 
 
-def _rank(rank: int, world: int, port: int, checks: Mapping[str, Check], folder: str, queue: Any) -> None:
+def _rank(rank: int, world: int, checks: Mapping[str, Check], folder: str, queue: Any) -> None:
     os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -74,8 +67,9 @@ def _rank(rank: int, world: int, port: int, checks: Mapping[str, Check], folder:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    limit = datetime.timedelta(seconds=30)  # a collective that the other rank never joins is an error, not a hang
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=limit)
+    limit = datetime.timedelta(seconds=120)  # a collective that the other rank never joins is an error, not a hang
+    meet = f"file://{os.path.join(folder, 'meeting')}"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=limit)
     for name, check in checks.items():
         own = os.path.join(folder, name)
         os.makedirs(own, exist_ok=True)

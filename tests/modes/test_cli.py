@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import lightning_gradguard
 from lightning_gradguard import AdaptiveGradientClipping, ClipPolicy, GradGuard, GradientNormMonitor, NonFiniteGuard
 from lightning_gradguard.callbacks.base import GradientCallback
 from lightning_gradguard.diagnose import default_rules
+from tests.forked import run_script
 
 pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 
@@ -44,13 +44,13 @@ def ours(found: LightningCLI) -> list[GradientCallback]:
 
 
 def test_the_example_configuration_trains(tmp_path: Path) -> None:
-    command = [sys.executable, QUICKSTART / "cli.py", "fit", "--config", QUICKSTART / "cli_config.yaml"]
+    command = ["fit", "--config", QUICKSTART / "cli_config.yaml"]
     limits = [
         "--trainer.limit_train_batches=12",
         "--trainer.limit_val_batches=0",
         "--trainer.enable_progress_bar=false",
     ]
-    done = subprocess.run(command + limits, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_script(QUICKSTART / "cli.py", *command, *limits, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "cli" / "gradients.jsonl").read_text().count("\n") >= 1
 

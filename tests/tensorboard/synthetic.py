@@ -21,6 +21,7 @@ from lightning_gradguard.record import Finding, StepRecord
 from lightning_gradguard.sinks import MemorySink
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
 
+FOREIGN_TIME = 1.0  # when everything that is not ours was written: that time is in no list of runs
 VANISHING = Finding(
     rule="vanishing-over-depth",
     severity="critical",
@@ -270,7 +271,7 @@ def write_foreign(folder: Path, values: Sequence[tuple[str, bytes | dict[str, ob
         metadata.data_class = DATA_CLASS_TENSOR
         summary.value.append(Summary.Value(tag=tag, metadata=metadata, tensor=tensor))
     writer = EventFileWriter(str(folder))
-    writer.add_event(Event(step=1, wall_time=1.0, summary=summary))
+    writer.add_event(Event(step=1, wall_time=FOREIGN_TIME, summary=summary))
     writer.close()
 
 

@@ -1,14 +1,13 @@
 """The page about TensorBoard says what is so."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lightning_gradguard.tensorboard.assets import STATIC
 from lightning_gradguard.tensorboard.scalars import scalar_values
+from tests.forked import run_code
 from tests.tensorboard.synthetic import busy_run
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
@@ -17,7 +16,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, flags=re.S), ids=["panels", "hparams"])
 def test_a_block_runs_in_a_fresh_interpreter(block, tmp_path):
-    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = run_code(block, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 

@@ -1,6 +1,5 @@
 import json
 import math
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
+from tests.forked import run_code
 from tests.tensorboard.synthetic import VANISHING, busy_run, gan_run, make_record
 
 LAYERS = ("stem", "head")
@@ -179,9 +179,7 @@ print("steps", steps)
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path / "run")], capture_output=True, text=True, check=False
-    )
+    result = run_code(FULL_DISK, tmp_path / "run", cwd=tmp_path)
     assert result.stdout.strip() == "steps 200", result.stderr
     assert "[Errno 27] File too large" in result.stderr
 

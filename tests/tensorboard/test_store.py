@@ -8,7 +8,7 @@ from lightning_gradguard import read_run
 from lightning_gradguard.tensorboard.flow import HEAD_ROWS, LAYER_STATS, NO_LOSS, NOT_MEASURED, STEP_STATS, flow_matrix
 from lightning_gradguard.tensorboard.sink import TensorBoardSink
 from lightning_gradguard.tensorboard.store import Column, FlowStore, flow_of, in_order, merge_events, merge_orders
-from tests.tensorboard.conftest import slow_provider
+from tests.tensorboard.reading import slow_provider
 from tests.tensorboard.synthetic import busy_run, large_run, make_record, steady_run, vanishing_run, write_run
 
 
