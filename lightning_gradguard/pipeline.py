@@ -378,7 +378,7 @@ class GradientPipeline:
         Compares weights with those before the step, on sampled steps of the instruments.
         """
         if isinstance(self.judge, Unguarded):
-            self._measuring.run(self._end_step)
+            self._measuring.note(self._end_step)
         else:
             self._end_step()
 

@@ -306,7 +306,7 @@ class Session:
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Calls one of the methods below: under guard, where nothing in this fit acts on gradients."""
         if (self.plan.clip is None or self.plan.dry_run) and self.plan.guard is None:
-            return self._watching.run(function, *args, **kwargs)
+            return self._watching.note(function, *args, **kwargs)  # records no graph, as where we act
         return function(*args, **kwargs)
 
     def _further_views(self, trainer: pl.Trainer) -> list[Sink]:
