@@ -35,7 +35,7 @@ def run_code(
 
 
 def run_script(script: Path, *argv: object, cwd: Path | str) -> subprocess.CompletedProcess[str]:
-    """Runs a script as ``python SCRIPT`` would; what lies beside it is not on the path."""
+    """Runs a script as ``python SCRIPT`` would."""
     return run_code(script.read_text(encoding="utf-8"), *argv, cwd=cwd, name=str(script))
 
 
@@ -45,8 +45,9 @@ def _main(code: str, command: list[str], cwd: str, said: tuple[Path, Path], envi
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = command
+    sys.argv, sys.path = command, [os.path.dirname(command[0]), *sys.path]
     sys.modules["__main__"] = main = types.ModuleType("__main__")
+    main.__file__ = command[0]
     ours = [name for name in sys.modules if name.partition(".")[0] == "lightning_gradguard"]
     if ours:
         raise RuntimeError(f"the program would not begin afresh: {ours} are imported already")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import activations
@@ -21,6 +19,8 @@ import pytest
 import residual_depth
 import vanishing_rnn
 from harness import data, studies
+
+from tests.forked import run_script
 
 SCRIPTS = [
     activations, bad_batches, clipping_direction, cnn20, demo, gan, init_scale, lstm_language_model, residual_depth,
@@ -140,11 +140,8 @@ def test_a_text_that_is_none_is_named(content, says, tmp_path):
         clipping_direction.main(["--text", str(tmp_path / "text.txt")])
 
 
-def test_a_script_ends_with_one_line_and_status_2():
-    script = Path(cnn20.__file__)
-    done = subprocess.run(
-        [sys.executable, script, "--data-dir", "/nonexistent"], capture_output=True, text=True, check=False
-    )
+def test_a_script_ends_with_one_line_and_status_2(tmp_path):
+    done = run_script(Path(cnn20.__file__), "--data-dir", "/nonexistent", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "cnn20.py: data folder /nonexistent does not exist\n"
     assert done.stdout == ""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import activations
 import bad_batches
 import clipping_direction
-import cnn20
 import demo
 import gan
 import init_scale
 import lstm_language_model
 import pytest
 import residual_depth
+import torch
 import vanishing_rnn
+from harness.report import Study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
@@ -28,6 +32,31 @@ def quick(tmp_path):
 
     run.logs = tmp_path
     return run
+
+
+class Shown(NamedTuple):
+    """What one run of the demo made: its studies of the CNN and the GAN are those that their scripts run."""
+
+    studies: dict[str, Study]
+    printed: str
+    logs: Path
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    torch.set_num_threads(1)
+    logs = tmp_path_factory.mktemp("demo")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        made = demo.main(["--quick", "--logdir", str(logs)])
+    return Shown({study.name: study for study in made}, printed.getvalue(), logs)
+
+
+def test_the_demo_shows_three_failures_and_three_cures_in_one_table(shown):
+    assert list(shown.studies) == ["lstm_language_model", "cnn20", "gan_dense"]
+    combined = shown.printed[shown.printed.index("Without and with") :]
+    assert "NaN at step" in combined
+    assert f"tensorboard --logdir {shown.logs}" in combined
+    assert len({file.parent for file in shown.logs.rglob("events.out.tfevents*")}) == 6
 
 
 def tags(folder: Path) -> dict[str, list[str]]:
@@ -53,8 +82,8 @@ def test_a_language_model_explodes_and_every_clipper_cures_it(quick):
         assert {"grad_norm/rnn", "grad_norm_total/pre_clip", "val/bits_per_character"} <= set(found)
 
 
-def test_a_plain_cnn_does_not_learn_and_the_cured_one_does(quick):
-    study = quick(cnn20)
+def test_a_plain_cnn_does_not_learn_and_the_cured_one_does(shown):
+    study = shown.studies["cnn20"]
     assert study.mean("plain", "test/accuracy") <= 0.15
     assert study.mean("plain", "train/loss_epoch") == pytest.approx(math.log(10), abs=0.02)
     assert study.mean("cured", "test/accuracy") >= 0.85
@@ -65,8 +94,8 @@ def test_a_plain_cnn_does_not_learn_and_the_cured_one_does(quick):
     assert len(study.of("plain")[0].depth) == 19  # the convolutions; the twentieth layer is the classifier
 
 
-def test_a_gan_ends_in_nan_and_clipping_saves_it(quick):
-    study = quick(gan)
+def test_a_gan_ends_in_nan_and_clipping_saves_it(shown):
+    study = shown.studies["gan_dense"]
     (bad,), (good,) = study.of("no clipping"), study.of("norm")
     assert bad.stopped_at is not None
     assert bad.stopped_at < 20
@@ -95,8 +124,6 @@ def test_a_sigmoid_rnn_forgets_and_a_gru_remembers(quick):
 
 
 def test_an_open_forget_gate_remembers_from_the_start():
-    import torch
-
     x, _ = next(iter(vanishing_rnn.AddingProblem(30, 1)))
     factor = {}
     for cell in ("lstm", "lstm, open gates"):
@@ -163,8 +190,6 @@ def test_an_adaptive_threshold_clips_the_bad_batches_and_little_else(quick):
 
 
 def test_every_fiftieth_batch_is_bad_across_epochs():
-    import torch
-
     loader = bad_batches.WithBadBatches([(torch.ones(1), 0)] * 30, every=50, factor=255.0)
     sizes = [float(x) for _ in range(4) for x, _ in loader]
     assert [index + 1 for index, size in enumerate(sizes) if size == 255] == [50, 100]
@@ -181,8 +206,6 @@ def test_clipping_by_value_turns_the_gradient_and_clipping_by_norm_does_not(quic
 
 
 def test_the_picture_of_two_components_is_turned_by_31_degrees():
-    import torch
-
     gradient = [torch.tensor([3.0, 0.4])]
     angle = math.degrees(math.acos(clipping_direction.cosine(gradient, clipping_direction.by_value(gradient, 0.5))))
     assert angle == pytest.approx(31.1, abs=0.1)
@@ -210,13 +233,3 @@ def test_small_weights_vanish_faster_than_standard_normal_ones_under_sigmoid(qui
     assert study.mean("Xavier, gain 4", "ratio") > 100 * study.mean("Xavier", "ratio")
     assert study.mean("N(0, 0.01²)", "ratio") < 1e-12
     assert study.mean("BatchNorm, Xavier", "ratio") > 0.1
-
-
-def test_the_demo_shows_three_failures_and_three_cures_in_one_table(tmp_path, capsys):
-    made = demo.main(["--quick", "--logdir", str(tmp_path)])
-    assert [study.name for study in made] == ["lstm_language_model", "cnn20", "gan_dense"]
-    shown = capsys.readouterr().out
-    combined = shown[shown.index("Without and with") :]
-    assert "NaN at step" in combined
-    assert f"tensorboard --logdir {tmp_path}" in combined
-    assert len({file.parent for file in tmp_path.rglob("events.out.tfevents*")}) == 6

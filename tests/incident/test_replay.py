@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from lightning_gradguard.incident import command
 from lightning_gradguard.incident.bundle import BundleError, IncidentFolder, digest_file
 from lightning_gradguard.incident.command import main
 from lightning_gradguard.incident.replay import replay
+from tests.forked import run_code
 from tests.incident.workshop import Healthy, Net, bad_step, loss, make_batch
 
 MODULE = "tests.incident.workshop"
@@ -31,8 +30,7 @@ def bundle(tmp_path):
 
 def test_a_fresh_process_reproduces_the_step_bit_for_bit(bundle):
     code = "import sys; from lightning_gradguard.incident.command import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, str(bundle), "--module", f"{MODULE}:Net"]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    run = run_code(code, bundle, "--module", f"{MODULE}:Net", cwd=bundle)
     assert run.returncode == 0, run.stderr
     assert "reproduced, bit for bit" in run.stdout
     assert "module 'layers.3'" in run.stdout
