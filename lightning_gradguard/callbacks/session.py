@@ -209,7 +209,9 @@ class Session:
         if not self._is_kept_out:
             self._is_kept_out = True
             self.run = torch.compiler.disable(self.run)  # type: ignore[method-assign]
-        if self.instruments is not None and any(map(has_compiled_step, trainer.optimizers)):
+        # Under manual optimization a compiled part of the training step may run the backward pass, and step.
+        by_hand = not trainer.lightning_module.automatic_optimization
+        if self.instruments is not None and (by_hand or any(map(has_compiled_step, trainer.optimizers))):
             self.instruments.leave_functions_out()
 
     def _asked(self) -> str:

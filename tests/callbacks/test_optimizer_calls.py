@@ -131,3 +131,31 @@ def test_a_compiled_step_is_watched_clipped_and_guarded_like_any_other(make_trai
         found.append(([r.verdict for r in guard.records], [r.total_norm for r in guard.records][:2], module.got))
     assert found[0] == found[1]
     assert found[0][0] == ["clipped", "clipped", "skipped", "clipped"]
+
+
+class CompiledByHand(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.all_of_it = torch.compile(self.by_hand, backend="eager")
+
+    def by_hand(self, batch: Any) -> None:
+        self.optimizers().zero_grad()
+        self.manual_backward(self.net(batch[0]).square().mean())
+        self.optimizers().step()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.all_of_it(batch)
+
+
+def test_a_compiled_function_that_runs_backward_and_steps_is_watched(make_trainer):
+    weights = []
+    for callbacks in ([], [GradGuard(log_every_n_steps=1)]):
+        torch.manual_seed(0)
+        module = CompiledByHand()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make_trainer(callbacks=callbacks).fit(module, batches(4))
+        weights.append([parameter.detach().clone() for parameter in module.parameters()])
+    assert all(map(torch.equal, *weights))
+    assert len(callbacks[0].records) == 4
