@@ -154,11 +154,11 @@ class Instruments:
             self._counting.run(self._count_backward, loss if root is None else root)
 
     def leave_functions_out(self) -> None:
-        """Looks at no function from now on, and says so: what sees them cannot be taken off inside of compiled code."""
+        """Stops looking at functions, and says so: what sees them could break compiled code that it is taken off in."""
         if not self.probe.functions.part.gone:
             tell(
-                "compiled code may run the backward pass here: activations and losses that are applied as functions are not "
-                "looked at, those that are modules are"
+                "compiled code may run the backward pass here: activations and losses that are applied as functions "
+                "are not looked at, those that are modules are"
             )
         self.probe.functions.part.gone = True
 
