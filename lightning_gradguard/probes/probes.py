@@ -154,7 +154,7 @@ class Instruments:
             self._counting.run(self._count_backward, loss if root is None else root)
 
     def leave_functions_out(self) -> None:
-        """Looks at no activation function from now on, and says so: inside of compiled code nothing can be taken off."""
+        """Looks at no activation function from now on, and says so: what sees them cannot leave compiled code."""
         if not self.probe.functions.part.gone:
             tell(
                 "compiled code may run the backward pass here: activations and losses that are applied as functions "
