@@ -138,7 +138,8 @@ class LossStats:
     """What a loss function of torch was given, on a sampled step.
 
     Attributes:
-        kind: ``"cross-entropy"``, ``"binary-cross-entropy"`` or ``"squared-error"``.
+        kind: ``"cross-entropy"``, ``"binary-cross-entropy"`` or ``"squared-error"``; ``"kl-divergence"`` or
+            ``"kl-divergence, log_target"``, of which only the targets' range and ``raw`` are known.
         baseline: what the best constant prediction would have cost in this batch: the loss of a net that has learned
             nothing but the mean.
         probabilities: whether the input was probabilities already, where raw outputs are due.

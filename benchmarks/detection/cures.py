@@ -205,6 +205,42 @@ def _log_probabilities(recipe: Recipe, finding: Finding) -> Recipe:
     return replace(recipe, loss=loss)
 
 
+def _log_softmax_first(recipe: Recipe, finding: Finding) -> Recipe:
+    return _of_divergence(recipe, lambda x, y, **more: (x.log_softmax(1), y, more))
+
+
+def _logarithms(recipe: Recipe, finding: Finding) -> Recipe:
+    return _of_divergence(recipe, lambda x, y, **more: (x.log(), y, more))
+
+
+def _softmax_of_targets(recipe: Recipe, finding: Finding) -> Recipe:
+    """Targets that are probabilities already are taken for such; raw ones go through a softmax."""
+
+    def better(x: Tensor, y: Tensor, **more: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return x, y if y.min() >= 0 else y.softmax(1), {**more, "log_target": False}
+
+    return _of_divergence(recipe, better)
+
+
+def _of_divergence(recipe: Recipe, change: Callable[..., tuple[Tensor, Tensor, dict[str, Any]]]) -> Recipe:
+    """Something done to what kl_div is given."""
+
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        plain = nn.functional.kl_div
+
+        def kl_div(*args: Tensor, **more: Any) -> Tensor:
+            x, y, more = change(*args, **more)
+            return plain(x, y, **more)
+
+        nn.functional.kl_div = kl_div
+        try:
+            return recipe.loss(net, batch)
+        finally:
+            nn.functional.kl_div = plain
+
+    return replace(recipe, loss=loss)
+
+
 def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
     by = finding.evidence["multiply_loss_by"]
     return replace(recipe, loss=lambda net, batch: by * recipe.loss(net, batch), metric=recipe.metric or recipe.loss)
@@ -348,6 +384,9 @@ CURES: dict[str, Cure] = {
     remedies.CALL_STEP: _usual_loop,
     remedies.PASS_LOGITS: _open_output,
     remedies.PASS_LOG_PROBABILITIES: _log_probabilities,
+    remedies.PASS_LOG_SOFTMAX: _log_softmax_first,
+    remedies.PASS_LOGARITHMS: _logarithms,
+    remedies.TARGETS_OF_DIVERGENCE: _softmax_of_targets,
     remedies.OPEN_OUTPUT: _open_output,
     remedies.NORMALIZE_TARGET: _scaled_targets,
     remedies.NORMALIZE_BOTH: _standardize_both,

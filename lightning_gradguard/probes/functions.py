@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.probes.divergence import Divergence, Divergences
 from lightning_gradguard.record import LossStats
 
 # Operator of torch, mapped to the module that does the same; in-place ones end with an underscore.
@@ -28,7 +29,9 @@ _QUERIES = 16  # of each head that are looked at, the last ones, which see all k
 _HEADS = 8  # batch entries times heads that are looked at
 _NORMALIZED = 0.05  # log of the sum of probabilities up to which they sum to one, rounding and smoothing included
 _CONSTANT = 0.02  # range of logits that are as good as the same for all
+_ONE = 1e-3  # by which probabilities may miss one in sum
 _RAW = 2  # stands for an input that is no log-probabilities, beside 1 for one of probabilities
+_DIVERGENCE = "kl-divergence"
 _MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
 
 See = Callable[[str, Tensor, Mapping[str, Tensor]], None]
@@ -59,9 +62,10 @@ class FunctionWatch(TorchDispatchMode):
         self._names: dict[Any, str | None] = {}  # of each operator that was met; none of one that is not looked at
         self._losses: list[
             tuple[str, list[Tensor]]
-        ] = []  # kind; baseline, what was given, value, range of targets, size
+        ] = []  # kind; baseline, what was given, value, range of targets, size; or range, what was given
         self._given: Tensor | None = None  # what is wrong with what the loss is given, if known
         self._error: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None  # a difference, its square, what from
+        self._divergences = Divergences()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -79,6 +83,7 @@ class FunctionWatch(TorchDispatchMode):
     def stop(self) -> None:
         """Ends it, and leaves the stack of modes as it was."""
         self.on, self._error = False, None
+        self._divergences.forget()
         if _get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)
 
@@ -87,9 +92,12 @@ class FunctionWatch(TorchDispatchMode):
         losses, self._losses = self._losses, []
         found = []
         for kind, figures in losses:
-            baseline, given, value, *targets = torch.stack(
-                [f.float().to(figures[0].device) for f in figures]
-            ).tolist()  # host sync
+            numbers = torch.stack([f.float().to(figures[0].device) for f in figures]).tolist()  # host sync
+            if kind.startswith(_DIVERGENCE):
+                low, high, wrong = numbers
+                found.append(LossStats(kind, None, wrong == 1, target_low=low, target_high=high, raw=wrong > 0))
+                continue
+            baseline, given, value, *targets = numbers
             low, high, size = [*targets, None, None, None][:3]
             found.append(LossStats(kind, baseline, given == 1, value, low, high, size, raw=given == _RAW))
         return tuple(found) or None
@@ -125,15 +133,17 @@ class FunctionWatch(TorchDispatchMode):
             self._see(kind, output, more)
 
     def _log_softmax(self, args: Sequence[Any], value: Tensor) -> None:
-        given = args[0]
-        if args[0].dim() and given.shape[args[1]] > 1:
-            if given.dim() > 1 and args[1] % given.dim() == 0:
-                return  # along the batch: these are no probabilities of anything
-            sums = [given.float().sum(args[1])]
-            if given.dim() == 2 and len(given) > 1:
-                sums.append(given.float().sum(0))  # or so they were made, by a softmax along the batch
-            ones = torch.stack([(total - 1).abs().max() < 1e-3 for total in sums]).any()
-            self._given = ones & (given.min() >= 0)
+        given, dim = args[0], args[1]
+        if not given.dim() or given.shape[dim] < 2:
+            return
+        if given.dim() > 1 and dim % given.dim() == 0:
+            return  # along the batch: these are no probabilities of anything
+        sums = given.sum(dim, dtype=torch.float32)
+        ones = (sums - 1).abs().max() < _ONE
+        if given.dim() == 2 and len(given) > 1:
+            # Or so they were made, by a softmax along the batch: then the whole of them is one for each class.
+            ones |= (sums.sum() / given.shape[1] - 1).abs() < _ONE / 10
+        self._given = ones & (given.min() >= 0)
 
     def _nll(self, args: Sequence[Any], value: Tensor) -> None:
         """Cross-entropy: its best constant prediction are the frequencies of the classes."""
@@ -192,9 +202,31 @@ class FunctionWatch(TorchDispatchMode):
         self._losses.append((kind, [baseline, given, value.mean(), *within]))
         self._given = None
 
+    def _xlogy(self, args: Sequence[Any], value: Tensor) -> None:
+        self._divergences.entropy(args, value)
+
+    def _exp(self, args: Sequence[Any], value: Tensor) -> None:
+        self._divergences.exponential(args, value)
+
+    def _mul(self, args: Sequence[Any], value: Tensor) -> None:
+        self._bend(args, value)
+        self._diverge(self._divergences.product(args, value))
+
+    def _diverge(self, found: Divergence | None) -> None:
+        """Log-probabilities lie below zero, but for rounding; what never does are probabilities, or raw outputs."""
+        if found is None or not found.given.numel():
+            return
+        low, high = found.given.aminmax()
+        never = (low >= 0) & (high > 0) & (high <= 1)
+        wrong = torch.where(never, 1, _RAW * (high > _NORMALIZED))
+        kind = f"{_DIVERGENCE}, log_target" if found.in_logarithms else _DIVERGENCE
+        self._losses.append((kind, [*found.target.aminmax(), wrong]))
+        self._given = None
+
     def _sub(self, args: Sequence[Any], value: Tensor) -> None:
         """A prediction less a target: the first half of an error that is written by hand."""
         one, other = args[0], args[1]
+        self._diverge(self._divergences.difference(args, value))
         if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape or not one.dim():
             return
         if one.requires_grad != other.requires_grad and value.is_floating_point():
@@ -228,7 +260,9 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "sub": FunctionWatch._sub,
     "pow": FunctionWatch._bend,
     "square": FunctionWatch._bend,
-    "mul": FunctionWatch._bend,
+    "mul": FunctionWatch._mul,
+    "xlogy": FunctionWatch._xlogy,
+    "exp": FunctionWatch._exp,
     "sum": FunctionWatch._sum,
     "mean": FunctionWatch._mean,
     "_log_softmax": FunctionWatch._log_softmax,

@@ -827,6 +827,31 @@ def test_nll_loss_of_raw_outputs_lacks_a_log_softmax_and_has_no_wrong_sign(make_
 
 
 @pytest.mark.parametrize(
+    ("given", "tries"),
+    [
+        (LossStats("kl-divergence", target_low=0.0, target_high=1.0, raw=True), remedies.PASS_LOG_SOFTMAX),
+        (LossStats("kl-divergence", None, True, target_low=0.0, target_high=1.0, raw=True), remedies.PASS_LOGARITHMS),
+        (LossStats("kl-divergence", target_low=-3.0, target_high=-0.1), remedies.TARGETS_OF_DIVERGENCE),
+        (LossStats("kl-divergence", target_low=0.0, target_high=7.0), remedies.TARGETS_OF_DIVERGENCE),
+        (LossStats("kl-divergence, log_target", target_low=0.1, target_high=0.9), remedies.TARGETS_OF_DIVERGENCE),
+        (LossStats("kl-divergence", target_low=0.0, target_high=1.0), None),
+        (LossStats("kl-divergence, log_target", target_low=-9.0, target_high=0.0), None),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_kl_div_is_told_what_it_lacks(make_record, given, tries):
+    found = raised(DoubleActivation(), steady(losses=(given,)), make_record, None)
+    assert [finding.remedies for finding in found] == [(tries,)] * (tries is not None)
+
+
+def test_a_loss_that_is_nan_by_targets_below_zero_is_no_matter_of_bad_batches(make_record):
+    logits = (LossStats("kl-divergence", target_low=-3.0, target_high=4.0, raw=False),)
+    nan = [{**BAD, "loss": math.nan, "losses": logits}] * 4
+    assert not raised(BadBatches(), nan, make_record, None)
+    assert raised(DoubleActivation(), nan, make_record, None)
+
+
+@pytest.mark.parametrize(
     ("fields", "tries"),
     [
         ({"layer_shapes": ("8",) * 6}, remedies.SCALES_FROM_ZERO),

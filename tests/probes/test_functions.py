@@ -219,3 +219,31 @@ def test_differences_that_are_no_error_are_not_taken_for_one():
         lambda out: ((out - y) ** 3).mean(),
     ):
         assert watched(nn.Linear(8, 2), torch.randn(16, 8), loss)[2] is None
+
+
+@pytest.mark.parametrize("reduction", ["batchmean", "sum", "none"])
+def test_kl_div_tells_log_probabilities_from_what_is_none(reduction):
+    taught = torch.randn(4, 5).softmax(1)
+    for given, wrong in (
+        (lambda out: out.log_softmax(1), (False, False)),
+        (lambda out: out, (True, False)),
+        (lambda out: out.softmax(1), (True, True)),
+    ):
+        for target in (taught, taught.log()):
+            logs = target is not taught
+
+            def loss(out, given=given, target=target, logs=logs):
+                return F.kl_div(given(out), target, reduction=reduction, log_target=logs).sum()
+
+            _, _, (stats,) = watched(nn.Linear(8, 5), torch.randn(4, 8) * 3, loss)
+            assert (stats.raw, stats.probabilities) == wrong
+            assert stats.kind == "kl-divergence" + ", log_target" * logs
+            assert (stats.target_low, stats.target_high) == (target.min().item(), target.max().item())
+
+
+def test_an_entropy_and_a_product_that_are_of_two_targets_are_no_divergence():
+    one, other = torch.rand(4, 5), torch.rand(4, 5)
+    assert (
+        watched(nn.Linear(8, 5), torch.randn(4, 8), lambda out: (torch.xlogy(one, one) - other * out).sum())[2] is None
+    )
+    assert watched(nn.Linear(8, 5), torch.randn(4, 8), lambda out: (one.exp() * (other - out)).sum())[2] is None
