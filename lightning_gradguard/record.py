@@ -161,6 +161,23 @@ class LossStats:
 
 
 @dataclass(frozen=True)
+class RunningStats:
+    """How the running statistics of a normalization stand that were zeros and ones when the run began.
+
+    Attributes:
+        module: its name in the model.
+        left: share of the beginning that is left in them, from 1 down: ``(1 - momentum) ** batches``.
+        batches: how many it has taken in.
+        training: whether it is in training mode, where it normalizes by the batch.
+    """
+
+    module: str
+    left: float
+    batches: int
+    training: bool
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """All that is known of one optimizer step, as plain Python values.
 
@@ -232,6 +249,7 @@ class StepRecord:
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).
+        running: normalizations of whose running statistics more than half is as it began, on a sampled step.
         cleared: whether the backward pass leads to the optimizer's parameters, in a record that tells that none has a
             gradient: something cleared them before the step.
         flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
@@ -304,6 +322,7 @@ class StepRecord:
     steps_per_norm: int = 1
     dry_run: bool = False
     cleared: bool | None = None
+    running: tuple[RunningStats, ...] | None = None
 
     def __repr__(self) -> str:
         told: dict[str, Any] = {
@@ -370,7 +389,7 @@ class StepRecord:
         found["findings"] = tuple(Finding(**_decode_fields(Finding, entry)) for entry in values.get("findings", ()))
         if (stats := values.get("activations")) is not None:
             found["activations"] = tuple(ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in stats)
-        for name, kind in (("inputs", BatchStats), ("losses", LossStats)):
+        for name, kind in (("inputs", BatchStats), ("losses", LossStats), ("running", RunningStats)):
             if (entries := values.get(name)) is not None:
                 found[name] = tuple(kind(**_decode_fields(kind, entry)) for entry in entries)
         if found.get("total_norms") is not None:

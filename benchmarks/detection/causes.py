@@ -11,6 +11,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "step is never called": ("no-step",),
     "parameters in no optimizer": ("not-in-optimizer",),
     "frozen by mistake": ("frozen", "no-gradient"),
+    "statistics do not follow": ("stale-statistics",),
     "graph is cut": ("no-gradient",),
     "a part starves": ("starving-part", "vanishing-over-depth", "no-gradient"),
     "gradients are never cleared": ("no-zero-grad",),

@@ -241,6 +241,15 @@ def _of_divergence(recipe: Recipe, change: Callable[..., tuple[Tensor, Tensor, d
     return replace(recipe, loss=loss)
 
 
+def _momentum(recipe: Recipe, finding: Finding) -> Recipe:
+    def set_momentum(net: nn.Module) -> None:
+        for name, part in net.named_modules():
+            if _is_named(f"{name}.weight", finding):
+                part.momentum = 0.1  # type: ignore[assignment]
+
+    return m.model(set_momentum)(recipe)
+
+
 def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
     by = finding.evidence["multiply_loss_by"]
     return replace(recipe, loss=lambda net, batch: by * recipe.loss(net, batch), metric=recipe.metric or recipe.loss)
@@ -382,6 +391,7 @@ CURES: dict[str, Cure] = {
     remedies.OWN_PARAMETERS: _all_parameters,
     remedies.ZERO_GRAD: _usual_loop,
     remedies.CALL_STEP: _usual_loop,
+    remedies.MOMENTUM: _momentum,
     remedies.PASS_LOGITS: _open_output,
     remedies.PASS_LOG_PROBABILITIES: _log_probabilities,
     remedies.PASS_LOG_SOFTMAX: _log_softmax_first,

@@ -21,6 +21,7 @@ from lightning_gradguard.probes.losses import FOLD_EVERY, Losses
 from lightning_gradguard.probes.optimizer import optimizer_facts
 from lightning_gradguard.probes.outside import frozen_last, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
+from lightning_gradguard.probes.running import RunningStatistics
 from lightning_gradguard.probes.sampled import SampledProbe, early_steps
 from lightning_gradguard.probes.steps import Steps
 from lightning_gradguard.probes.structure import Structure
@@ -78,6 +79,7 @@ class Instruments:
         self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
         self._hooks = Part("the set of hooks", "no module is looked at any more", remove=self.detach)
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
+        self._running = Part("the look at running statistics", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
         self._inputs = Part("the look at batches", "rules that look at them stay silent")
@@ -86,6 +88,7 @@ class Instruments:
         self._watched: dict[Layout, _Watched] = {}  # one for each optimizer
         self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self.batch = BatchProbe()
+        self.running = RunningStatistics(module)
         self.step = 0  # of the last forward pass
         self.clip_outside: float | None = None
         self.sampling = False
@@ -126,6 +129,7 @@ class Instruments:
         if not self._hooks.gone:
             for probe in self._probes:
                 probe.part.run(probe.start, step)
+        self._running.run(self.running.begin)
         if batch is not None:
             self._inputs.run(self.batch.look, batch)
         if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
@@ -212,6 +216,8 @@ class Instruments:
             "old_gradients": self._counting.run(self._take_old_gradients, layout, record.num_steps > 0),
             "clip_outside": self.clip_outside,
         }
+        if facts["activations"] is not None:
+            facts["running"] = self._running.run(self.running.look, self.probe.flows)
         if record.layers:
             facts |= self._structure.run(self._facts_of_structure, layout) or {}
         if optimizers is not None:
@@ -231,6 +237,7 @@ class Instruments:
             "meter": watched.meter.state(),
             "temporal": self.temporal.state(),
             "probe": self.probe.state_dict(),
+            "running": self.running.state(),
         }
 
     def load_state_dict(self, layout: Layout, state: Mapping[str, Any]) -> None:
@@ -240,6 +247,7 @@ class Instruments:
         watched.meter.load_state(state["meter"])
         self.temporal.load_state(state["temporal"])
         self.probe.load_state_dict(state["probe"])
+        self.running.load_state(state.get("running"))
 
     def _copy_parameters(self, layout: Layout) -> None:
         self._of(layout).meter.copy()

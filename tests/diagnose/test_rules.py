@@ -44,6 +44,7 @@ from lightning_gradguard.diagnose import (
     SaturatedAttention,
     SaturatedOutput,
     SmallUpdates,
+    StaleStatistics,
     StarvingPart,
     TargetScale,
     Unoptimized,
@@ -59,7 +60,7 @@ from lightning_gradguard.diagnose import (
 )
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
-from lightning_gradguard.record import BatchStats, LossStats
+from lightning_gradguard.record import BatchStats, LossStats, RunningStats
 
 N = 8  # records of each run
 FADING = tuple(10.0**-i for i in range(6, 0, -1))
@@ -103,6 +104,10 @@ SICK = {
     "a head that no optimizer has": (Unoptimized(), steady(unoptimized=("head",))),
     "a frozen head": (FrozenLast(), steady(frozen_last=("head",))),
     "a frozen table that was never trained": (FrozenLast(), steady(**TABLE, weight_norms=(80.3, 1.0, 1.0))),
+    "a momentum of zero": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 9, True),))),
+    "a copy that runs in its place": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 0, True),))),
+    "a tiny momentum": (StaleStatistics(), steady(running=(RunningStats("a", 0.9, 200, True),), epoch=1)),
+    "normalization that is switched off": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 0, False),))),
     "a learning rate of zero": (ZeroRate(), steady(learning_rates=(0.0,) * 6, update_ratios=(0.0,) * 6)),
     "steps that move nothing": (ZeroRate(), steady(learning_rates=(0.1,) * 6, update_ratios=(0.0,) * 6)),
     "gradients that add up": (OldGradients(), steady(old_gradients=True)),
@@ -307,6 +312,11 @@ WELL = {
     ),
     "a frozen table of word vectors": (FrozenLast(), steady(**TABLE, weight_norms=(30.0, 1.0, 1.0))),
     "a frozen table that was scaled to one": (FrozenLast(), steady(**TABLE, weight_norms=(80.0, 1.0, 1.0))),
+    "the first batches": (StaleStatistics(), steady(running=(RunningStats("a", 0.9, 1, True),), epoch=1)),
+    "a small momentum in a long epoch": (
+        StaleStatistics(),
+        steady(running=(RunningStats("a", 0.9, 200, True),), epoch=0),
+    ),
     "a warm-up from zero": (
         ZeroRate(),
         [{"learning_rates": (0.1 * i,) * 6, "update_ratios": (0.01 * i,) * 6} for i in range(N)],

@@ -34,6 +34,7 @@ from lightning_gradguard.diagnose.rules.saturated_attention import SaturatedAtte
 from lightning_gradguard.diagnose.rules.saturated_output import SaturatedOutput
 from lightning_gradguard.diagnose.rules.saturation import SaturatedActivations
 from lightning_gradguard.diagnose.rules.small_updates import SmallUpdates
+from lightning_gradguard.diagnose.rules.stale_statistics import StaleStatistics
 from lightning_gradguard.diagnose.rules.starving_part import StarvingPart
 from lightning_gradguard.diagnose.rules.target_scale import TargetScale
 from lightning_gradguard.diagnose.rules.unoptimized import Unoptimized
@@ -51,6 +52,7 @@ RULES: tuple[type[Rule], ...] = (
     NoGradient,
     Unoptimized,
     FrozenLast,
+    StaleStatistics,
     ZeroRate,
     OldGradients,
     WrongSign,
