@@ -249,6 +249,7 @@ class StepRecord:
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).
+        unregistered: places where weights are kept that get a gradient and that the model does not know of.
         running: normalizations of whose running statistics more than half is as it began, on a sampled step.
         cleared: whether the backward pass leads to the optimizer's parameters, in a record that tells that none has a
             gradient: something cleared them before the step.
@@ -323,6 +324,7 @@ class StepRecord:
     dry_run: bool = False
     cleared: bool | None = None
     running: tuple[RunningStats, ...] | None = None
+    unregistered: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         told: dict[str, Any] = {

@@ -250,6 +250,23 @@ def _momentum(recipe: Recipe, finding: Finding) -> Recipe:
     return m.model(set_momentum)(recipe)
 
 
+def _registered(recipe: Recipe, finding: Finding) -> Recipe:
+    """Plain lists and dicts of the net itself become such that it sees."""
+
+    def register(net: nn.Module) -> None:
+        for name, value in list(vars(net).items()):
+            if not any(layer.startswith(f"net.{name}") for layer in finding.layers):
+                continue
+            del vars(net)[name]
+            if isinstance(value, Tensor):
+                setattr(net, name, nn.Parameter(value.detach()))
+            else:
+                kind = nn.ModuleDict if isinstance(value, dict) else nn.ModuleList
+                setattr(net, name, kind(value))
+
+    return m.model(register)(recipe)
+
+
 def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
     by = finding.evidence["multiply_loss_by"]
     return replace(recipe, loss=lambda net, batch: by * recipe.loss(net, batch), metric=recipe.metric or recipe.loss)
@@ -391,6 +408,7 @@ CURES: dict[str, Cure] = {
     remedies.OWN_PARAMETERS: _all_parameters,
     remedies.ZERO_GRAD: _usual_loop,
     remedies.CALL_STEP: _usual_loop,
+    remedies.REGISTER: _registered,
     remedies.MOMENTUM: _momentum,
     remedies.PASS_LOGITS: _open_output,
     remedies.PASS_LOG_PROBABILITIES: _log_probabilities,

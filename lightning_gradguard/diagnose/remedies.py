@@ -13,6 +13,7 @@ CONNECT = "look for detach(), no_grad(), .data, .item() or an unused output betw
 OWN_PARAMETERS = (
     "give the optimizer the parameters of this module: build it in configure_optimizers, of self.parameters()"
 )
+REGISTER = "keep modules in an nn.ModuleList or nn.ModuleDict, and tensors as nn.Parameter or in an nn.ParameterList"
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
 EACH_SIGN = (
     "look at the sign of each term of the loss and at what it is given: one of them is maximized, or wants "

@@ -25,6 +25,7 @@ from lightning_gradguard.probes.running import RunningStatistics
 from lightning_gradguard.probes.sampled import SampledProbe, early_steps
 from lightning_gradguard.probes.steps import Steps
 from lightning_gradguard.probes.structure import Structure
+from lightning_gradguard.probes.unregistered import Unregistered
 from lightning_gradguard.probes.updates import UpdateMeter
 from lightning_gradguard.record import StepRecord
 
@@ -89,6 +90,7 @@ class Instruments:
         self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self.batch = BatchProbe()
         self.running = RunningStatistics(module)
+        self.unregistered = Unregistered(module)
         self.step = 0  # of the last forward pass
         self.clip_outside: float | None = None
         self.sampling = False
@@ -130,6 +132,8 @@ class Instruments:
             for probe in self._probes:
                 probe.part.run(probe.start, step)
         self._running.run(self.running.begin)
+        if step == 0:
+            self._structure.run(self.unregistered.look, [])
         if batch is not None:
             self._inputs.run(self.batch.look, batch)
         if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
@@ -273,6 +277,7 @@ class Instruments:
             return {}
         return {
             "unoptimized": unoptimized(self.module, layouts),
+            "unregistered": self.unregistered.look(layouts),
             "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
         }
 

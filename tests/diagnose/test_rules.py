@@ -48,6 +48,7 @@ from lightning_gradguard.diagnose import (
     StarvingPart,
     TargetScale,
     Unoptimized,
+    Unregistered,
     VanishingOverDepth,
     VanishingOverTime,
     WeightDecay,
@@ -102,6 +103,7 @@ SICK = {
     "nothing has a gradient": (NoGradient(), steady(num_steps=0, layer_norms=(None,) * 6)),
     "a cut before the head": (NoGradient(), steady(layer_norms=(None,) * 5 + (0.1,))),
     "a head that no optimizer has": (Unoptimized(), steady(unoptimized=("head",))),
+    "blocks in a plain list": (Unregistered(), steady(unregistered=("blocks[0]",))),
     "a frozen head": (FrozenLast(), steady(frozen_last=("head",))),
     "a frozen table that was never trained": (FrozenLast(), steady(**TABLE, weight_norms=(80.3, 1.0, 1.0))),
     "a momentum of zero": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 9, True),))),
@@ -306,6 +308,7 @@ WELL = {
         [{}] * 3 + [{"num_steps": 0, "layer_norms": (None,) * 6}] * 5,
     ),
     "all in an optimizer": (Unoptimized(), steady(unoptimized=())),
+    "all registered": (Unregistered(), steady(unregistered=())),
     "a frozen language model behind its prompt": (
         FrozenLast(),
         steady(layers=("prompt", "adapter"), frozen_last=tuple(f"block.{i}" for i in range(12))),

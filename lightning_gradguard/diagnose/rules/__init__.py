@@ -38,6 +38,7 @@ from lightning_gradguard.diagnose.rules.stale_statistics import StaleStatistics
 from lightning_gradguard.diagnose.rules.starving_part import StarvingPart
 from lightning_gradguard.diagnose.rules.target_scale import TargetScale
 from lightning_gradguard.diagnose.rules.unoptimized import Unoptimized
+from lightning_gradguard.diagnose.rules.unregistered import Unregistered
 from lightning_gradguard.diagnose.rules.vanishing import VanishingOverDepth
 from lightning_gradguard.diagnose.rules.vanishing_in_time import VanishingOverTime
 from lightning_gradguard.diagnose.rules.weight_decay import WeightDecay
@@ -50,6 +51,7 @@ RULES: tuple[type[Rule], ...] = (
     BadBatches,
     NoStep,
     NoGradient,
+    Unregistered,
     Unoptimized,
     FrozenLast,
     StaleStatistics,
