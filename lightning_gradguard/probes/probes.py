@@ -19,7 +19,7 @@ from lightning_gradguard.probes.batch import BatchProbe
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.losses import FOLD_EVERY, Losses
 from lightning_gradguard.probes.optimizer import optimizer_facts
-from lightning_gradguard.probes.outside import frozen_last, unoptimized
+from lightning_gradguard.probes.outside import frozen_last, frozen_zeros, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
 from lightning_gradguard.probes.running import RunningStatistics
 from lightning_gradguard.probes.sampled import SampledProbe, early_steps
@@ -227,7 +227,7 @@ class Instruments:
         if optimizers is not None:
             facts |= self._settings.run(optimizer_facts, layout, optimizers) or {}
         if record.early:
-            facts |= self._structure.run(self._outside, record.num_optimizers) or {}
+            facts |= self._structure.run(self._outside, record) or {}
         place = next(((epoch, batch) for step, epoch, batch in reversed(self._batches) if step == record.step), None)
         if place is not None:
             facts["epoch"], facts["batch"] = place
@@ -270,14 +270,17 @@ class Instruments:
         loss, spread, bad = self._of(layout).losses.take()
         return {"loss": loss, "loss_std": spread, "num_nonfinite_losses": bad}
 
-    def _outside(self, num_optimizers: int) -> dict[str, Any]:
+    def _outside(self, record: StepRecord) -> dict[str, Any]:
         """What is outside the optimizers, once all of them are known."""
         layouts = list(self._watched)
-        if len(layouts) < num_optimizers or not all(layout.sharding.whole for layout in layouts):
+        if len(layouts) < record.num_optimizers or not all(layout.sharding.whole for layout in layouts):
             return {}
         return {
             "unoptimized": unoptimized(self.module, layouts),
             "unregistered": self.unregistered.look(layouts),
+            "frozen_zeros": frozen_zeros(
+                self.module, [n for n, norm in zip(record.layers, record.layer_norms, strict=True) if norm == 0]
+            ),
             "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
         }
 

@@ -104,6 +104,7 @@ SICK = {
     "a cut before the head": (NoGradient(), steady(layer_norms=(None,) * 5 + (0.1,))),
     "a head that no optimizer has": (Unoptimized(), steady(unoptimized=("head",))),
     "blocks in a plain list": (Unregistered(), steady(unregistered=("blocks[0]",))),
+    "a factor that is frozen at zero": (FrozenLast(), steady(frozen_last=(), frozen_zeros=("a.up",))),
     "a frozen head": (FrozenLast(), steady(frozen_last=("head",))),
     "a frozen table that was never trained": (FrozenLast(), steady(**TABLE, weight_norms=(80.3, 1.0, 1.0))),
     "a momentum of zero": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 9, True),))),
