@@ -148,6 +148,7 @@ class LossStats:
         target_high: the largest.
         given_rms: root mean square of what was predicted, where that is numbers.
         raw: whether the input was no log-probabilities, where these are due.
+        alone: whether the softmax was over a single output, of which the loss is always zero.
     """
 
     kind: str
@@ -158,6 +159,7 @@ class LossStats:
     target_high: float | None = None
     given_rms: float | None = None
     raw: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)

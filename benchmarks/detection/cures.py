@@ -130,6 +130,18 @@ def _initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
     return m.model(start)(recipe)
 
 
+def _as_drawn(recipe: Recipe, finding: Finding) -> Recipe | None:
+    if _share_of_own(recipe.model()) > _OWN:
+        return None
+
+    def start(net: nn.Module) -> None:
+        for part in net.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+
+    return m.model(start)(recipe)
+
+
 def _share_of_own(net: nn.Module) -> float:
     """How much of the weights is in matrices that modules of the user's hold themselves."""
     own = [part for part in net.modules() if not type(part).__module__.startswith("torch.nn.modules.")]
@@ -430,6 +442,7 @@ CURES: dict[str, Cure] = {
     remedies.ORTHOGONAL: _orthogonal,
     remedies.ZERO_BIAS: _zero_bias,
     remedies.INIT_NORMAL: _initialize,
+    remedies.AS_DRAWN: _as_drawn,
     remedies.FROM_ZERO: _from_zero,
     remedies.ONE_FROM_ZERO: _one_from_zero,
     remedies.SCALES_FROM_ZERO: _scales_from_zero,

@@ -31,6 +31,7 @@ _NORMALIZED = 0.05  # log of the sum of probabilities up to which they sum to on
 _CONSTANT = 0.02  # range of logits that are as good as the same for all
 _ONE = 1e-3  # by which probabilities may miss one in sum
 _RAW = 2  # stands for an input that is no log-probabilities, beside 1 for one of probabilities
+_ALONE = "of one output"
 _DIVERGENCE = "kl-divergence"
 _MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
 
@@ -93,6 +94,9 @@ class FunctionWatch(TorchDispatchMode):
         found = []
         for kind, figures in losses:
             numbers = torch.stack([f.float().to(figures[0].device) for f in figures]).tolist()  # host sync
+            if kind == _ALONE:
+                found.append(LossStats("cross-entropy", alone=True))
+                continue
             if kind.startswith(_DIVERGENCE):
                 low, high, wrong = numbers
                 found.append(LossStats(kind, None, wrong == 1, target_low=low, target_high=high, raw=wrong > 0))
@@ -134,6 +138,8 @@ class FunctionWatch(TorchDispatchMode):
 
     def _log_softmax(self, args: Sequence[Any], value: Tensor) -> None:
         given, dim = args[0], args[1]
+        if given.dim() and given.shape[dim] == 1 and given.requires_grad:
+            self._losses.append((_ALONE, [given.new_zeros(())]))
         if not given.dim() or given.shape[dim] < 2:
             return
         if given.dim() > 1 and dim % given.dim() == 0:
@@ -147,6 +153,8 @@ class FunctionWatch(TorchDispatchMode):
 
     def _nll(self, args: Sequence[Any], value: Tensor) -> None:
         """Cross-entropy: its best constant prediction are the frequencies of the classes."""
+        if args[0].shape[-1 if args[0].dim() < 2 else 1] == 1:
+            return  # one class: always zero
         target = args[1]
         ignored = args[4] if len(args) > 4 else -100
         counts = torch.bincount(target.reshape(-1).where(target.reshape(-1) != ignored, -1) + 1)[1:].float()

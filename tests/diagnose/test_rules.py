@@ -858,6 +858,34 @@ def test_kl_div_is_told_what_it_lacks(make_record, given, tries):
     assert [finding.remedies for finding in found] == [(tries,)] * (tries is not None)
 
 
+def test_a_softmax_over_one_output_is_wrong_where_it_is_the_loss(make_record):
+    alone = (LossStats("cross-entropy", alone=True),)
+    (finding,) = raised(DoubleActivation(), steady(losses=alone, loss=0.0), make_record, None)
+    assert finding.remedies == (remedies.ONE_OUTPUT,)
+    assert not raised(DoubleActivation(), steady(losses=alone, loss=0.7), make_record, None)
+
+
+def test_a_usual_decay_beside_a_gradient_that_vanished_is_not_to_blame(make_record):
+    run = steady(weight_decays=(5e-4,) * 6, learning_rates=(1e-2,) * 6, optimizer_kind="Adam", layer_norms=(1e-6,) * 6)
+    assert not raised(WeightDecay(), run, make_record, None)
+    assert raised(WeightDecay(), [{**each, "weight_decays": (0.5,) * 6} for each in run], make_record, None)
+
+
+def test_in_a_warm_up_the_first_step_tells_little_of_how_far_too_high_the_rate_is(make_record):
+    for rates, tries in (((0.3, 0.3), 10), ((0.015, 0.3), 100)):
+        rule = LargeUpdates()
+        run = [(rates[0], None), (rates[1], (0.28,) * 6), (rates[1], (0.38,) * 6)]
+        for step, (rate, ratios) in enumerate(run):
+            finding = rule.observe(make_record(step, learning_rates=(rate,) * 6, update_ratios=ratios))
+        assert finding.remedies[0] == remedies.lower_rate(tries)
+
+
+def test_momentum_makes_steps_of_sgd_larger_than_the_first(make_record):
+    for momentum, tries in ((None, 30), (0.9, 100)):
+        record = make_record(update_ratios=(0.6,) * 6, optimizer_kind="SGD", momentum=momentum)
+        assert LargeUpdates().observe(record).remedies[0] == remedies.lower_rate(tries)
+
+
 def test_a_loss_that_is_nan_by_targets_below_zero_is_no_matter_of_bad_batches(make_record):
     logits = (LossStats("kl-divergence", target_low=-3.0, target_high=4.0, raw=False),)
     nan = [{**BAD, "loss": math.nan, "losses": logits}] * 4

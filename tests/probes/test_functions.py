@@ -247,3 +247,9 @@ def test_an_entropy_and_a_product_that_are_of_two_targets_are_no_divergence():
         watched(nn.Linear(8, 5), torch.randn(4, 8), lambda out: (torch.xlogy(one, one) - other * out).sum())[2] is None
     )
     assert watched(nn.Linear(8, 5), torch.randn(4, 8), lambda out: (one.exp() * (other - out)).sum())[2] is None
+
+
+@pytest.mark.parametrize("target", [torch.zeros(4, dtype=torch.long), torch.ones(4, 1)], ids=["classes", "shares"])
+def test_cross_entropy_over_one_output_is_seen_as_such(target):
+    _, _, (stats,) = watched(nn.Linear(8, 1), torch.randn(4, 8), lambda out: F.cross_entropy(out, target))
+    assert (stats.kind, stats.alone, stats.value) == ("cross-entropy", True, None)

@@ -21,7 +21,7 @@ class DoubleActivation(Rule):
     lie there by chance. And the other way round: ``nll_loss`` applies nothing and wants log-probabilities, whose
     exponentials sum to one; of raw outputs it has no floor, and of probabilities hardly a gradient. ``kl_div`` wants
     log-probabilities too, none of which is above zero, and as its target probabilities, which lie within 0 and 1, or
-    with ``log_target`` their logarithms.
+    with ``log_target`` their logarithms. And a softmax over a single output is always one, and the loss zero.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
@@ -40,7 +40,7 @@ class DoubleActivation(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
-        if (missing := next(filter(None, map(_missing, record.losses or ())), None)) is not None:
+        if (missing := _first_missing(record)) is not None:
             return _finding(record, missing)
         given = next((loss for loss in record.losses or () if loss.probabilities and _is_put_out(loss, record)), None)
         if given is None:
@@ -71,6 +71,12 @@ def _missing(loss: LossStats) -> _Missing | None:
     """What is wrong with what such a loss is given, if anything is."""
     if is_divergence(loss):
         return _of_divergence(loss)
+    if loss.alone:
+        return _Missing(
+            "cross-entropy is given a single output: its softmax is always 1, and the loss is always zero.",
+            ("a single output in place of one for each class",),
+            remedies.ONE_OUTPUT,
+        )
     return (
         _Missing(
             "nll_loss is given numbers that are no log-probabilities: log_softmax is missing before it.",
@@ -80,6 +86,12 @@ def _missing(loss: LossStats) -> _Missing | None:
         if loss.raw
         else None
     )
+
+
+def _first_missing(record: StepRecord) -> _Missing | None:
+    """Of the losses of a step; a softmax over one output is wrong where the whole loss is zero by it."""
+    found = (_missing(loss) for loss in record.losses or () if not loss.alone or record.loss == 0)
+    return next(filter(None, found), None)
 
 
 def _of_divergence(loss: LossStats) -> _Missing | None:
