@@ -138,8 +138,8 @@ class LossStats:
     """What a loss function of torch was given, on a sampled step.
 
     Attributes:
-        kind: ``"cross-entropy"``, ``"binary-cross-entropy"`` or ``"squared-error"``; ``"kl-divergence"`` or
-            ``"kl-divergence, log_target"``, of which only the targets' range and ``raw`` are known.
+        kind: ``"cross-entropy"``, ``"binary-cross-entropy"``, ``"squared-error"`` or ``"absolute-error"``;
+            ``"kl-divergence"`` or ``"kl-divergence, log_target"``, with the targets' range and ``raw`` alone.
         baseline: what the best constant prediction would have cost in this batch: the loss of a net that has learned
             nothing but the mean.
         probabilities: whether the input was probabilities already, where raw outputs are due.

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.probes.divergence import Divergence, Divergences
+from lightning_gradguard.probes.likelihood import Likelihoods
 from lightning_gradguard.record import LossStats
 
 # Operator of torch, mapped to the module that does the same; in-place ones end with an underscore.
@@ -66,7 +67,9 @@ class FunctionWatch(TorchDispatchMode):
         ] = []  # kind; baseline, what was given, value, range of targets, size; or range, what was given
         self._given: Tensor | None = None  # what is wrong with what the loss is given, if known
         self._error: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None  # a difference, its square, what from
+        self._absolute = False  # whether the absolute value is taken of it, not the square
         self._divergences = Divergences()
+        self._likelihoods = Likelihoods()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -84,7 +87,9 @@ class FunctionWatch(TorchDispatchMode):
     def stop(self) -> None:
         """Ends it, and leaves the stack of modes as it was."""
         self.on, self._error = False, None
+        self._take_likelihoods()
         self._divergences.forget()
+        self._likelihoods.forget()
         if _get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)
 
@@ -123,9 +128,13 @@ class FunctionWatch(TorchDispatchMode):
             if "backward" not in name and _is_plain(args[0]) and _is_plain(args[1]):
                 self._see("Attention", output[0] if isinstance(output, tuple) else output, _attention(args, kwargs))
             return
+        if name in _FOLLOWED and _is_plain(args[0]):
+            self._likelihoods.see(name, args, output)
         if name in _LOOKS:
             if all(_is_plain(a) for a in args[:2] if isinstance(a, Tensor)) and len(self._losses) < _MAX_LOSSES:
                 _LOOKS[name](self, args, output[0] if isinstance(output, tuple) else output)
+            return
+        if name in _FOLLOWED:
             return
         kind = _ACTIVATIONS[name.rstrip("_") if not name.startswith("_") else name]
         if _is_plain(output) and output.numel():
@@ -142,6 +151,8 @@ class FunctionWatch(TorchDispatchMode):
             self._losses.append((_ALONE, [given.new_zeros(())]))
         if not given.dim() or given.shape[dim] < 2:
             return
+        if given.requires_grad:
+            self._likelihoods.log_softmax(value, dim)
         if given.dim() > 1 and dim % given.dim() == 0:
             return  # along the batch: these are no probabilities of anything
         sums = given.sum(dim, dtype=torch.float32)
@@ -183,11 +194,31 @@ class FunctionWatch(TorchDispatchMode):
         target = args[1].float()
         self._add("binary-cross-entropy", _entropy_of(target.mean()), value, target, summed=_is_summed(args, 3))
 
+    def _squared(self, args: Sequence[Any], value: Tensor) -> None:
+        self._absolute = False
+        self._mse(args, value)
+
+    def _smooth_l1(self, args: Sequence[Any], value: Tensor, times: float = 1.0) -> None:
+        """The absolute error where it is large, and a square where it is small."""
+        target = args[1].float()
+        self._given = None
+        edge = args[3] if len(args) > 3 else 1.0
+        if target.dim() and len(target) > 1 and edge > 0:
+            far = (target - target.median(0, keepdim=True).values).abs()
+            cost = torch.where(far < edge, 0.5 * far.square() / edge, far - 0.5 * edge).mean()
+            self._add("absolute-error", times * cost, value, target, args[0], summed=_is_summed(args, 2))
+
+    def _huber(self, args: Sequence[Any], value: Tensor) -> None:
+        self._smooth_l1(args, value, times=args[3] if len(args) > 3 else 1.0)
+
     def _mse(self, args: Sequence[Any], value: Tensor, times: int = 1) -> None:
         target = args[1].float()
         self._given = None
         number = len(target) if target.dim() else 1
-        if number > 1:
+        if number > 1 and self._absolute:
+            around = (target - target.median(0, keepdim=True).values).abs().mean()
+            self._add("absolute-error", around * times, value, target, args[0], summed=_is_summed(args, 2))
+        elif number > 1:
             around = (target - target.mean(0, keepdim=True)).square().mean()
             baseline = around * number / (number - 1)
             self._add("squared-error", baseline * times, value, target, args[0], summed=_is_summed(args, 2))
@@ -209,6 +240,11 @@ class FunctionWatch(TorchDispatchMode):
         baseline = baseline * target.numel() if summed and target is not None else baseline
         self._losses.append((kind, [baseline, given, value.mean(), *within]))
         self._given = None
+
+    def _take_likelihoods(self) -> None:
+        for value, constant in self._likelihoods.take():
+            if len(self._losses) < _MAX_LOSSES:
+                self._add("cross-entropy", constant, value)
 
     def _xlogy(self, args: Sequence[Any], value: Tensor) -> None:
         self._divergences.entropy(args, value)
@@ -244,8 +280,14 @@ class FunctionWatch(TorchDispatchMode):
         """The square of such a difference."""
         if self._error is None or args[0] is not self._error[0]:
             return
+        self._absolute = False
         if len(args) == 1 or (args[1] is args[0] if isinstance(args[1], Tensor) else args[1] == 2):
             self._error = (self._error[0], value, *self._error[2:])
+
+    def _abs(self, args: Sequence[Any], value: Tensor) -> None:
+        """The absolute value of such a difference."""
+        if self._error is not None and args[0] is self._error[0]:
+            self._error, self._absolute = (self._error[0], value, *self._error[2:]), True
 
     def _sum(self, args: Sequence[Any], value: Tensor) -> None:
         """Its sum, over all or of each sample."""
@@ -264,6 +306,8 @@ class FunctionWatch(TorchDispatchMode):
             self._error = None
 
 
+# What log-probabilities may go through on their way to a loss that is written by hand.
+_FOLLOWED = frozenset({"gather", "index", "mul", "neg", "squeeze", "view", "sum", "mean", "div"})
 _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "sub": FunctionWatch._sub,
     "pow": FunctionWatch._bend,
@@ -271,6 +315,9 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "mul": FunctionWatch._mul,
     "xlogy": FunctionWatch._xlogy,
     "exp": FunctionWatch._exp,
+    "abs": FunctionWatch._abs,
+    "huber_loss": FunctionWatch._huber,
+    "smooth_l1_loss": FunctionWatch._smooth_l1,
     "sum": FunctionWatch._sum,
     "mean": FunctionWatch._mean,
     "_log_softmax": FunctionWatch._log_softmax,
@@ -278,7 +325,7 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "nll_loss2d_forward": FunctionWatch._nll,
     "binary_cross_entropy_with_logits": FunctionWatch._bce_with_logits,
     "binary_cross_entropy": FunctionWatch._bce,
-    "mse_loss": FunctionWatch._mse,
+    "mse_loss": FunctionWatch._squared,
 }
 
 
@@ -286,7 +333,7 @@ def _name_of(operator: Any) -> str | None:
     """The operator's name, if its output is looked at."""
     packet = getattr(operator, "overloadpacket", None)  # operators that take functions have none
     name = str(getattr(packet, "__name__", ""))
-    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS
+    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS or name in _FOLLOWED
     return name if looked_at else None
 
 

@@ -880,12 +880,6 @@ def test_in_a_warm_up_the_first_step_tells_little_of_how_far_too_high_the_rate_i
         assert finding.remedies[0] == remedies.lower_rate(tries)
 
 
-def test_momentum_makes_steps_of_sgd_larger_than_the_first(make_record):
-    for momentum, tries in ((None, 30), (0.9, 100)):
-        record = make_record(update_ratios=(0.6,) * 6, optimizer_kind="SGD", momentum=momentum)
-        assert LargeUpdates().observe(record).remedies[0] == remedies.lower_rate(tries)
-
-
 def test_a_loss_that_is_nan_by_targets_below_zero_is_no_matter_of_bad_batches(make_record):
     logits = (LossStats("kl-divergence", target_low=-3.0, target_high=4.0, raw=False),)
     nan = [{**BAD, "loss": math.nan, "losses": logits}] * 4

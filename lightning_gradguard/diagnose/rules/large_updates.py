@@ -24,10 +24,9 @@ class LargeUpdates(Rule):
     zero, as adapters and closing layers of residual branches do. What a single step did to the weights stays done, so
     that the finding stands from then on; while the loss falls it is *info*.
 
-    The factor is what brings the ratio of the first step to 0.02, since that one is proportional to the rate; with
-    momentum, by which steps of SGD grow to up to ``1 / (1 - momentum)`` times the first one, to that over the root of
-    it. Where the first step was not too large, training became unstable as momentum and gradient grew, and where the
-    rate has doubled since, as in a warm-up, the first step tells little: then the largest ratio is brought to 0.005.
+    The factor is what brings the ratio of the first step to 0.02, since that one is proportional to the rate. Where the
+    first step was not too large, training became unstable as momentum and gradient grew, and where the rate has doubled
+    since, as in a warm-up, the first step tells little: the factor is what brings the largest ratio to 0.005.
 
     Args:
         share: ratio that is too much, > 0. The literature calls up to 0.1 healthy, and runs that train well were seen
@@ -59,7 +58,6 @@ class LargeUpdates(Rule):
         self._largest = 0.0
         self._rate: float | None = None  # at the first record
         self._warmed_up = False
-        self._gathers = 1.0  # times the first step that steps of SGD become by momentum, about
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
@@ -97,12 +95,9 @@ class LargeUpdates(Rule):
             rate = max(record.learning_rates)
             self._rate = rate if self._rate is None else self._rate
             self._warmed_up = self._warmed_up or rate > _RISEN * self._rate
-        if record.optimizer_kind == "SGD" and record.momentum is not None:
-            self._gathers = (1 / max(1 - record.momentum, 1e-3)) ** 0.5
 
     def _factor(self) -> float:
         """How many times too high the rate is."""
         first = self._first or 0.0
-        if first > self.share and not self._warmed_up:
-            return round_factor(min(first / _AIM, _MOST) * self._gathers)
-        return min(round_factor(self._largest / _AIM_LATER), _MOST)
+        by_the_first = first > self.share and not self._warmed_up
+        return min(round_factor(first / _AIM if by_the_first else self._largest / _AIM_LATER), _MOST)
