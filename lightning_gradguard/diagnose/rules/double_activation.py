@@ -21,7 +21,7 @@ class DoubleActivation(Rule):
     lie there by chance. And the other way round: ``nll_loss`` applies nothing and wants log-probabilities, whose
     exponentials sum to one; of raw outputs it has no floor, and of probabilities hardly a gradient. ``kl_div`` wants
     log-probabilities too, none of which is above zero, and as its target probabilities, which lie within 0 and 1, or
-    with ``log_target`` their logarithms. And a softmax over a single output is always one, and the loss zero.
+    with ``log_target`` their logarithms. And a softmax over a single output is one, and the loss zero.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record

@@ -20,8 +20,8 @@ class FrozenLast(Rule):
     A frozen table is one that was trained before, as a rule, and those of words have entries of 0.02 to 0.5. One whose
     root mean square is that of torch's own start, N(0, 1), within what chance allows, holds nothing.
 
-    And a frozen matrix that is all zero, in or beside layers whose gradient is exactly zero: one of two factors, as of
-    an adapter, without which the other cannot train.
+    And a frozen matrix that is all zero, in or beside layers whose gradient is zero: one of two factors, as of an
+    adapter, without which the other does not train.
 
     Args:
         share: of the frozen layers to those before, in (0, 1].
