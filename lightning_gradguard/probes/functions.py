@@ -87,9 +87,9 @@ class FunctionWatch(TorchDispatchMode):
     def stop(self) -> None:
         """Ends it, and leaves the stack of modes as it was."""
         self.on, self._error = False, None
-        self._divergences.forget()
         if _get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)
+        self._divergences.forget()
         self._take_likelihoods()
 
     def take(self) -> tuple[LossStats, ...] | None:
