@@ -138,7 +138,8 @@ class LossStats:
     """What a loss function of torch was given, on a sampled step.
 
     Attributes:
-        kind: ``"cross-entropy"``, ``"binary-cross-entropy"`` or ``"squared-error"``.
+        kind: ``"cross-entropy"``, ``"binary-cross-entropy"``, ``"squared-error"`` or ``"absolute-error"``;
+            ``"kl-divergence"`` or ``"kl-divergence, log_target"``, with the targets' range and ``raw`` alone.
         baseline: what the best constant prediction would have cost in this batch: the loss of a net that has learned
             nothing but the mean.
         probabilities: whether the input was probabilities already, where raw outputs are due.
@@ -147,6 +148,7 @@ class LossStats:
         target_high: the largest.
         given_rms: root mean square of what was predicted, where that is numbers.
         raw: whether the input was no log-probabilities, where these are due.
+        alone: whether the softmax was over a single output, of which the loss is always zero.
     """
 
     kind: str
@@ -157,6 +159,24 @@ class LossStats:
     target_high: float | None = None
     given_rms: float | None = None
     raw: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class RunningStats:
+    """How the running statistics of a normalization stand that were zeros and ones when the run began.
+
+    Attributes:
+        module: its name in the model.
+        left: share of the beginning that is left in them, from 1 down: ``(1 - momentum) ** batches``.
+        batches: how many it has taken in.
+        training: whether it is in training mode, where it normalizes by the batch.
+    """
+
+    module: str
+    left: float
+    batches: int
+    training: bool
 
 
 @dataclass(frozen=True)
@@ -229,8 +249,11 @@ class StepRecord:
         old_gradients: whether gradients of an earlier step were still there when the backward pass began.
         unoptimized: layers that get a gradient and are in no optimizer.
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
+        frozen_zeros: frozen matrices that are all zero, in or beside layers whose gradient is zero.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).
+        unregistered: places where weights are kept that get a gradient and that the model does not know of.
+        running: normalizations of whose running statistics more than half is as it began, on a sampled step.
         cleared: whether the backward pass leads to the optimizer's parameters, in a record that tells that none has a
             gradient: something cleared them before the step.
         flows: whether the output of each layer had a gradient to pass on; ``None`` for one that was not seen to run.
@@ -303,6 +326,9 @@ class StepRecord:
     steps_per_norm: int = 1
     dry_run: bool = False
     cleared: bool | None = None
+    running: tuple[RunningStats, ...] | None = None
+    unregistered: tuple[str, ...] | None = None
+    frozen_zeros: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         told: dict[str, Any] = {
@@ -369,7 +395,7 @@ class StepRecord:
         found["findings"] = tuple(Finding(**_decode_fields(Finding, entry)) for entry in values.get("findings", ()))
         if (stats := values.get("activations")) is not None:
             found["activations"] = tuple(ActivationStats(**_decode_fields(ActivationStats, entry)) for entry in stats)
-        for name, kind in (("inputs", BatchStats), ("losses", LossStats)):
+        for name, kind in (("inputs", BatchStats), ("losses", LossStats), ("running", RunningStats)):
             if (entries := values.get(name)) is not None:
                 found[name] = tuple(kind(**_decode_fields(kind, entry)) for entry in entries)
         if found.get("total_norms") is not None:

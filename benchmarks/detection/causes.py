@@ -9,8 +9,9 @@ from __future__ import annotations
 CAUSES: dict[str, tuple[str, ...]] = {
     "optimizer holds other parameters": ("no-gradient", "not-in-optimizer", "no-step"),
     "step is never called": ("no-step",),
-    "parameters in no optimizer": ("not-in-optimizer",),
+    "parameters in no optimizer": ("not-in-optimizer", "not-registered"),
     "frozen by mistake": ("frozen", "no-gradient"),
+    "statistics do not follow": ("stale-statistics",),
     "graph is cut": ("no-gradient",),
     "a part starves": ("starving-part", "vanishing-over-depth", "no-gradient"),
     "gradients are never cleared": ("no-zero-grad",),

@@ -130,6 +130,18 @@ def _initialize(recipe: Recipe, finding: Finding) -> Recipe | None:
     return m.model(start)(recipe)
 
 
+def _as_drawn(recipe: Recipe, finding: Finding) -> Recipe | None:
+    if _share_of_own(recipe.model()) > _OWN:
+        return None
+
+    def start(net: nn.Module) -> None:
+        for part in net.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+
+    return m.model(start)(recipe)
+
+
 def _share_of_own(net: nn.Module) -> float:
     """How much of the weights is in matrices that modules of the user's hold themselves."""
     own = [part for part in net.modules() if not type(part).__module__.startswith("torch.nn.modules.")]
@@ -203,6 +215,68 @@ def _log_probabilities(recipe: Recipe, finding: Finding) -> Recipe:
             nn.functional.nll_loss = plain
 
     return replace(recipe, loss=loss)
+
+
+def _log_softmax_first(recipe: Recipe, finding: Finding) -> Recipe:
+    return _of_divergence(recipe, lambda x, y, **more: (x.log_softmax(1), y, more))
+
+
+def _logarithms(recipe: Recipe, finding: Finding) -> Recipe:
+    return _of_divergence(recipe, lambda x, y, **more: (x.log(), y, more))
+
+
+def _softmax_of_targets(recipe: Recipe, finding: Finding) -> Recipe:
+    """Targets that are probabilities already are taken for such; raw ones go through a softmax."""
+
+    def better(x: Tensor, y: Tensor, **more: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return x, y if y.min() >= 0 else y.softmax(1), {**more, "log_target": False}
+
+    return _of_divergence(recipe, better)
+
+
+def _of_divergence(recipe: Recipe, change: Callable[..., tuple[Tensor, Tensor, dict[str, Any]]]) -> Recipe:
+    """Something done to what kl_div is given."""
+
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        plain = nn.functional.kl_div
+
+        def kl_div(*args: Tensor, **more: Any) -> Tensor:
+            x, y, more = change(*args, **more)
+            return plain(x, y, **more)
+
+        nn.functional.kl_div = kl_div
+        try:
+            return recipe.loss(net, batch)
+        finally:
+            nn.functional.kl_div = plain
+
+    return replace(recipe, loss=loss)
+
+
+def _momentum(recipe: Recipe, finding: Finding) -> Recipe:
+    def set_momentum(net: nn.Module) -> None:
+        for name, part in net.named_modules():
+            if _is_named(f"{name}.weight", finding):
+                part.momentum = 0.1  # type: ignore[assignment]
+
+    return m.model(set_momentum)(recipe)
+
+
+def _registered(recipe: Recipe, finding: Finding) -> Recipe:
+    """Plain lists and dicts of the net itself become such that it sees."""
+
+    def register(net: nn.Module) -> None:
+        for name, value in list(vars(net).items()):
+            if not any(layer.startswith(f"net.{name}") for layer in finding.layers):
+                continue
+            del vars(net)[name]
+            if isinstance(value, Tensor):
+                setattr(net, name, nn.Parameter(value.detach()))
+            else:
+                kind = nn.ModuleDict if isinstance(value, dict) else nn.ModuleList
+                setattr(net, name, kind(value))
+
+    return m.model(register)(recipe)
 
 
 def _larger_loss(recipe: Recipe, finding: Finding) -> Recipe:
@@ -346,8 +420,13 @@ CURES: dict[str, Cure] = {
     remedies.OWN_PARAMETERS: _all_parameters,
     remedies.ZERO_GRAD: _usual_loop,
     remedies.CALL_STEP: _usual_loop,
+    remedies.REGISTER: _registered,
+    remedies.MOMENTUM: _momentum,
     remedies.PASS_LOGITS: _open_output,
     remedies.PASS_LOG_PROBABILITIES: _log_probabilities,
+    remedies.PASS_LOG_SOFTMAX: _log_softmax_first,
+    remedies.PASS_LOGARITHMS: _logarithms,
+    remedies.TARGETS_OF_DIVERGENCE: _softmax_of_targets,
     remedies.OPEN_OUTPUT: _open_output,
     remedies.NORMALIZE_TARGET: _scaled_targets,
     remedies.NORMALIZE_BOTH: _standardize_both,
@@ -363,6 +442,7 @@ CURES: dict[str, Cure] = {
     remedies.ORTHOGONAL: _orthogonal,
     remedies.ZERO_BIAS: _zero_bias,
     remedies.INIT_NORMAL: _initialize,
+    remedies.AS_DRAWN: _as_drawn,
     remedies.FROM_ZERO: _from_zero,
     remedies.ONE_FROM_ZERO: _one_from_zero,
     remedies.SCALES_FROM_ZERO: _scales_from_zero,

@@ -78,6 +78,17 @@ def frozen(*prefixes: str) -> Change:
     return weights(lambda name, p: p.requires_grad_(not name.startswith(prefixes)))
 
 
+def unregistered(name: str, kept: Callable[[Any], Any]) -> Change:
+    """What the net has under a name is kept there so that it does not see it: in a plain list, say."""
+
+    def change(net: nn.Module) -> None:
+        part = getattr(net, name)
+        delattr(net, name)
+        vars(net)[name] = kept(part)
+
+    return model(change)
+
+
 def optimizer_of_a_copy(recipe: Recipe) -> Recipe:
     """The optimizer is made of another copy of the network."""
     return replace(recipe, optimizer=lambda net: recipe.optimizer(copy.deepcopy(net)))

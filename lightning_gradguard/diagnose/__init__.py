@@ -35,9 +35,11 @@ from lightning_gradguard.diagnose.rules.saturated_attention import SaturatedAtte
 from lightning_gradguard.diagnose.rules.saturated_output import SaturatedOutput
 from lightning_gradguard.diagnose.rules.saturation import SaturatedActivations
 from lightning_gradguard.diagnose.rules.small_updates import SmallUpdates
+from lightning_gradguard.diagnose.rules.stale_statistics import StaleStatistics
 from lightning_gradguard.diagnose.rules.starving_part import StarvingPart
 from lightning_gradguard.diagnose.rules.target_scale import TargetScale
 from lightning_gradguard.diagnose.rules.unoptimized import Unoptimized
+from lightning_gradguard.diagnose.rules.unregistered import Unregistered
 from lightning_gradguard.diagnose.rules.vanishing import VanishingOverDepth
 from lightning_gradguard.diagnose.rules.vanishing_in_time import VanishingOverTime
 from lightning_gradguard.diagnose.rules.weight_decay import WeightDecay
@@ -79,9 +81,11 @@ __all__ = [
     "SaturatedAttention",
     "SaturatedOutput",
     "SmallUpdates",
+    "StaleStatistics",
     "StarvingPart",
     "TargetScale",
     "Unoptimized",
+    "Unregistered",
     "VanishingOverDepth",
     "VanishingOverTime",
     "WeightDecay",

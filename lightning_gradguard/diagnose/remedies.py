@@ -13,6 +13,7 @@ CONNECT = "look for detach(), no_grad(), .data, .item() or an unused output betw
 OWN_PARAMETERS = (
     "give the optimizer the parameters of this module: build it in configure_optimizers, of self.parameters()"
 )
+REGISTER = "keep modules in an nn.ModuleList or nn.ModuleDict, and tensors as nn.Parameter or in an nn.ParameterList"
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
 EACH_SIGN = (
     "look at the sign of each term of the loss and at what it is given: one of them is maximized, or wants "
@@ -38,6 +39,10 @@ VARY_INPUT = "look at what the data loader yields: the input carries nothing"
 INIT_NORMAL = (
     "initialize for the activation: He for ReLU and its kin, Xavier for tanh and sigmoid; zero only for biases"
 )
+AS_DRAWN = (
+    "leave these weights as torch draws them, which reset_parameters() of each layer does anew, or draw them at random "
+    "for the activation"
+)
 FROM_ZERO = "draw these weights at random: of factors that are multiplied, one at most may begin at zero"
 ONE_FROM_ZERO = "draw one of the two factors at random, and leave the other at zero: the net then begins as it was"
 SCALES_FROM_ZERO = "begin these scales at 0.1: at exactly zero neither they nor what they scale get a gradient"
@@ -50,8 +55,15 @@ RESIDUAL = "add residual connections"
 OTHER_ACTIVATION = "use a non-saturating activation: ReLU, GELU, SiLU"
 LEAKY = "use an activation that does not die: leaky ReLU, GELU, SiLU"
 ZERO_BIAS = "start the biases before the activation at zero"
+MOMENTUM = "give these layers a momentum of 0.1, torch's own: it is the share that each batch gets"
+TRAINING_MODE = "call train() on these layers before training; the Trainer leaves modes as it finds them"
+RUN_ITSELF = "call the module itself, or bring the statistics of its copy back"
 PASS_LOGITS = "pass the raw outputs to this loss: it applies softmax or sigmoid itself"
 PASS_LOG_PROBABILITIES = "use cross_entropy in place of nll_loss, or pass it log_softmax of the raw outputs"
+ONE_OUTPUT = "give cross_entropy an output for each class, or take binary_cross_entropy_with_logits for a single one"
+PASS_LOG_SOFTMAX = "pass kl_div log_softmax of the raw outputs first, and the targets second"
+PASS_LOGARITHMS = "pass kl_div log_softmax in place of softmax"
+TARGETS_OF_DIVERGENCE = "pass kl_div softmax of the raw targets, or their log_softmax together with log_target=True"
 OPEN_OUTPUT = "leave the last activation out, or bring the targets into its range"
 SCALE_LOGITS = "divide attention logits by the square root of the head's width, normalize queries and keys"
 LOWER_RATE = "lower the learning rate"

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from lightning_gradguard.harmless.part import Part
+from lightning_gradguard.probes.divergence import Divergence, Divergences
+from lightning_gradguard.probes.likelihood import Likelihoods
 from lightning_gradguard.record import LossStats
 
 # Operator of torch, mapped to the module that does the same; in-place ones end with an underscore.
@@ -28,7 +30,10 @@ _QUERIES = 16  # of each head that are looked at, the last ones, which see all k
 _HEADS = 8  # batch entries times heads that are looked at
 _NORMALIZED = 0.05  # log of the sum of probabilities up to which they sum to one, rounding and smoothing included
 _CONSTANT = 0.02  # range of logits that are as good as the same for all
+_ONE = 1e-3  # by which probabilities may miss one in sum
 _RAW = 2  # stands for an input that is no log-probabilities, beside 1 for one of probabilities
+_ALONE = "of one output"
+_DIVERGENCE = "kl-divergence"
 _MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
 
 See = Callable[[str, Tensor, Mapping[str, Tensor]], None]
@@ -59,9 +64,12 @@ class FunctionWatch(TorchDispatchMode):
         self._names: dict[Any, str | None] = {}  # of each operator that was met; none of one that is not looked at
         self._losses: list[
             tuple[str, list[Tensor]]
-        ] = []  # kind; baseline, what was given, value, range of targets, size
+        ] = []  # kind; baseline, what was given, value, range of targets, size; or range, what was given
         self._given: Tensor | None = None  # what is wrong with what the loss is given, if known
         self._error: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None  # a difference, its square, what from
+        self._absolute = False  # whether the absolute value is taken of it, not the square
+        self._divergences = Divergences()
+        self._likelihoods = Likelihoods()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -81,15 +89,23 @@ class FunctionWatch(TorchDispatchMode):
         self.on, self._error = False, None
         if _get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)
+        self._divergences.forget()
+        self._take_likelihoods()
 
     def take(self) -> tuple[LossStats, ...] | None:
         """What losses were given since it began, ``None`` without any."""
         losses, self._losses = self._losses, []
         found = []
         for kind, figures in losses:
-            baseline, given, value, *targets = torch.stack(
-                [f.float().to(figures[0].device) for f in figures]
-            ).tolist()  # host sync
+            numbers = torch.stack([f.float().to(figures[0].device) for f in figures]).tolist()  # host sync
+            if kind == _ALONE:
+                found.append(LossStats("cross-entropy", alone=True))
+                continue
+            if kind.startswith(_DIVERGENCE):
+                low, high, wrong = numbers
+                found.append(LossStats(kind, None, wrong == 1, target_low=low, target_high=high, raw=wrong > 0))
+                continue
+            baseline, given, value, *targets = numbers
             low, high, size = [*targets, None, None, None][:3]
             found.append(LossStats(kind, baseline, given == 1, value, low, high, size, raw=given == _RAW))
         return tuple(found) or None
@@ -111,9 +127,13 @@ class FunctionWatch(TorchDispatchMode):
             if "backward" not in name and _is_plain(args[0]) and _is_plain(args[1]):
                 self._see("Attention", output[0] if isinstance(output, tuple) else output, _attention(args, kwargs))
             return
+        if name in _FOLLOWED and _is_plain(args[0]):
+            self._likelihoods.see(name, args, output)
         if name in _LOOKS:
             if all(_is_plain(a) for a in args[:2] if isinstance(a, Tensor)) and len(self._losses) < _MAX_LOSSES:
                 _LOOKS[name](self, args, output[0] if isinstance(output, tuple) else output)
+            return
+        if name in _FOLLOWED:
             return
         kind = _ACTIVATIONS[name.rstrip("_") if not name.startswith("_") else name]
         if _is_plain(output) and output.numel():
@@ -125,18 +145,26 @@ class FunctionWatch(TorchDispatchMode):
             self._see(kind, output, more)
 
     def _log_softmax(self, args: Sequence[Any], value: Tensor) -> None:
-        given = args[0]
-        if args[0].dim() and given.shape[args[1]] > 1:
-            if given.dim() > 1 and args[1] % given.dim() == 0:
-                return  # along the batch: these are no probabilities of anything
-            sums = [given.float().sum(args[1])]
-            if given.dim() == 2 and len(given) > 1:
-                sums.append(given.float().sum(0))  # or so they were made, by a softmax along the batch
-            ones = torch.stack([(total - 1).abs().max() < 1e-3 for total in sums]).any()
-            self._given = ones & (given.min() >= 0)
+        given, dim = args[0], args[1]
+        if given.dim() and given.shape[dim] == 1 and given.requires_grad:
+            self._losses.append((_ALONE, [given.new_zeros(())]))
+        if not given.dim() or given.shape[dim] < 2:
+            return
+        if given.requires_grad:
+            self._likelihoods.log_softmax(value, dim)
+        if given.dim() > 1 and dim % given.dim() == 0:
+            return  # along the batch: these are no probabilities of anything
+        sums = given.sum(dim, dtype=torch.float32)
+        ones = (sums - 1).abs().max() < _ONE
+        if given.dim() == 2 and len(given) > 1:
+            # Or so they were made, by a softmax along the batch: then the whole of them is one for each class.
+            ones |= (sums.sum() / given.shape[1] - 1).abs() < _ONE / 10
+        self._given = ones & (given.min() >= 0)
 
     def _nll(self, args: Sequence[Any], value: Tensor) -> None:
         """Cross-entropy: its best constant prediction are the frequencies of the classes."""
+        if args[0].shape[-1 if args[0].dim() < 2 else 1] == 1:
+            return  # one class: always zero
         target = args[1]
         ignored = args[4] if len(args) > 4 else -100
         counts = torch.bincount(target.reshape(-1).where(target.reshape(-1) != ignored, -1) + 1)[1:].float()
@@ -165,11 +193,31 @@ class FunctionWatch(TorchDispatchMode):
         target = args[1].float()
         self._add("binary-cross-entropy", _entropy_of(target.mean()), value, target, summed=_is_summed(args, 3))
 
+    def _squared(self, args: Sequence[Any], value: Tensor) -> None:
+        self._absolute = False
+        self._mse(args, value)
+
+    def _smooth_l1(self, args: Sequence[Any], value: Tensor, times: float = 1.0) -> None:
+        """The absolute error where it is large, and a square where it is small."""
+        target = args[1].float()
+        self._given = None
+        edge = args[3] if len(args) > 3 else 1.0
+        if target.dim() and len(target) > 1 and edge > 0:
+            far = (target - target.median(0, keepdim=True).values).abs()
+            cost = torch.where(far < edge, 0.5 * far.square() / edge, far - 0.5 * edge).mean()
+            self._add("absolute-error", times * cost, value, target, args[0], summed=_is_summed(args, 2))
+
+    def _huber(self, args: Sequence[Any], value: Tensor) -> None:
+        self._smooth_l1(args, value, times=args[3] if len(args) > 3 else 1.0)
+
     def _mse(self, args: Sequence[Any], value: Tensor, times: int = 1) -> None:
         target = args[1].float()
         self._given = None
         number = len(target) if target.dim() else 1
-        if number > 1:
+        if number > 1 and self._absolute:
+            around = (target - target.median(0, keepdim=True).values).abs().mean()
+            self._add("absolute-error", around * times, value, target, args[0], summed=_is_summed(args, 2))
+        elif number > 1:
             around = (target - target.mean(0, keepdim=True)).square().mean()
             baseline = around * number / (number - 1)
             self._add("squared-error", baseline * times, value, target, args[0], summed=_is_summed(args, 2))
@@ -192,9 +240,36 @@ class FunctionWatch(TorchDispatchMode):
         self._losses.append((kind, [baseline, given, value.mean(), *within]))
         self._given = None
 
+    def _take_likelihoods(self) -> None:
+        for value, constant in self._likelihoods.take():
+            if len(self._losses) < _MAX_LOSSES:
+                self._add("cross-entropy", constant, value)
+
+    def _xlogy(self, args: Sequence[Any], value: Tensor) -> None:
+        self._divergences.entropy(args, value)
+
+    def _exp(self, args: Sequence[Any], value: Tensor) -> None:
+        self._divergences.exponential(args, value)
+
+    def _mul(self, args: Sequence[Any], value: Tensor) -> None:
+        self._bend(args, value)
+        self._diverge(self._divergences.product(args, value))
+
+    def _diverge(self, found: Divergence | None) -> None:
+        """Log-probabilities lie below zero, but for rounding; what never does are probabilities, or raw outputs."""
+        if found is None or not found.given.numel():
+            return
+        low, high = found.given.aminmax()
+        never = (low >= 0) & (high > 0) & (high <= 1)
+        wrong = torch.where(never, 1, _RAW * (high > _NORMALIZED))
+        kind = f"{_DIVERGENCE}, log_target" if found.in_logarithms else _DIVERGENCE
+        self._losses.append((kind, [*found.target.aminmax(), wrong]))
+        self._given = None
+
     def _sub(self, args: Sequence[Any], value: Tensor) -> None:
         """A prediction less a target: the first half of an error that is written by hand."""
         one, other = args[0], args[1]
+        self._diverge(self._divergences.difference(args, value))
         if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape or not one.dim():
             return
         if one.requires_grad != other.requires_grad and value.is_floating_point():
@@ -204,8 +279,14 @@ class FunctionWatch(TorchDispatchMode):
         """The square of such a difference."""
         if self._error is None or args[0] is not self._error[0]:
             return
+        self._absolute = False
         if len(args) == 1 or (args[1] is args[0] if isinstance(args[1], Tensor) else args[1] == 2):
             self._error = (self._error[0], value, *self._error[2:])
+
+    def _abs(self, args: Sequence[Any], value: Tensor) -> None:
+        """The absolute value of such a difference."""
+        if self._error is not None and args[0] is self._error[0]:
+            self._error, self._absolute = (self._error[0], value, *self._error[2:]), True
 
     def _sum(self, args: Sequence[Any], value: Tensor) -> None:
         """Its sum, over all or of each sample."""
@@ -224,11 +305,18 @@ class FunctionWatch(TorchDispatchMode):
             self._error = None
 
 
+# What log-probabilities may go through on their way to a loss that is written by hand.
+_FOLLOWED = frozenset({"gather", "index", "mul", "neg", "squeeze", "view", "sum", "mean", "div"})
 _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "sub": FunctionWatch._sub,
     "pow": FunctionWatch._bend,
     "square": FunctionWatch._bend,
-    "mul": FunctionWatch._bend,
+    "mul": FunctionWatch._mul,
+    "xlogy": FunctionWatch._xlogy,
+    "exp": FunctionWatch._exp,
+    "abs": FunctionWatch._abs,
+    "huber_loss": FunctionWatch._huber,
+    "smooth_l1_loss": FunctionWatch._smooth_l1,
     "sum": FunctionWatch._sum,
     "mean": FunctionWatch._mean,
     "_log_softmax": FunctionWatch._log_softmax,
@@ -236,7 +324,7 @@ _LOOKS: dict[str, Callable[[FunctionWatch, Sequence[Any], Tensor], None]] = {
     "nll_loss2d_forward": FunctionWatch._nll,
     "binary_cross_entropy_with_logits": FunctionWatch._bce_with_logits,
     "binary_cross_entropy": FunctionWatch._bce,
-    "mse_loss": FunctionWatch._mse,
+    "mse_loss": FunctionWatch._squared,
 }
 
 
@@ -244,7 +332,7 @@ def _name_of(operator: Any) -> str | None:
     """The operator's name, if its output is looked at."""
     packet = getattr(operator, "overloadpacket", None)  # operators that take functions have none
     name = str(getattr(packet, "__name__", ""))
-    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS
+    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS or name in _FOLLOWED
     return name if looked_at else None
 
 

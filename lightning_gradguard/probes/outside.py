@@ -1,13 +1,16 @@
-"""Layers that no optimizer trains although they take part: forgotten ones, and a frozen last part."""
+"""Layers that no optimizer trains although they take part: forgotten ones, a frozen last part, frozen zeros."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_gradguard.measurement.layout import Layout
-from lightning_gradguard.measurement.names import module_names
+from lightning_gradguard.measurement.names import join, module_names
+
+_FEW = 64  # elements of a frozen matrix that are looked at before all of it is
 
 
 def unoptimized(module: nn.Module, layouts: Sequence[Layout]) -> tuple[str, ...]:
@@ -48,3 +51,30 @@ def frozen_last(
         elif weights and trains and flows.get(name):
             last.append(name)
     return tuple(last)
+
+
+@torch.no_grad()
+def frozen_zeros(module: nn.Module, without: Sequence[str]) -> tuple[str, ...]:
+    """Frozen matrices that are all zero, of the layers whose gradient is exactly zero and of those beside them.
+
+    What is multiplied by such a matrix cannot train: one half of an adapter, where the other is frozen at zero.
+
+    Args:
+        module: the model.
+        without: layers whose gradient is exactly zero; where there are none, nothing is looked at.
+    """
+    beside = tuple({f"{name.rsplit('.', 2)[0]}." for name in without})
+    found = [
+        join(name, key)
+        for part, name in module_names(module).items()
+        for key, parameter in part._parameters.items()
+        if parameter is not None and join(name, key).startswith(beside) and _is_frozen_at_zero(parameter)
+    ]
+    return tuple(found)
+
+
+def _is_frozen_at_zero(parameter: Tensor) -> bool:
+    if parameter.requires_grad or parameter.dim() < 2 or type(parameter) is not nn.Parameter or parameter.is_meta:
+        return False
+    few = parameter.detach().flatten()[:_FEW] if parameter.is_contiguous() else parameter
+    return not bool(few.any()) and not bool(parameter.any())  # host sync: where a gradient is exactly zero

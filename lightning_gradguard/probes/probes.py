@@ -19,11 +19,13 @@ from lightning_gradguard.probes.batch import BatchProbe
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.losses import FOLD_EVERY, Losses
 from lightning_gradguard.probes.optimizer import optimizer_facts
-from lightning_gradguard.probes.outside import frozen_last, unoptimized
+from lightning_gradguard.probes.outside import frozen_last, frozen_zeros, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
+from lightning_gradguard.probes.running import RunningStatistics
 from lightning_gradguard.probes.sampled import SampledProbe, early_steps
 from lightning_gradguard.probes.steps import Steps
 from lightning_gradguard.probes.structure import Structure
+from lightning_gradguard.probes.unregistered import Unregistered
 from lightning_gradguard.probes.updates import UpdateMeter
 from lightning_gradguard.record import StepRecord
 
@@ -78,6 +80,7 @@ class Instruments:
         self._probes: tuple[SampledProbe, ...] = (self.probe, self.temporal)
         self._hooks = Part("the set of hooks", "no module is looked at any more", remove=self.detach)
         self._updates = Part("the measurement of updates", "rules that look at them stay silent")
+        self._running = Part("the look at running statistics", "rules that look at them stay silent")
         self._structure = Part("the look at the model's structure", "rules that look at depth stay silent")
         self._loss = Part("the look at the loss", "records hold none")
         self._inputs = Part("the look at batches", "rules that look at them stay silent")
@@ -86,6 +89,8 @@ class Instruments:
         self._watched: dict[Layout, _Watched] = {}  # one for each optimizer
         self._kinds = {name: type(part).__name__ for part, name in module_names(module).items()}
         self.batch = BatchProbe()
+        self.running = RunningStatistics(module)
+        self.unregistered = Unregistered(module)
         self.step = 0  # of the last forward pass
         self.clip_outside: float | None = None
         self.sampling = False
@@ -126,6 +131,9 @@ class Instruments:
         if not self._hooks.gone:
             for probe in self._probes:
                 probe.part.run(probe.start, step)
+        self._running.run(self.running.begin)
+        if step == 0:
+            self._structure.run(self.unregistered.look, [])
         if batch is not None:
             self._inputs.run(self.batch.look, batch)
         if self._eagerly is not None and any(probe.part.is_attached for probe in self._probes):
@@ -217,12 +225,14 @@ class Instruments:
             "old_gradients": self._counting.run(self._take_old_gradients, layout, record.num_steps > 0),
             "clip_outside": self.clip_outside,
         }
+        if facts["activations"] is not None:
+            facts["running"] = self._running.run(self.running.look, self.probe.flows)
         if record.layers:
             facts |= self._structure.run(self._facts_of_structure, layout) or {}
         if optimizers is not None:
             facts |= self._settings.run(optimizer_facts, layout, optimizers) or {}
         if record.early:
-            facts |= self._structure.run(self._outside, record.num_optimizers) or {}
+            facts |= self._structure.run(self._outside, record) or {}
         place = next(((epoch, batch) for step, epoch, batch in reversed(self._batches) if step == record.step), None)
         if place is not None:
             facts["epoch"], facts["batch"] = place
@@ -236,6 +246,7 @@ class Instruments:
             "meter": watched.meter.state(),
             "temporal": self.temporal.state(),
             "probe": self.probe.state_dict(),
+            "running": self.running.state(),
         }
 
     def load_state_dict(self, layout: Layout, state: Mapping[str, Any]) -> None:
@@ -245,6 +256,7 @@ class Instruments:
         watched.meter.load_state(state["meter"])
         self.temporal.load_state(state["temporal"])
         self.probe.load_state_dict(state["probe"])
+        self.running.load_state(state.get("running"))
 
     def _copy_parameters(self, layout: Layout) -> None:
         self._of(layout).meter.copy()
@@ -263,13 +275,17 @@ class Instruments:
         loss, spread, bad = self._of(layout).losses.take()
         return {"loss": loss, "loss_std": spread, "num_nonfinite_losses": bad}
 
-    def _outside(self, num_optimizers: int) -> dict[str, Any]:
+    def _outside(self, record: StepRecord) -> dict[str, Any]:
         """What is outside the optimizers, once all of them are known."""
         layouts = list(self._watched)
-        if len(layouts) < num_optimizers or not all(layout.sharding.whole for layout in layouts):
+        if len(layouts) < record.num_optimizers or not all(layout.sharding.whole for layout in layouts):
             return {}
         return {
             "unoptimized": unoptimized(self.module, layouts),
+            "unregistered": self.unregistered.look(layouts),
+            "frozen_zeros": frozen_zeros(
+                self.module, [n for n, norm in zip(record.layers, record.layer_norms, strict=True) if norm == 0]
+            ),
             "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
         }
 

@@ -44,9 +44,11 @@ from lightning_gradguard.diagnose import (
     SaturatedAttention,
     SaturatedOutput,
     SmallUpdates,
+    StaleStatistics,
     StarvingPart,
     TargetScale,
     Unoptimized,
+    Unregistered,
     VanishingOverDepth,
     VanishingOverTime,
     WeightDecay,
@@ -59,7 +61,7 @@ from lightning_gradguard.diagnose import (
 )
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
-from lightning_gradguard.record import BatchStats, LossStats
+from lightning_gradguard.record import BatchStats, LossStats, RunningStats
 
 N = 8  # records of each run
 FADING = tuple(10.0**-i for i in range(6, 0, -1))
@@ -101,8 +103,14 @@ SICK = {
     "nothing has a gradient": (NoGradient(), steady(num_steps=0, layer_norms=(None,) * 6)),
     "a cut before the head": (NoGradient(), steady(layer_norms=(None,) * 5 + (0.1,))),
     "a head that no optimizer has": (Unoptimized(), steady(unoptimized=("head",))),
+    "blocks in a plain list": (Unregistered(), steady(unregistered=("blocks[0]",))),
+    "a factor that is frozen at zero": (FrozenLast(), steady(frozen_last=(), frozen_zeros=("a.up",))),
     "a frozen head": (FrozenLast(), steady(frozen_last=("head",))),
     "a frozen table that was never trained": (FrozenLast(), steady(**TABLE, weight_norms=(80.3, 1.0, 1.0))),
+    "a momentum of zero": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 9, True),))),
+    "a copy that runs in its place": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 0, True),))),
+    "a tiny momentum": (StaleStatistics(), steady(running=(RunningStats("a", 0.9, 200, True),), epoch=1)),
+    "normalization that is switched off": (StaleStatistics(), steady(running=(RunningStats("a", 1.0, 0, False),))),
     "a learning rate of zero": (ZeroRate(), steady(learning_rates=(0.0,) * 6, update_ratios=(0.0,) * 6)),
     "steps that move nothing": (ZeroRate(), steady(learning_rates=(0.1,) * 6, update_ratios=(0.0,) * 6)),
     "gradients that add up": (OldGradients(), steady(old_gradients=True)),
@@ -301,12 +309,18 @@ WELL = {
         [{}] * 3 + [{"num_steps": 0, "layer_norms": (None,) * 6}] * 5,
     ),
     "all in an optimizer": (Unoptimized(), steady(unoptimized=())),
+    "all registered": (Unregistered(), steady(unregistered=())),
     "a frozen language model behind its prompt": (
         FrozenLast(),
         steady(layers=("prompt", "adapter"), frozen_last=tuple(f"block.{i}" for i in range(12))),
     ),
     "a frozen table of word vectors": (FrozenLast(), steady(**TABLE, weight_norms=(30.0, 1.0, 1.0))),
     "a frozen table that was scaled to one": (FrozenLast(), steady(**TABLE, weight_norms=(80.0, 1.0, 1.0))),
+    "the first batches": (StaleStatistics(), steady(running=(RunningStats("a", 0.9, 1, True),), epoch=1)),
+    "a small momentum in a long epoch": (
+        StaleStatistics(),
+        steady(running=(RunningStats("a", 0.9, 200, True),), epoch=0),
+    ),
     "a warm-up from zero": (
         ZeroRate(),
         [{"learning_rates": (0.1 * i,) * 6, "update_ratios": (0.01 * i,) * 6} for i in range(N)],
@@ -824,6 +838,53 @@ def test_nll_loss_of_raw_outputs_lacks_a_log_softmax_and_has_no_wrong_sign(make_
     assert finding.remedies == (remedies.PASS_LOG_PROBABILITIES,)
     run = [{"loss": -(2.0**i), "total_norm": 2.0**i, "losses": raw} for i in range(24)]
     assert not raised(WrongSign(), run, make_record, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "tries"),
+    [
+        (LossStats("kl-divergence", target_low=0.0, target_high=1.0, raw=True), remedies.PASS_LOG_SOFTMAX),
+        (LossStats("kl-divergence", None, True, target_low=0.0, target_high=1.0, raw=True), remedies.PASS_LOGARITHMS),
+        (LossStats("kl-divergence", target_low=-3.0, target_high=-0.1), remedies.TARGETS_OF_DIVERGENCE),
+        (LossStats("kl-divergence", target_low=0.0, target_high=7.0), remedies.TARGETS_OF_DIVERGENCE),
+        (LossStats("kl-divergence, log_target", target_low=0.1, target_high=0.9), remedies.TARGETS_OF_DIVERGENCE),
+        (LossStats("kl-divergence", target_low=0.0, target_high=1.0), None),
+        (LossStats("kl-divergence, log_target", target_low=-9.0, target_high=0.0), None),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_kl_div_is_told_what_it_lacks(make_record, given, tries):
+    found = raised(DoubleActivation(), steady(losses=(given,)), make_record, None)
+    assert [finding.remedies for finding in found] == [(tries,)] * (tries is not None)
+
+
+def test_a_softmax_over_one_output_is_wrong_where_it_is_the_loss(make_record):
+    alone = (LossStats("cross-entropy", alone=True),)
+    (finding,) = raised(DoubleActivation(), steady(losses=alone, loss=0.0), make_record, None)
+    assert finding.remedies == (remedies.ONE_OUTPUT,)
+    assert not raised(DoubleActivation(), steady(losses=alone, loss=0.7), make_record, None)
+
+
+def test_a_usual_decay_beside_a_gradient_that_vanished_is_not_to_blame(make_record):
+    run = steady(weight_decays=(5e-4,) * 6, learning_rates=(1e-2,) * 6, optimizer_kind="Adam", layer_norms=(1e-6,) * 6)
+    assert not raised(WeightDecay(), run, make_record, None)
+    assert raised(WeightDecay(), [{**each, "weight_decays": (0.5,) * 6} for each in run], make_record, None)
+
+
+def test_in_a_warm_up_the_first_step_tells_little_of_how_far_too_high_the_rate_is(make_record):
+    for rates, tries in (((0.3, 0.3), 10), ((0.015, 0.3), 100)):
+        rule = LargeUpdates()
+        run = [(rates[0], None), (rates[1], (0.28,) * 6), (rates[1], (0.38,) * 6)]
+        for step, (rate, ratios) in enumerate(run):
+            finding = rule.observe(make_record(step, learning_rates=(rate,) * 6, update_ratios=ratios))
+        assert finding.remedies[0] == remedies.lower_rate(tries)
+
+
+def test_a_loss_that_is_nan_by_targets_below_zero_is_no_matter_of_bad_batches(make_record):
+    logits = (LossStats("kl-divergence", target_low=-3.0, target_high=4.0, raw=False),)
+    nan = [{**BAD, "loss": math.nan, "losses": logits}] * 4
+    assert not raised(BadBatches(), nan, make_record, None)
+    assert raised(DoubleActivation(), nan, make_record, None)
 
 
 @pytest.mark.parametrize(

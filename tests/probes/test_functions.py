@@ -219,3 +219,107 @@ def test_differences_that_are_no_error_are_not_taken_for_one():
         lambda out: ((out - y) ** 3).mean(),
     ):
         assert watched(nn.Linear(8, 2), torch.randn(16, 8), loss)[2] is None
+
+
+@pytest.mark.parametrize("reduction", ["batchmean", "sum", "none"])
+def test_kl_div_tells_log_probabilities_from_what_is_none(reduction):
+    taught = torch.randn(4, 5).softmax(1)
+    for given, wrong in (
+        (lambda out: out.log_softmax(1), (False, False)),
+        (lambda out: out, (True, False)),
+        (lambda out: out.softmax(1), (True, True)),
+    ):
+        for target in (taught, taught.log()):
+            logs = target is not taught
+
+            def loss(out, given=given, target=target, logs=logs):
+                return F.kl_div(given(out), target, reduction=reduction, log_target=logs).sum()
+
+            _, _, (stats,) = watched(nn.Linear(8, 5), torch.randn(4, 8) * 3, loss)
+            assert (stats.raw, stats.probabilities) == wrong
+            assert stats.kind == "kl-divergence" + ", log_target" * logs
+            assert (stats.target_low, stats.target_high) == (target.min().item(), target.max().item())
+
+
+def test_an_entropy_and_a_product_that_are_of_two_targets_are_no_divergence():
+    one, other = torch.rand(4, 5), torch.rand(4, 5)
+    assert (
+        watched(nn.Linear(8, 5), torch.randn(4, 8), lambda out: (torch.xlogy(one, one) - other * out).sum())[2] is None
+    )
+    assert watched(nn.Linear(8, 5), torch.randn(4, 8), lambda out: (one.exp() * (other - out)).sum())[2] is None
+
+
+@pytest.mark.parametrize("target", [torch.zeros(4, dtype=torch.long), torch.ones(4, 1)], ids=["classes", "shares"])
+def test_cross_entropy_over_one_output_is_seen_as_such(target):
+    _, _, (stats,) = watched(nn.Linear(8, 1), torch.randn(4, 8), lambda out: F.cross_entropy(out, target))
+    assert (stats.kind, stats.alone, stats.value) == ("cross-entropy", True, None)
+
+
+CLASSES = torch.tensor([0, 1, 1, 3])
+ONE_HOT = F.one_hot(CLASSES, 5).float()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out: -out.log_softmax(1).gather(1, CLASSES[:, None]).squeeze(1).mean(),
+        lambda out: -out.log_softmax(1)[torch.arange(4), CLASSES].mean(),
+        lambda out: -(out.log_softmax(1) * ONE_HOT).sum(1).mean(),
+        lambda out: (-ONE_HOT * out.log_softmax(1)).sum() / 4,
+        lambda out: F.cross_entropy(out, ONE_HOT),
+    ],
+    ids=["gather", "indices", "product", "sum of all", "shares of classes"],
+)
+def test_a_cross_entropy_that_is_written_by_hand_is_compared_with_the_best_constant(loss):
+    net, x = nn.Linear(8, 5), torch.randn(4, 8)
+    value, _, (by_hand,) = watched(net, x, loss)
+    _, _, (given,) = watched(net, x, lambda out: F.cross_entropy(out, CLASSES))
+    assert by_hand.value == pytest.approx(value.item())
+    assert (by_hand.kind, by_hand.value) == (given.kind, pytest.approx(given.value))
+    assert by_hand.baseline == pytest.approx(given.baseline)
+
+
+def test_log_probabilities_that_are_picked_in_unusual_ways_do_not_take_the_looking_away():
+    picks = (
+        lambda out: out.log_softmax(1)[torch.arange(4), -CLASSES - 1].mean(),
+        lambda out: out.log_softmax(1)[ONE_HOT > 0].mean(),
+        lambda out: out.log_softmax(1)[torch.arange(4)].mean(),
+        lambda out: out.log_softmax(1)[:, 0].mean(),
+        lambda out: (out.log_softmax(1) * 2).sum(),
+        lambda out: out.log_softmax(0).gather(0, torch.zeros(1, 5, dtype=torch.long)).sum(),
+        lambda out: (out.log_softmax(1) * (ONE_HOT - 0.5)).sum(1).mean(),
+    )
+    for pick in picks:
+        probe = Probe(nn.Linear(8, 5))
+        probe.start(0)
+        pick(probe.module(torch.randn(4, 8)))
+        probe.stop()
+        assert not probe.functions.part.gone
+
+
+def test_log_probabilities_that_are_weighed_on_their_way_are_no_cross_entropy():
+    advantage = torch.randn(4)
+    for loss in (
+        lambda out: -(out.log_softmax(1).gather(1, CLASSES[:, None]).squeeze(1) * advantage).mean(),
+        lambda out: -(out.log_softmax(1) * out.softmax(1)).sum(1).mean(),
+    ):
+        assert watched(nn.Linear(8, 5), torch.randn(4, 8), loss)[2] is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "constant"),
+    [
+        (F.l1_loss, lambda far: far),
+        (lambda out, y: (y - out).abs().mean(), lambda far: far),
+        (F.smooth_l1_loss, lambda far: torch.where(far < 1, far**2 / 2, far - 0.5)),
+        (lambda out, y: F.smooth_l1_loss(out, y, beta=0.5), lambda far: torch.where(far < 0.5, far**2, far - 0.25)),
+        (lambda out, y: F.huber_loss(out, y, delta=2.0), lambda far: torch.where(far < 2, far**2 / 2, 2 * far - 2)),
+    ],
+    ids=["l1_loss", "by hand", "smooth_l1_loss", "with beta", "huber_loss"],
+)
+def test_an_absolute_error_is_compared_with_that_of_the_median(loss, constant):
+    net, x, y = nn.Linear(8, 2), torch.randn(15, 8), 2 * torch.randn(15, 2)
+    value, _, (stats,) = watched(net, x, lambda out: loss(out, y))
+    far = (y - y.median(0).values).abs()
+    assert (stats.kind, stats.value) == ("absolute-error", pytest.approx(value.item()))
+    assert stats.baseline == pytest.approx(constant(far).mean().item())

@@ -89,6 +89,12 @@ KINDS = [
         Recipe(Experts, digits(), cross_entropy, adam(5e-3), error_rate),
         (
             Fault(
+                "the experts are kept in a plain tuple",
+                "parameters in no optimizer",
+                "https://github.com/ikostrikov/pytorch-meta-optimizer/issues/11",
+                m.unregistered("experts", tuple),
+            ),
+            Fault(
                 "router that sends all to one",
                 "a part starves",
                 "https://arxiv.org/abs/1701.06538",

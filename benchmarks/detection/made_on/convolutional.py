@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..recipe import Recipe, adam, sgd
+from ..recipe import Batch, Recipe, adam, sgd
 from ..tasks.digits import cross_entropy, digits, error_rate
 
 
@@ -41,6 +41,41 @@ class Residual(nn.Module):
             x = x + F.relu(norm(conv(x)))
         x = F.max_pool2d(x, 2)
         return self.fc((x.detach() if self.cut else x).mean((2, 3)))
+
+
+def of_momentum(momentum: float) -> m.Change:
+    """Each batch has this share in the running statistics."""
+
+    def change(net: nn.Module) -> None:
+        for part in net.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = momentum
+
+    return m.model(change)
+
+
+def of_a_copy(net: nn.Module, batch: Batch) -> Tensor:
+    """The weights are those of the net, the statistics those of a copy that is thrown away."""
+    state = {**dict(net.named_parameters()), **{name: buffer.clone() for name, buffer in net.named_buffers()}}
+    return F.cross_entropy(torch.func.functional_call(net, state, (batch[0],)), batch[1])
+
+
+class Evaluating(nn.Module):
+    """Keeps its normalization in evaluation mode, as recipes for trained networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain(10)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
 
 
 def cut(net: nn.Module) -> None:
@@ -88,6 +123,18 @@ KINDS = [
                 "https://github.com/pytorch/pytorch/issues/7462",
                 m.model(cut),
             ),
+            Fault(
+                "momentum of 0 in its normalization",
+                "statistics do not follow",
+                "https://github.com/Cadene/pretrained-models.pytorch/issues/5",
+                of_momentum(0.0),
+            ),
+            Fault(
+                "forward passes of a copy of the net, by functional_call",
+                "statistics do not follow",
+                "https://github.com/facebookresearch/higher/issues/55",
+                m.setting(loss=of_a_copy),
+            ),
         ),
     ),
     Kind(
@@ -108,6 +155,18 @@ KINDS = [
                     m.setting(model=lambda: plain(10, norm=False)),
                     m.weights(lambda name, p: torch.nn.init.normal_(p) if p.dim() > 1 else None),
                 ),
+            ),
+            Fault(
+                "momentum of 1e-4, as if it were what is kept",
+                "statistics do not follow",
+                "https://github.com/pytorch/examples/issues/289",
+                of_momentum(1e-4),
+            ),
+            Fault(
+                "normalization in evaluation mode",
+                "statistics do not follow",
+                "https://github.com/princeton-vl/CER-MVS/issues/2",
+                m.setting(model=Evaluating),
             ),
         ),
     ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import mistakes as m
 from ..kind import Fault, Kind
-from ..recipe import Recipe, adam, sgd
+from ..recipe import Batch, Recipe, adam, sgd
 from ..tasks.digits import cross_entropy, digits, error_rate
 from ..tasks.models import mlp
 
@@ -36,6 +38,11 @@ PLAIN = Recipe(lambda: mlp(64, 64, 64, 10), digits(), cross_entropy, sgd(0.05), 
 
 
 FUNCTIONS = Recipe(Functional, digits(), cross_entropy, adam(2e-3), error_rate)
+
+
+def by_hand(net: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy, as it stands in textbooks."""
+    return -(F.one_hot(batch[1], 10) * net(batch[0]).log_softmax(1)).sum(1).mean()
 
 
 LOGISTIC = Recipe(lambda: nn.Linear(64, 10), digits(), cross_entropy, sgd(0.1), error_rate)
@@ -96,6 +103,24 @@ KINDS = [
                 "http://theorangeduck.com/page/neural-network-not-working",
                 m.training_batches(lambda batch: (batch[0], batch[1].roll(1))),
                 "hidden",
+            ),
+        ),
+    ),
+    Kind(
+        "cross-entropy by hand",
+        replace(FUNCTIONS, loss=by_hand),
+        (
+            Fault(
+                "a thirtieth of the rate",
+                "rate too low",
+                "https://github.com/tegg89/SRCNN-Tensorflow/issues/24",
+                m.rate(1 / 30),
+            ),
+            Fault(
+                "SGD, a hundredth of the rate",
+                "rate too low",
+                "https://github.com/matteo-dunnhofer/imagenet/issues/10",
+                m.setting(optimizer=sgd(5e-4)),
             ),
         ),
     ),

@@ -58,6 +58,24 @@ def distil(temperature: float = 2.0, scaled: bool = True) -> Any:
     return loss
 
 
+def no_log_softmax(net: Any, batch: Batch) -> Tensor:
+    taught = F.softmax(net.teacher(batch[0].flip(1)) / 2, 1)
+    return F.kl_div(net(batch[0]) / 2, taught, reduction="batchmean")
+
+
+def two_softmaxes(net: Any, batch: Batch) -> Tensor:
+    return F.kl_div(net(batch[0]).softmax(1), net.teacher(batch[0].flip(1)).softmax(1), reduction="batchmean")
+
+
+def raw_targets(net: Any, batch: Batch) -> Tensor:
+    return F.kl_div(F.log_softmax(net(batch[0]), 1), net.teacher(batch[0].flip(1)), reduction="batchmean")
+
+
+def logarithms_of_none(net: Any, batch: Batch) -> Tensor:
+    taught = F.softmax(net.teacher(batch[0].flip(1)) / 2, 1)
+    return F.kl_div(F.log_softmax(net(batch[0]) / 2, 1), taught, reduction="batchmean", log_target=True)
+
+
 class Own(nn.Module):
     """Predicts what a slower copy of itself makes of another view."""
 
@@ -100,6 +118,30 @@ KINDS = [
                 "loss is badly scaled",
                 "https://arxiv.org/abs/1503.02531",
                 m.setting(loss=distil(100.0, scaled=False)),
+            ),
+            Fault(
+                "kl_div of raw outputs",
+                "output activation and loss do not fit",
+                "https://github.com/pytorch/pytorch/pull/19659",
+                m.setting(loss=no_log_softmax),
+            ),
+            Fault(
+                "kl_div of two softmaxes",
+                "output activation and loss do not fit",
+                "https://github.com/sebastian-hofstaetter/matchmaker/issues/18",
+                m.setting(loss=two_softmaxes),
+            ),
+            Fault(
+                "kl_div with the teacher's raw outputs as its targets",
+                "output activation and loss do not fit",
+                "https://github.com/lightly-ai/lightly/pull/1341",
+                m.setting(loss=raw_targets),
+            ),
+            Fault(
+                "kl_div with log_target=True, and probabilities as its targets",
+                "output activation and loss do not fit",
+                "https://github.com/pytorch/pytorch/pull/34586",
+                m.setting(loss=logarithms_of_none),
             ),
         ),
     ),

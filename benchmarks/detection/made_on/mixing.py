@@ -107,6 +107,12 @@ KINDS = [
         Recipe(Additive, table(), by_hand, adam(1e-2), by_hand, steps=250),
         (
             Fault(
+                "the small nets are kept in a plain list",
+                "parameters in no optimizer",
+                "https://github.com/pytorch/pytorch/issues/715",
+                m.unregistered("parts", list),
+            ),
+            Fault(
                 "a column of incomes in full",
                 "inputs differ in scale",
                 "https://github.com/sktime/pytorch-forecasting/issues/1",

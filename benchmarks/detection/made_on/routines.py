@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kind import Kind
+from .. import mistakes as m
+from ..kind import Fault, Kind
 from ..recipe import Batch, Recipe, adam, adamw, sgd
 from ..tasks.digits import cross_entropy, digits, error_rate
 from ..tasks.models import mlp
@@ -67,6 +68,10 @@ class Bumps(nn.Module):
         return self.out(torch.exp(-apart * F.softplus(self.widths)))
 
 
+def as_tensor(parameter: nn.Parameter) -> Tensor:
+    return parameter.detach().clone().requires_grad_()
+
+
 def by_hinge(net: nn.Module, batch: Batch) -> Tensor:
     return F.multi_margin_loss(net(batch[0]), batch[1])
 
@@ -111,7 +116,18 @@ class Rows(nn.Module):
 KINDS = [
     Kind("classes as directions", Recipe(Angular, digits(), by_a_margin, adam(3e-3), error_rate, steps=300)),
     Kind("taught by its own past", Recipe(Taught, digits(), as_the_teacher, adam(3e-3), error_rate, steps=300)),
-    Kind("bumps", Recipe(Bumps, table(64, 4), squared, adam(1e-2), steps=400)),
+    Kind(
+        "bumps",
+        Recipe(Bumps, table(64, 4), squared, adam(1e-2), steps=400),
+        (
+            Fault(
+                "places and widths are tensors that require a gradient, and no parameters",
+                "parameters in no optimizer",
+                "https://github.com/automan000/Convolutional_LSTM_PyTorch/issues/17",
+                m.both(m.unregistered("places", as_tensor), m.unregistered("widths", as_tensor)),
+            ),
+        ),
+    ),
     Kind("hinge", Recipe(lambda: mlp(64, 48, 10), digits(), by_hinge, sgd(0.1), error_rate, steps=300)),
     Kind("mixed images, random depth", Recipe(SomeDepth, digits(), mixed, adamw(2e-3), error_rate, steps=300)),
     Kind(

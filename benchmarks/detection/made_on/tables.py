@@ -47,7 +47,23 @@ TABLE = Recipe(lambda: mlp(8, 32, 32, 1), table(), squared, adam(5e-3), relative
 BINARY = Recipe(lambda: mlp(8, 32, 32, 1), labelled_table(), binary, adam(5e-3), binary_error, steps=600)
 
 
+def absolute(net: nn.Module, batch: Batch) -> Tensor:
+    return (net(batch[0]) - batch[1]).abs().mean()
+
+
 KINDS = [
+    Kind(
+        "absolute errors by hand",
+        replace(TABLE, loss=absolute),
+        (
+            Fault(
+                "a thirtieth of the rate",
+                "rate too low",
+                "https://github.com/arabian9ts/VGG16/issues/7",
+                m.rate(1 / 30),
+            ),
+        ),
+    ),
     Kind(
         "regression of a table",
         TABLE,

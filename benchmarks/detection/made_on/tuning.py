@@ -92,6 +92,23 @@ KINDS = [
                 "https://github.com/Guitaricet/relora/issues/18",
                 m.weights(lambda name, p: p.zero_() if name.endswith("down") else None),
             ),
+            Fault(
+                "the factor that begins at zero is frozen",
+                "frozen by mistake",
+                "https://github.com/microsoft/LoRA/pull/125",
+                m.weights(lambda name, p: p.requires_grad_(name.endswith("down"))),
+            ),
+            Fault(
+                "the factor that begins at zero is frozen, and the optimizer holds what is not",
+                "frozen by mistake",
+                "https://github.com/huggingface/transformers/issues/26098",
+                m.both(
+                    m.weights(lambda name, p: p.requires_grad_(name.endswith("down"))),
+                    m.setting(
+                        optimizer=lambda net: torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 1e-2)
+                    ),
+                ),
+            ),
         ),
     ),
     Kind("frozen trunk", Recipe(frozen_trunk, digits(), cross_entropy, adam(3e-3), error_rate)),

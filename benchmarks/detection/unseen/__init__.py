@@ -7,16 +7,12 @@ takes its place.
 from ..kind import Kind
 from . import (
     answers,
-    citations,
     codebooks,
-    decoders,
-    episodes,
     estimates,
     forecasts,
     geometry,
     hands,
     lists,
-    medicine,
     neighbours,
     operators,
     prices,
@@ -31,9 +27,8 @@ from . import (
 )
 
 _FAMILIES = (
-    *(towers, waves, lists, uncertain, steered, operators, answers, hands, medicine, forecasts, neighbours),
-    *(episodes, codebooks, small_batches, replayed, decoders, sequences_in_out, geometry, estimates, rings),
-    *(citations, prices),
+    *(towers, waves, lists, uncertain, steered, operators, answers, hands, forecasts, neighbours, codebooks),
+    *(small_batches, replayed, sequences_in_out, geometry, estimates, rings, prices),
 )
 
 

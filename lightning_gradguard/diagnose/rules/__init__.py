@@ -34,9 +34,11 @@ from lightning_gradguard.diagnose.rules.saturated_attention import SaturatedAtte
 from lightning_gradguard.diagnose.rules.saturated_output import SaturatedOutput
 from lightning_gradguard.diagnose.rules.saturation import SaturatedActivations
 from lightning_gradguard.diagnose.rules.small_updates import SmallUpdates
+from lightning_gradguard.diagnose.rules.stale_statistics import StaleStatistics
 from lightning_gradguard.diagnose.rules.starving_part import StarvingPart
 from lightning_gradguard.diagnose.rules.target_scale import TargetScale
 from lightning_gradguard.diagnose.rules.unoptimized import Unoptimized
+from lightning_gradguard.diagnose.rules.unregistered import Unregistered
 from lightning_gradguard.diagnose.rules.vanishing import VanishingOverDepth
 from lightning_gradguard.diagnose.rules.vanishing_in_time import VanishingOverTime
 from lightning_gradguard.diagnose.rules.weight_decay import WeightDecay
@@ -49,8 +51,10 @@ RULES: tuple[type[Rule], ...] = (
     BadBatches,
     NoStep,
     NoGradient,
+    Unregistered,
     Unoptimized,
     FrozenLast,
+    StaleStatistics,
     ZeroRate,
     OldGradients,
     WrongSign,

@@ -9,6 +9,7 @@ from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.diagnose.rules.diverged import is_usual
+from lightning_gradguard.diagnose.rules.double_activation import is_of_no_probabilities
 from lightning_gradguard.diagnose.settled import SettledRatios
 from lightning_gradguard.record import Finding, Severity, StepRecord
 
@@ -23,8 +24,9 @@ class BadBatches(Rule):
     """Some steps are not finite while others are: how many, since when, at which batches, forward or backward.
 
     A run whose loss or gradient was rising before it broke, or whose weights a step has replaced, is left to what made
-    it so, and one of which no step is finite any more to ``diverged``. A step that a loss scaler leaves out is
-    its routine, and one that the guard drops as a spike is finite; neither is counted.
+    it so, one of which no step is finite any more to ``diverged``, and targets of ``kl_div`` below zero, whose
+    logarithm is NaN, to ``double-activation``. A step that a loss scaler leaves out is its routine, and one that the
+    guard drops as a spike is finite; neither is counted.
 
     Example:
         A record before and after the step that was not finite:
@@ -58,12 +60,14 @@ class BadBatches(Rule):
         self._norms: list[float] = []  # the first and the last one that was finite
         self._rising = False
         self._ratios = SettledRatios()
+        self._told = False  # whether it is known what makes the loss NaN
         self._thrown = False  # whether a step has replaced the weights: what comes after is its consequence
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         self._steps += record.num_steps
         self._thrown = self._thrown or (self._ratios.median(record) or 0.0) > _THROWN
+        self._told = self._told or any(map(is_of_no_probabilities, record.losses or ()))
         at_this_step = record.verdict in _BAD and record.cause != "spike"
         bad = max(record.num_nonfinite if record.verdict != "overflow" else 0, record.num_nonfinite_losses)
         bad = max(bad, int(at_this_step))
@@ -78,6 +82,7 @@ class BadBatches(Rule):
         if self._first is None:
             self._rising = (
                 self._thrown
+                or self._told
                 or self._progress.state == "rises"
                 or self._norms[-1:] > [_LEAP * n for n in self._norms[:1]]
             )

@@ -1,4 +1,4 @@
-"""A last part that does not train, or a table of embeddings that never did."""
+"""A last part that does not train, a table of embeddings that never did, or a factor of zero."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class FrozenLast(Rule):
 
     A frozen table is one that was trained before, as a rule, and those of words have entries of 0.02 to 0.5. One whose
     root mean square is that of torch's own start, N(0, 1), within what chance allows, holds nothing.
+
+    And a frozen matrix that is all zero, in or beside layers whose gradient is zero: one of two factors, as of an
+    adapter, without which the other does not train.
 
     Args:
         share: of the frozen layers to those before, in (0, 1].
@@ -46,6 +49,14 @@ class FrozenLast(Rule):
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        if record.frozen_zeros:
+            still = [n for n, norm in zip(record.layers, record.layer_norms, strict=True) if norm == 0]
+            one = len(record.frozen_zeros) == 1
+            what = (
+                f"{named(record.frozen_zeros)}: frozen, and all zero; what is multiplied by {'it' if one else 'them'} "
+                f"cannot train: the gradient of {named(still)} is exactly zero."
+            )
+            return self._finding(record, record.frozen_zeros, what)
         if tables := _as_drawn(record):
             return self._finding(
                 record, tables, f"{named(tables)}: frozen, and its entries are still as torch draws them, from N(0, 1)."

@@ -64,5 +64,5 @@ class IdenticalUnits(Rule):
             layers=same,
             evidence={"layers": float(len(same))},
             causes=("weights were initialized with one constant",),
-            remedies=(remedies.INIT_NORMAL,),
+            remedies=(remedies.AS_DRAWN,),
         )

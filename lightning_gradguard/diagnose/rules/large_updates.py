@@ -13,6 +13,7 @@ _USUAL = 0.05  # the largest ratio, in the first steps, of runs that train well:
 _AIM = 0.02  # at which a run trains well; a rate three times below the best costs little, one three times above it much
 _AIM_LATER = 0.005  # where the first step was small: what grew since, momentum and the gradient, is not in it
 _ABOVE = 3.0  # times the median that the largest layer's ratio usually is
+_RISEN = 2.0  # times the first rate that one is in a warm-up
 _MOST = 300.0  # to be suggested at once: a first step far out of a narrow valley exaggerates, as an explosion does
 
 
@@ -24,8 +25,8 @@ class LargeUpdates(Rule):
     that the finding stands from then on; while the loss falls it is *info*.
 
     The factor is what brings the ratio of the first step to 0.02, since that one is proportional to the rate. Where the
-    first step was not too large, training became unstable as momentum and gradient grew, and the factor is what brings
-    the largest ratio to 0.005.
+    first step was not too large, training became unstable as momentum and gradient grew, and where the rate has doubled
+    since, as in a warm-up, the first step tells little: the factor is what brings the largest ratio to 0.005.
 
     Args:
         share: ratio that is too much, > 0. The literature calls up to 0.1 healthy, and runs that train well were seen
@@ -55,10 +56,13 @@ class LargeUpdates(Rule):
         self._ratios = SettledRatios()
         self._first: float | None = None
         self._largest = 0.0
+        self._rate: float | None = None  # at the first record
+        self._warmed_up = False
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         moved = self._ratios.moved(record)
+        self._take_in_settings(record)
         if moved:
             ratio = statistics.median(moved)
             # Without normalization a step is as large as its gradient: the layer that is thrown furthest counts.
@@ -86,8 +90,14 @@ class LargeUpdates(Rule):
             ),
         )
 
+    def _take_in_settings(self, record: StepRecord) -> None:
+        if record.learning_rates:
+            rate = max(record.learning_rates)
+            self._rate = rate if self._rate is None else self._rate
+            self._warmed_up = self._warmed_up or rate > _RISEN * self._rate
+
     def _factor(self) -> float:
         """How many times too high the rate is."""
         first = self._first or 0.0
-        factor = first / _AIM if first > self.share else self._largest / _AIM_LATER
-        return min(round_factor(factor), _MOST)
+        by_the_first = first > self.share and not self._warmed_up
+        return min(round_factor(first / _AIM if by_the_first else self._largest / _AIM_LATER), _MOST)

@@ -41,9 +41,10 @@ class Outweighed(Rule):
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
         assert record.losses is not None and record.loss is not None
-        if len(record.losses) != 1:
+        known = [given for given in record.losses if given.baseline is not None]
+        if len(known) != 1:
             return None
-        given = record.losses[0]
+        given = known[0]
         value, constant = given.value or 0.0, given.baseline or 0.0
         if record.num_steps == 1:
             self._of_terms = self._of_terms or record.loss > (1 + _SAME) * value

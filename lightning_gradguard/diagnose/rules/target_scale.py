@@ -115,7 +115,7 @@ class TargetScale(Rule):
     def _is_too_large_for(self, record: StepRecord) -> bool:
         """Whether the first loss is one that only large targets make; cross-entropy is for others to judge."""
         assert record.loss is not None
-        if not record.activations or any(given.kind != "squared-error" for given in record.losses or ()):
+        if not record.activations or any(not given.kind.endswith("-error") for given in record.losses or ()):
             return False
         put_out = [a.rms for a in record.activations] + [b.rms for b in record.inputs or ()]
         return math.isfinite(record.loss) and record.loss > (_FAR * max(1.0, *put_out)) ** 2

@@ -13,6 +13,7 @@ from lightning_gradguard.record import Finding, Severity, StepRecord
 _COUPLED = ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta")
 _COMMON = 0.1  # weight decay up to which people choose it; if it shrinks the weights the learning rate is to blame
 _THROWN = 0.2  # update-to-weight ratio of a step that throws weights about
+_COMMON_IN_GRADIENT = 0.01  # the same where it is added to the gradient: beside such a decay the gradient is too small
 _USUAL = 1e-4  # share of the weights that a step's decay takes, at most, in runs that train well
 
 
@@ -23,7 +24,8 @@ class WeightDecay(Rule):
     at ``shrink`` they are gone within some hundred steps. Where it is added to the gradient before it is normalized
     (Adam, RMSprop), what counts is ``weight_decay * ||w|| / ||g||``: above ``ratio`` the step follows the decay alone.
 
-    A usual decay that shrinks the weights because steps are far too large anyway is left to the rule on these.
+    A usual decay that shrinks the weights because steps are far too large anyway is left to the rule on these, and one
+    that outweighs the gradient because that has vanished to the rules on this.
 
     Args:
         shrink: share of the weights that a step takes, > 0.
@@ -84,7 +86,7 @@ class WeightDecay(Rule):
             )
             if weight is not None and norm is not None and norm > 0 and math.isfinite(weight) and math.isfinite(norm)
         ]
-        if not ratios or statistics.median(ratios) < self.ratio:
+        if not ratios or statistics.median(ratios) < self.ratio or decay <= _COMMON_IN_GRADIENT:
             return None
         times = statistics.median(ratios)
         return self._finding(

@@ -9,6 +9,7 @@ from itertools import pairwise
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
+from lightning_gradguard.diagnose.rules.double_activation import is_of_no_probabilities
 from lightning_gradguard.record import Finding, StepRecord
 
 _SAME = 1e-3  # by which the loss may differ in size from what a loss function gave, to be that
@@ -79,7 +80,7 @@ class WrongSign(Rule):
             self._smallest = min(self._smallest, record.total_norm)
             if not self._marks or self._progress.steps >= _TWICE * self._marks[-1][0]:
                 self._marks = [*self._marks[-3:], (self._progress.steps, self._progress.now)]
-        if any(given.raw for given in record.losses or ()):
+        if any(given.raw or is_of_no_probabilities(given) for given in record.losses or ()):
             self._raw = True  # it has no floor for another reason, which has a rule of its own
         self._sure = self._sure or self._certain(record)
         if self._sure is not None:
