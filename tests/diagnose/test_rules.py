@@ -223,6 +223,23 @@ SICK = {
         WrongSign(),
         [{"loss": 5.0, "losses": (LossStats("binary-cross-entropy", math.nan, target_low=0, target_high=255),)}] * N,
     ),
+    "an overlap with masks of 0 and 255": (
+        WrongSign(),
+        [{"loss": -0.1, "losses": (LossStats("overlap", value=-0.1, target_low=0, target_high=255),)}] * N,
+    ),
+    "an overlap that is minimized": (
+        WrongSign(),
+        [{"loss": 1.1, "losses": (LossStats("overlap, minimized", value=1.1, target_low=0, target_high=1),)}] * N,
+    ),
+    "an overlap of raw outputs": (DoubleActivation(), steady(losses=(LossStats("overlap", raw=True),))),
+    "an encoder that was frozen as it was drawn": (
+        FrozenLast(),
+        [
+            {"losses": (LossStats("cross-entropy", 1.0, value=1.0),), "frozen_last": (), "frozen_as_drawn": ("enc",)},
+            *steady(num_steps=20),
+        ],
+    ),
+    "steps that stay large": (LargeUpdates(), steady(update_ratios=(0.05,) * 6, num_steps=20)),
     "gradients that are cleared before the step": (
         NoStep(),
         [{"num_steps": 0, "layer_norms": (None,) * 6, "cleared": True}] * N,
@@ -313,6 +330,22 @@ WELL = {
     "a frozen language model behind its prompt": (
         FrozenLast(),
         steady(layers=("prompt", "adapter"), frozen_last=tuple(f"block.{i}" for i in range(12))),
+    ),
+    "random features that serve": (
+        FrozenLast(),
+        [
+            {"losses": (LossStats("cross-entropy", 1.0, value=0.8**i),), "loss": 0.8**i, "num_steps": 1 + 20 * (i > 0)}
+            | ({"frozen_last": (), "frozen_as_drawn": ("enc",)} if i < 2 else {})
+            for i in range(N)
+        ],
+    ),
+    "an overlap that is maximized": (
+        WrongSign(),
+        [{"loss": -0.9, "losses": (LossStats("overlap", value=-0.9, target_low=0, target_high=1),)}] * N,
+    ),
+    "large steps at first": (
+        LargeUpdates(),
+        over("update_ratios", [(0.15 * 0.6**i,) * 6 for i in range(N)], num_steps=20),
     ),
     "a frozen table of word vectors": (FrozenLast(), steady(**TABLE, weight_norms=(30.0, 1.0, 1.0))),
     "a frozen table that was scaled to one": (FrozenLast(), steady(**TABLE, weight_norms=(80.0, 1.0, 1.0))),
