@@ -91,7 +91,8 @@ def frozen_as_drawn(module: nn.Module, order: Mapping[str, int]) -> tuple[str, .
     """Frozen layers whose weights are as torch draws them: evenly, between bounds that the shape gives.
 
     Weights that were trained reach over the bound, or end below it. Left out are the layers of a net most of which have
-    a twin that trains, as those of a target network have.
+    a twin that trains, as those of a target network have; and those that are less than half of what is frozen, as a
+    last layer that is of no use behind a trained trunk.
 
     Args:
         module: the model.
@@ -102,7 +103,8 @@ def frozen_as_drawn(module: nn.Module, order: Mapping[str, int]) -> tuple[str, .
     frozen = [(part, name, w) for part, name in parts if (w := _drawn_weight(part)) is not None and not w.requires_grad]
     found = [(part, name, w) for (part, name, w), drawn in zip(frozen, _are_drawn(frozen), strict=True) if drawn]
     twins = sum((type(part), w.shape) in shapes for part, _, w in found)
-    return () if 2 * twins > len(found) else tuple(name for _, name, _ in found)
+    few = 2 * len(found) < len(frozen)
+    return () if few or 2 * twins > len(found) else tuple(name for _, name, _ in found)
 
 
 def _drawn_weight(part: nn.Module) -> Tensor | None:

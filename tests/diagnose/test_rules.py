@@ -239,7 +239,10 @@ SICK = {
             *steady(num_steps=20),
         ],
     ),
-    "steps that stay large": (LargeUpdates(), steady(update_ratios=(0.05,) * 6, num_steps=20)),
+    "steps that stay large beside weights that grow": (
+        LargeUpdates(),
+        [{"update_ratios": (0.05,) * 6, "weight_norms": (1.0 + i,) * 6, "num_steps": 20} for i in range(N)],
+    ),
     "gradients that are cleared before the step": (
         NoStep(),
         [{"num_steps": 0, "layer_norms": (None,) * 6, "cleared": True}] * N,
@@ -758,6 +761,18 @@ def test_a_few_layers_without_gradient_are_a_fact_and_most_of_them_are_not(make_
     few, most = (0.0, 0.1, 0.1, 0.1, 0.1, 0.1), (0.0, 0.0, 0.0, 0.0, 0.1, 0.1)
     severities = [ZeroGradient().observe(make_record(layer_norms=norms)).severity for norms in (few, most)]
     assert severities == ["info", "critical"]
+
+
+def test_a_module_that_fires_for_nobody_is_no_mere_fact_where_the_layer_before_it_has_no_gradient(
+    make_record, make_activation
+):
+    silent = (make_activation("a"), make_activation("r", "ReLU", dead=1.0, num_batches=9), make_activation("b"))
+    for norm, severity in ((0.0, "warning"), (0.1, "info")):
+        diagnosis = Diagnosis([DeadUnits()])
+        for step in range(20):
+            norms = (norm, *(0.1,) * 5)
+            diagnosis.observe(make_record(step, loss=0.9**step, layer_norms=norms, activations=silent))
+        assert [finding.severity for finding in diagnosis.findings] == [severity]
 
 
 def test_a_start_that_fades_a_little_is_a_fact_until_the_loss_stands_still(make_record, make_activation):

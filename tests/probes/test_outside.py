@@ -60,6 +60,10 @@ def test_a_target_network_and_what_trains_or_has_not_run_are_left_alone():
     assert drawn(net) == (), "each of its layers has a twin that trains"
     frozen = nn.Linear(8, 16).requires_grad_(False)
     assert frozen_as_drawn(nn.ModuleDict({"idle": frozen, "head": nn.Linear(3, 40)}), {"head": 0}) == ()
+    trained = [nn.Linear(16, 16).requires_grad_(False) for _ in range(3)]
+    for layer in trained:
+        layer.weight.mul_(1.5)
+    assert drawn(nn.Sequential(*trained, nn.Linear(16, 9).requires_grad_(False))) == (), "the old head of a trunk"
     for start in (nn.init.kaiming_normal_, nn.init.orthogonal_, nn.init.xavier_uniform_):
         start(frozen.weight)
         assert drawn(nn.ModuleDict({"frozen": frozen})) == (), "a start of somebody's own: a choice"

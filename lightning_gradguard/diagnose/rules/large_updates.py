@@ -15,9 +15,9 @@ _AIM = 0.02  # at which a run trains well; a rate three times below the best cos
 _AIM_LATER = 0.005  # where the first step was small: what grew since, momentum and the gradient, is not in it
 _ABOVE = 3.0  # times the median that the largest layer's ratio usually is
 _RISEN = 2.0  # times the first rate that one is in a warm-up
-_LATE = 48  # steps after which a ratio has come down in runs that train well, to 0.04 at most
-_AIM_LATE = 0.002  # where it then is: steps become smaller as weights find their place
-_STAYS = 0.04  # ratio above which it has not come down
+_LATE = 48  # steps after which steps have become smaller in runs that train well, as weights find their place
+_AIM_LATE = 0.002  # where they are then, as a part of what the weights began with
+_STAYS = 0.06  # part above which they have not: 0.046 was seen where a loss stood still for a while
 _ROW = 2  # records in a row, from then on, that say so
 _MOST = 300.0  # to be suggested at once: a first step far out of a narrow valley exaggerates, as an explosion does
 
@@ -29,8 +29,9 @@ class LargeUpdates(Rule):
     zero, as adapters and closing layers of residual branches do. What a single step did to the weights stays done, so
     that the finding stands from then on; while the loss falls it is *info*.
 
-    Or the ratio has not come down: after 48 steps it is still above 0.04, for two records in a row. So it goes where an
-    optimizer begins with small steps, as RAdam does, or where weights grow as fast as what is added to them.
+    Or steps have not become smaller: after 48 of them they are still above 0.06 of what the weights began with, for two
+    records in a row. So it goes where an optimizer begins with small steps, as RAdam does; and beside weights that
+    have grown by such steps each is a small part of them.
 
     The factor is what brings the ratio of the first step to 0.02, since that one is proportional to the rate. Where the
     first step was not too large, training became unstable as momentum and gradient grew, and where the rate has doubled
@@ -82,15 +83,14 @@ class LargeUpdates(Rule):
             first = max(ratio, max(moved) / _ABOVE) if record.optimizer_kind == "SGD" else ratio
             self._first = first if self._first is None else self._first
             self._largest = max(self._largest, ratio)
-            self._follow(ratio)
+            self._follow(ratio * self._growth(record))
         self._steps += record.num_steps
         if self._largest > self.share:
             ratio, factor = self._largest, self._factor()
             what = f"a step changed the weights of the median layer by {ratio:.3g} times their norm; up to {_USUAL:g}"
         elif self._row >= _ROW:
-            # Beside larger weights the same step is a smaller part of them: what counts is what they began with.
-            ratio, factor = self._late, min(round_factor(self._late * self._growth(record) / _AIM_LATE), _MOST)
-            what = f"steps still change the weights of the median layer by {ratio:.3g} times their norm; 0.01 or less"
+            ratio, factor = self._late, min(round_factor(self._late / _AIM_LATE), _MOST)
+            what = f"steps still change the weights of the median layer by {ratio:.3g} times their first norm; {_AIM:g}"
         else:
             return None
         return Finding(
@@ -108,11 +108,11 @@ class LargeUpdates(Rule):
             ),
         )
 
-    def _follow(self, ratio: float) -> None:
+    def _follow(self, part: float) -> None:
         """Counts the records in a row whose steps are large although it is late."""
         if self._steps >= _LATE:
-            self._row = self._row + 1 if ratio > _STAYS else 0
-            self._late = max(self._late, ratio) if self._row else 0.0
+            self._row = self._row + 1 if part > _STAYS else 0
+            self._late = max(self._late, part) if self._row else 0.0
 
     def _growth(self, record: StepRecord) -> float:
         """By how much the median layer's weights are larger than at the first record; never below one."""
