@@ -251,7 +251,7 @@ class StepRecord:
         old_gradients: whether gradients of an earlier step were still there when the backward pass began.
         unoptimized: layers that get a gradient and are in no optimizer.
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
-        frozen_zeros: frozen matrices that are all zero, in or beside layers whose gradient is exactly zero.
+        frozen_zeros: frozen matrices that are all zero, in or beside layers whose gradient is zero.
         frozen_as_drawn: frozen layers that ran and whose weights are as torch draws them.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).

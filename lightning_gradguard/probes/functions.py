@@ -91,13 +91,11 @@ class FunctionWatch(TorchDispatchMode):
     def stop(self) -> None:
         """Ends it, and leaves the stack of modes as it was."""
         self.on, self._error = False, None
-        self._take_likelihoods()
-        self._take_overlaps()
-        self._divergences.forget()
-        self._overlaps.forget()
-        self._likelihoods.forget()
         if _get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)
+        self._divergences.forget()
+        self._take_likelihoods()
+        self._take_overlaps()
 
     def take(self) -> tuple[LossStats, ...] | None:
         """What losses were given since it began, ``None`` without any."""

@@ -51,10 +51,6 @@ class Likelihoods:
         self._followed: Likelihood | None = None
         self._found: list[tuple[Tensor, Tensor]] = []
 
-    def forget(self) -> None:
-        """Lets go of what is on its way."""
-        self._logs = self._followed = None
-
     def log_softmax(self, value: Tensor, dim: int) -> None:
         """Log-probabilities over a dimension, of what leads to weights."""
         self._logs = (value, dim % value.dim()) if value.dim() > 1 else None
@@ -68,8 +64,9 @@ class Likelihoods:
             self._go_on(self._followed, name, args, value)
 
     def take(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each that came to an end the loss and what the best constant prediction would cost."""
+        """Of each that came to an end the loss and what the best constant prediction costs; it forgets the rest."""
         self._finish()
+        self._logs = None
         found, self._found = self._found, []
         return found
 
@@ -96,7 +93,7 @@ def _picked(logs: Tensor, dim: int, name: str, args: Sequence[Any]) -> Tensor | 
         return _of_classes(args[2])
     if name == "index" and args[0] is logs and len(args[1]) > dim and isinstance(args[1][dim], Tensor):
         whole = len(args[1]) == logs.dim() and all(isinstance(index, Tensor) for index in args[1])
-        return _of_classes(args[1][dim]) if whole and not args[1][dim].is_floating_point() else None
+        return _of_classes(args[1][dim]) if whole and args[1][dim].dtype in (torch.int32, torch.int64) else None
     if name == "mul":
         one, other = args[0], args[1]
         shares = other if one is logs else one if other is logs else None
@@ -106,7 +103,9 @@ def _picked(logs: Tensor, dim: int, name: str, args: Sequence[Any]) -> Tensor | 
 
 
 def _of_classes(classes: Tensor) -> Tensor:
-    counts = torch.bincount(classes.reshape(-1)).float()
+    counts = torch.bincount(
+        classes.reshape(-1).clamp(min=0)
+    ).float()  # one from the end is rare, and counted as the first
     return -torch.special.xlogy(counts, counts / counts.sum()).sum()
 
 

@@ -103,7 +103,8 @@ def frozen_as_drawn(module: nn.Module, order: Mapping[str, int]) -> tuple[str, .
     frozen = [(part, name, w) for part, name in parts if (w := _drawn_weight(part)) is not None and not w.requires_grad]
     found = [(part, name, w) for (part, name, w), drawn in zip(frozen, _are_drawn(frozen), strict=True) if drawn]
     twins = sum((type(part), w.shape) in shapes for part, _, w in found)
-    few = 2 * len(found) < len(frozen)
+    others = sum(any(p.dim() > 1 and not p.requires_grad for p in part.parameters(recurse=False)) for part, _ in parts)
+    few = 2 * len(found) < others  # of whatever kind they are
     return () if few or 2 * twins > len(found) else tuple(name for _, name, _ in found)
 
 

@@ -84,13 +84,10 @@ class Overlaps:
         self._sums: deque[_Piece] = deque(maxlen=_SUMS)
         self._found: list[Overlap] = []
 
-    def forget(self) -> None:
-        """Lets go of what is on its way; what was found stays until it is taken."""
+    def take(self) -> list[Overlap]:
+        """What was found, and how far it was followed; lets go of everything."""
         self._products.clear()
         self._sums.clear()
-
-    def take(self) -> list[Overlap]:
-        """What was found, and how far it was followed."""
         found, self._found = self._found, []
         return found
 
@@ -109,10 +106,10 @@ class Overlaps:
         """The product of a prediction with a target, their sum, or the square of a prediction."""
         one, other = args[0], args[1]
         if name == "pow" or one is other:
-            if one.requires_grad and (one is other or other == 2):
+            if one.requires_grad and (one is other or (isinstance(other, int | float) and other == 2)):
                 self._products.append(_Piece(value, None, (one,), squared=True))
         elif name != "pow" and isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape:
-            if one.requires_grad == other.requires_grad or one.numel() < 2:
+            if one.requires_grad == other.requires_grad or one.numel() < 2 or one.is_complex() or other.is_complex():
                 return
             pair = (one, other) if one.requires_grad else (other, one)
             self._products.append(_Piece(value, pair, (value,)) if name == "mul" else _Piece(value, None, pair))

@@ -144,6 +144,7 @@ PARTS = {
         "the look at the model's structure",
         "the look at the loss",
         "the look at batches",
+        "the look at running statistics",
         "the look at functions",
         "the look at the optimizer's settings",
         "the count of backward passes",

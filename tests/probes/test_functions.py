@@ -279,6 +279,24 @@ def test_a_cross_entropy_that_is_written_by_hand_is_compared_with_the_best_const
     assert by_hand.baseline == pytest.approx(given.baseline)
 
 
+def test_log_probabilities_that_are_picked_in_unusual_ways_do_not_take_the_looking_away():
+    picks = (
+        lambda out: out.log_softmax(1)[torch.arange(4), -CLASSES - 1].mean(),
+        lambda out: out.log_softmax(1)[ONE_HOT > 0].mean(),
+        lambda out: out.log_softmax(1)[torch.arange(4)].mean(),
+        lambda out: out.log_softmax(1)[:, 0].mean(),
+        lambda out: (out.log_softmax(1) * 2).sum(),
+        lambda out: out.log_softmax(0).gather(0, torch.zeros(1, 5, dtype=torch.long)).sum(),
+        lambda out: (out.log_softmax(1) * (ONE_HOT - 0.5)).sum(1).mean(),
+    )
+    for pick in picks:
+        probe = Probe(nn.Linear(8, 5))
+        probe.start(0)
+        pick(probe.module(torch.randn(4, 8)))
+        probe.stop()
+        assert not probe.functions.part.gone
+
+
 def test_log_probabilities_that_are_weighed_on_their_way_are_no_cross_entropy():
     advantage = torch.randn(4)
     for loss in (

@@ -64,6 +64,8 @@ def test_a_target_network_and_what_trains_or_has_not_run_are_left_alone():
     for layer in trained:
         layer.weight.mul_(1.5)
     assert drawn(nn.Sequential(*trained, nn.Linear(16, 9).requires_grad_(False))) == (), "the old head of a trunk"
+    recurrent = nn.GRU(8, 8), nn.GRU(8, 8), nn.Embedding(9, 8)
+    assert drawn(nn.Sequential(*recurrent, nn.Linear(16, 9)).requires_grad_(False)) == (), "whatever the trunk is"
     for start in (nn.init.kaiming_normal_, nn.init.orthogonal_, nn.init.xavier_uniform_):
         start(frozen.weight)
         assert drawn(nn.ModuleDict({"frozen": frozen})) == (), "a start of somebody's own: a choice"

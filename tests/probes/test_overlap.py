@@ -93,6 +93,23 @@ def test_beside_another_term_the_sign_is_not_judged():
     assert found.kind == "overlap", "it may be a penalty on what is to stay apart"
 
 
+def test_unusual_sums_and_powers_do_not_take_the_looking_away():
+    oddities = (
+        lambda x, y: (x.abs() ** y).sum(),
+        lambda x, y: (2**x).sum() / (x.sum() + y.sum()),
+        lambda x, y: (x * torch.complex(y, y)).sum().real,
+        lambda x, y: x[:, :0].sum() / (y[:, :0] + x[:, :0]).sum(),
+        lambda x, y: (x * y > 0).sum() / y.sum() + x.sum(),
+    )
+    for loss in oddities:
+        watch = FunctionWatch(lambda *_: None)
+        watch.start()
+        loss(torch.randn(2, 3, 16).requires_grad_(), MASKS)
+        watch.stop()
+        watch.take()
+        assert not watch.part.gone
+
+
 def weighted_mean(x, y):
     weights = x.exp()
     return (weights * y).sum() / (weights.sum() + 1e-3)

@@ -22,7 +22,7 @@ class DoubleActivation(Rule):
     exponentials sum to one; of raw outputs it has no floor, and of probabilities hardly a gradient. ``kl_div`` wants
     log-probabilities too, none of which is above zero, and as its target probabilities, which lie within 0 and 1, or
     with ``log_target`` their logarithms. An overlap with the targets (Dice, Jaccard, Tversky) wants probabilities.
-    And a softmax over a single output is always one, and the loss zero.
+    And a softmax over a single output is one, and the loss zero.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record

@@ -24,8 +24,8 @@ class FrozenLast(Rule):
     So does any frozen layer whose weights are as torch draws them, where the loss is after 64 steps what the best
     constant prediction would cost: random features that serve are left alone.
 
-    And a frozen matrix that is all zero, in or beside layers whose gradient is exactly zero: one of two factors, as of
-    an adapter, without which the other cannot train.
+    And a frozen matrix that is all zero, in or beside layers whose gradient is zero: one of two factors, as of
+    an adapter, without which the other does not train.
 
     Args:
         share: of the frozen layers to those before, in (0, 1].
