@@ -87,21 +87,24 @@ def _is_frozen_at_zero(parameter: Tensor) -> bool:
 
 
 @torch.no_grad()
-def frozen_as_drawn(module: nn.Module, order: Mapping[str, int]) -> tuple[str, ...]:
+def frozen_as_drawn(module: nn.Module, order: Mapping[str, int], flows: Mapping[str, bool]) -> tuple[str, ...]:
     """Frozen layers whose weights are as torch draws them: evenly, between bounds that the shape gives.
 
     Weights that were trained reach over the bound, or end below it. Left out are the layers of a net most of which have
     a twin that trains, as those of a target network have; and those that are less than half of what is frozen, as a
-    last layer that is of no use behind a trained trunk.
+    last layer that is of no use behind a trained trunk. And those through which gradients flow: what is to be tuned by
+    a prompt or an adapter before it is frozen on purpose.
 
     Args:
         module: the model.
         order: place of each module in the forward pass: those that have not run are not looked at.
+        flows: whether the output of a module had a gradient to pass on.
     """
     parts = [(part, name) for part, name in module_names(module).items() if name in order]
     shapes = {(type(part), w.shape) for part, _ in parts if (w := _drawn_weight(part)) is not None and w.requires_grad}
     frozen = [(part, name, w) for part, name in parts if (w := _drawn_weight(part)) is not None and not w.requires_grad]
     found = [(part, name, w) for (part, name, w), drawn in zip(frozen, _are_drawn(frozen), strict=True) if drawn]
+    found = [(part, name, w) for part, name, w in found if not flows.get(name)]
     twins = sum((type(part), w.shape) in shapes for part, _, w in found)
     others = sum(any(p.dim() > 1 and not p.requires_grad for p in part.parameters(recurse=False)) for part, _ in parts)
     few = 2 * len(found) < others  # of whatever kind they are

@@ -281,7 +281,7 @@ class Instruments:
             "frozen_zeros": frozen_zeros(
                 self.module, [n for n, norm in zip(record.layers, record.layer_norms, strict=True) if norm == 0]
             ),
-            "frozen_as_drawn": frozen_as_drawn(self.module, self.probe.order),
+            "frozen_as_drawn": frozen_as_drawn(self.module, self.probe.order, self.probe.flows),
             "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
         }
 

@@ -37,8 +37,9 @@ def test_a_frozen_matrix_that_only_begins_with_zeros_is_no_zero():
     assert frozen_zeros(net, ["q.lora_A.default"]) == ()
 
 
-def drawn(net):
-    return frozen_as_drawn(net, {name: place for place, (name, _) in enumerate(net.named_modules())})
+def drawn(net, flows=False):
+    names = [name for name, _ in net.named_modules()]
+    return frozen_as_drawn(net, {name: place for place, name in enumerate(names)}, dict.fromkeys(names, flows))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,8 @@ def test_a_target_network_and_what_trains_or_has_not_run_are_left_alone():
     net = nn.ModuleDict({"online": online, "target": copy.deepcopy(online).requires_grad_(False)})
     assert drawn(net) == (), "each of its layers has a twin that trains"
     frozen = nn.Linear(8, 16).requires_grad_(False)
-    assert frozen_as_drawn(nn.ModuleDict({"idle": frozen, "head": nn.Linear(3, 40)}), {"head": 0}) == ()
+    assert frozen_as_drawn(nn.ModuleDict({"idle": frozen, "head": nn.Linear(3, 40)}), {"head": 0}, {}) == ()
+    assert drawn(nn.ModuleDict({"behind a prompt": frozen}), flows=True) == ()
     trained = [nn.Linear(16, 16).requires_grad_(False) for _ in range(3)]
     for layer in trained:
         layer.weight.mul_(1.5)
