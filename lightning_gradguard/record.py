@@ -139,7 +139,9 @@ class LossStats:
 
     Attributes:
         kind: ``"cross-entropy"``, ``"binary-cross-entropy"``, ``"squared-error"`` or ``"absolute-error"``;
-            ``"kl-divergence"`` or ``"kl-divergence, log_target"``, with the targets' range and ``raw`` alone.
+            ``"kl-divergence"`` or ``"kl-divergence, log_target"``, with the targets' range and ``raw`` alone;
+            ``"overlap"`` or, where the loss rises with it, ``"overlap, minimized"``, of a prediction with its targets,
+            with the loss that is made of it, the targets' range and ``raw``.
         baseline: what the best constant prediction would have cost in this batch: the loss of a net that has learned
             nothing but the mean.
         probabilities: whether the input was probabilities already, where raw outputs are due.
@@ -147,7 +149,7 @@ class LossStats:
         target_low: the smallest target, where targets are numbers.
         target_high: the largest.
         given_rms: root mean square of what was predicted, where that is numbers.
-        raw: whether the input was no log-probabilities, where these are due.
+        raw: whether the input was no log-probabilities, or no probabilities, where these are due.
         alone: whether the softmax was over a single output, of which the loss is always zero.
     """
 
@@ -250,6 +252,7 @@ class StepRecord:
         unoptimized: layers that get a gradient and are in no optimizer.
         frozen_last: frozen layers behind the last one that trains, through which gradients flow.
         frozen_zeros: frozen matrices that are all zero, in or beside layers whose gradient is zero.
+        frozen_as_drawn: frozen layers that ran and whose weights are as torch draws them.
         waiting: backward passes since the last optimizer step, in a record that tells that none came (it has
             ``num_steps=0``, as one that tells that no parameter has a gradient).
         unregistered: places where weights are kept that get a gradient and that the model does not know of.
@@ -329,6 +332,7 @@ class StepRecord:
     running: tuple[RunningStats, ...] | None = None
     unregistered: tuple[str, ...] | None = None
     frozen_zeros: tuple[str, ...] | None = None
+    frozen_as_drawn: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         told: dict[str, Any] = {

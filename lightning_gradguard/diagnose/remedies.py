@@ -15,6 +15,7 @@ OWN_PARAMETERS = (
 )
 REGISTER = "keep modules in an nn.ModuleList or nn.ModuleDict, and tensors as nn.Parameter or in an nn.ParameterList"
 FLIP_SIGN = "minimize the loss, not its negative: check its sign, and maximize=True in the optimizer"
+LESS_OVERLAP = "minimize one less the overlap, or its negative: check the sign of the loss"
 EACH_SIGN = (
     "look at the sign of each term of the loss and at what it is given: one of them is maximized, or wants "
     "log-probabilities and gets raw outputs"
@@ -63,6 +64,7 @@ PASS_LOG_PROBABILITIES = "use cross_entropy in place of nll_loss, or pass it log
 ONE_OUTPUT = "give cross_entropy an output for each class, or take binary_cross_entropy_with_logits for a single one"
 PASS_LOG_SOFTMAX = "pass kl_div log_softmax of the raw outputs first, and the targets second"
 PASS_LOGARITHMS = "pass kl_div log_softmax in place of softmax"
+PASS_PROBABILITIES = "pass this loss the sigmoid or softmax of the raw outputs"
 TARGETS_OF_DIVERGENCE = "pass kl_div softmax of the raw targets, or their log_softmax together with log_target=True"
 OPEN_OUTPUT = "leave the last activation out, or bring the targets into its range"
 SCALE_LOGITS = "divide attention logits by the square root of the head's width, normalize queries and keys"

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from lightning_gradguard.harmless.part import Part
 from lightning_gradguard.probes.divergence import Divergence, Divergences
 from lightning_gradguard.probes.likelihood import Likelihoods
+from lightning_gradguard.probes.overlap import OPERATORS, Overlap, Overlaps
 from lightning_gradguard.record import LossStats
 
 # Operator of torch, mapped to the module that does the same; in-place ones end with an underscore.
@@ -34,6 +35,8 @@ _ONE = 1e-3  # by which probabilities may miss one in sum
 _RAW = 2  # stands for an input that is no log-probabilities, beside 1 for one of probabilities
 _ALONE = "of one output"
 _DIVERGENCE = "kl-divergence"
+_OVERLAP = "overlap"
+_BEYOND = 0.05  # by which rounding may carry a probability out of 0 to 1
 _MAX_LOSSES = 8  # loss functions of one forward pass that are looked at
 
 See = Callable[[str, Tensor, Mapping[str, Tensor]], None]
@@ -70,6 +73,7 @@ class FunctionWatch(TorchDispatchMode):
         self._absolute = False  # whether the absolute value is taken of it, not the square
         self._divergences = Divergences()
         self._likelihoods = Likelihoods()
+        self._overlaps = Overlaps()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -91,6 +95,7 @@ class FunctionWatch(TorchDispatchMode):
             self.__exit__(None, None, None)
         self._divergences.forget()
         self._take_likelihoods()
+        self._take_overlaps()
 
     def take(self) -> tuple[LossStats, ...] | None:
         """What losses were given since it began, ``None`` without any."""
@@ -104,6 +109,11 @@ class FunctionWatch(TorchDispatchMode):
             if kind.startswith(_DIVERGENCE):
                 low, high, wrong = numbers
                 found.append(LossStats(kind, None, wrong == 1, target_low=low, target_high=high, raw=wrong > 0))
+                continue
+            if kind.startswith(_OVERLAP):
+                low, high, raw, value = numbers
+                known = None if math.isnan(value) else value
+                found.append(LossStats(kind, None, False, known, target_low=low, target_high=high, raw=raw == 1))
                 continue
             baseline, given, value, *targets = numbers
             low, high, size = [*targets, None, None, None][:3]
@@ -127,13 +137,15 @@ class FunctionWatch(TorchDispatchMode):
             if "backward" not in name and _is_plain(args[0]) and _is_plain(args[1]):
                 self._see("Attention", output[0] if isinstance(output, tuple) else output, _attention(args, kwargs))
             return
+        if name in OPERATORS and _is_plain(args[0]) and _is_plain(output):
+            self._overlaps.see(name, args, output)
         if name in _FOLLOWED and _is_plain(args[0]):
             self._likelihoods.see(name, args, output)
         if name in _LOOKS:
             if all(_is_plain(a) for a in args[:2] if isinstance(a, Tensor)) and len(self._losses) < _MAX_LOSSES:
                 _LOOKS[name](self, args, output[0] if isinstance(output, tuple) else output)
             return
-        if name in _FOLLOWED:
+        if name in _FOLLOWED or name in OPERATORS:
             return
         kind = _ACTIVATIONS[name.rstrip("_") if not name.startswith("_") else name]
         if _is_plain(output) and output.numel():
@@ -245,6 +257,11 @@ class FunctionWatch(TorchDispatchMode):
             if len(self._losses) < _MAX_LOSSES:
                 self._add("cross-entropy", constant, value)
 
+    def _take_overlaps(self) -> None:
+        for overlap in self._overlaps.take():
+            if len(self._losses) < _MAX_LOSSES:
+                self._losses.append((_kind_of(overlap), _figures_of(overlap)))
+
     def _xlogy(self, args: Sequence[Any], value: Tensor) -> None:
         self._divergences.entropy(args, value)
 
@@ -332,8 +349,22 @@ def _name_of(operator: Any) -> str | None:
     """The operator's name, if its output is looked at."""
     packet = getattr(operator, "overloadpacket", None)  # operators that take functions have none
     name = str(getattr(packet, "__name__", ""))
-    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS or name in _FOLLOWED
+    looked_at = name.startswith(_ATTENTION) or name.rstrip("_") in _ACTIVATIONS or name in _LOOKS
+    looked_at = looked_at or name in _FOLLOWED or name in OPERATORS
     return name if looked_at else None
+
+
+def _kind_of(overlap: Overlap) -> str:
+    """What is known of the sign of the loss that an overlap led to."""
+    return f"{_OVERLAP}, minimized" if overlap.rises and overlap.alone and not overlap.at.dim() else _OVERLAP
+
+
+def _figures_of(overlap: Overlap) -> list[Tensor]:
+    """The range of its targets, whether what it is given are no probabilities and it has no bounds, what it led to."""
+    low, high = overlap.given.detach().float().aminmax()
+    raw = torch.zeros((), device=low.device) if overlap.bounded else (low < -_BEYOND) | (high > 1 + _BEYOND)
+    value = overlap.at.detach() if not overlap.at.dim() else low.new_full((), math.nan)
+    return [*overlap.target.float().aminmax(), raw, value]
 
 
 def _is_summed(args: Sequence[Any], place: int) -> bool:

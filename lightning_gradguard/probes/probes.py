@@ -19,7 +19,7 @@ from lightning_gradguard.probes.batch import BatchProbe
 from lightning_gradguard.probes.compiled import Eagerly, modules_in_compiled_code
 from lightning_gradguard.probes.losses import FOLD_EVERY, Losses
 from lightning_gradguard.probes.optimizer import optimizer_facts
-from lightning_gradguard.probes.outside import frozen_last, frozen_zeros, unoptimized
+from lightning_gradguard.probes.outside import frozen_as_drawn, frozen_last, frozen_zeros, unoptimized
 from lightning_gradguard.probes.recurrence import TemporalProbe
 from lightning_gradguard.probes.running import RunningStatistics
 from lightning_gradguard.probes.sampled import SampledProbe, early_steps
@@ -286,6 +286,7 @@ class Instruments:
             "frozen_zeros": frozen_zeros(
                 self.module, [n for n, norm in zip(record.layers, record.layer_norms, strict=True) if norm == 0]
             ),
+            "frozen_as_drawn": frozen_as_drawn(self.module, self.probe.order, self.probe.flows),
             "frozen_last": frozen_last(self.module, layouts, self.probe.order, self.probe.flows),
         }
 

@@ -223,6 +223,26 @@ SICK = {
         WrongSign(),
         [{"loss": 5.0, "losses": (LossStats("binary-cross-entropy", math.nan, target_low=0, target_high=255),)}] * N,
     ),
+    "an overlap with masks of 0 and 255": (
+        WrongSign(),
+        [{"loss": -0.1, "losses": (LossStats("overlap", value=-0.1, target_low=0, target_high=255),)}] * N,
+    ),
+    "an overlap that is minimized": (
+        WrongSign(),
+        [{"loss": 1.1, "losses": (LossStats("overlap, minimized", value=1.1, target_low=0, target_high=1),)}] * N,
+    ),
+    "an overlap of raw outputs": (DoubleActivation(), steady(losses=(LossStats("overlap", raw=True),))),
+    "an encoder that was frozen as it was drawn": (
+        FrozenLast(),
+        [
+            {"losses": (LossStats("cross-entropy", 1.0, value=1.0),), "frozen_last": (), "frozen_as_drawn": ("enc",)},
+            *steady(num_steps=20),
+        ],
+    ),
+    "steps that stay large beside weights that grow": (
+        LargeUpdates(),
+        [{"update_ratios": (0.05,) * 6, "weight_norms": (1.0 + i,) * 6, "num_steps": 20} for i in range(N)],
+    ),
     "gradients that are cleared before the step": (
         NoStep(),
         [{"num_steps": 0, "layer_norms": (None,) * 6, "cleared": True}] * N,
@@ -313,6 +333,22 @@ WELL = {
     "a frozen language model behind its prompt": (
         FrozenLast(),
         steady(layers=("prompt", "adapter"), frozen_last=tuple(f"block.{i}" for i in range(12))),
+    ),
+    "random features that serve": (
+        FrozenLast(),
+        [
+            {"losses": (LossStats("cross-entropy", 1.0, value=0.8**i),), "loss": 0.8**i, "num_steps": 1 + 20 * (i > 0)}
+            | ({"frozen_last": (), "frozen_as_drawn": ("enc",)} if i < 2 else {})
+            for i in range(N)
+        ],
+    ),
+    "an overlap that is maximized": (
+        WrongSign(),
+        [{"loss": -0.9, "losses": (LossStats("overlap", value=-0.9, target_low=0, target_high=1),)}] * N,
+    ),
+    "large steps at first": (
+        LargeUpdates(),
+        over("update_ratios", [(0.15 * 0.6**i,) * 6 for i in range(N)], num_steps=20),
     ),
     "a frozen table of word vectors": (FrozenLast(), steady(**TABLE, weight_norms=(30.0, 1.0, 1.0))),
     "a frozen table that was scaled to one": (FrozenLast(), steady(**TABLE, weight_norms=(80.0, 1.0, 1.0))),
@@ -725,6 +761,18 @@ def test_a_few_layers_without_gradient_are_a_fact_and_most_of_them_are_not(make_
     few, most = (0.0, 0.1, 0.1, 0.1, 0.1, 0.1), (0.0, 0.0, 0.0, 0.0, 0.1, 0.1)
     severities = [ZeroGradient().observe(make_record(layer_norms=norms)).severity for norms in (few, most)]
     assert severities == ["info", "critical"]
+
+
+def test_a_module_that_fires_for_nobody_is_no_mere_fact_where_the_layer_before_it_has_no_gradient(
+    make_record, make_activation
+):
+    silent = (make_activation("a"), make_activation("r", "ReLU", dead=1.0, num_batches=9), make_activation("b"))
+    for norm, severity in ((0.0, "warning"), (0.1, "info")):
+        diagnosis = Diagnosis([DeadUnits()])
+        for step in range(20):
+            norms = (norm, *(0.1,) * 5)
+            diagnosis.observe(make_record(step, loss=0.9**step, layer_norms=norms, activations=silent))
+        assert [finding.severity for finding in diagnosis.findings] == [severity]
 
 
 def test_a_start_that_fades_a_little_is_a_fact_until_the_loss_stands_still(make_record, make_activation):

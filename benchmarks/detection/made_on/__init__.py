@@ -20,6 +20,7 @@ from . import (
     graphs,
     images,
     latents,
+    lesions,
     lookups,
     medicine,
     mixing,
@@ -38,6 +39,7 @@ from . import (
     signals,
     tables,
     tasks_in_one,
+    tokens,
     transformers,
     tuning,
     vision,
@@ -85,6 +87,8 @@ _FAMILIES = (
     decoders,
     citations,
     medicine,
+    lesions,
+    tokens,
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.words import count
-from lightning_gradguard.record import Finding, StepRecord
+from lightning_gradguard.record import ActivationStats, Finding, StepRecord
 
 
 class DeadUnits(Rule):
@@ -13,6 +13,9 @@ class DeadUnits(Rule):
 
     Counted per unit over sampled batches, not as zeros in one batch: a sparse layer is mostly zero in each batch and
     yet every unit fires now and then.
+
+    *Info* while the loss falls, as it may by the way round a branch; but not where all units are silent and the layer
+    before them gets no gradient at all: the loss then falls without it.
 
     Args:
         share: of a module's units, in (0, 1]. Runs that train well were seen at up to 0.25 in one module.
@@ -51,6 +54,7 @@ class DeadUnits(Rule):
         ]
         if not dead:
             return None
+        self.harmless_if_learning = not any(a.dead == 1.0 and _is_cut_off(a, record) for a in dead)
         worst = max(dead, key=lambda a: a.dead or 0.0)
         return Finding(
             rule=self.id,
@@ -65,3 +69,14 @@ class DeadUnits(Rule):
             causes=("biases far below zero", "a learning rate that threw the weights too far"),
             remedies=(remedies.ZERO_BIAS, remedies.LEAKY, remedies.lower_rate()),
         )
+
+
+def _is_cut_off(silent: ActivationStats, record: StepRecord) -> bool:
+    """Whether the layer that ran before an activation has a gradient of exactly zero."""
+    before = None
+    for activation in record.activations or ():
+        if activation is silent:
+            break
+        before = activation.module if activation.module in record.layers else before
+    norms = dict(zip(record.layers, record.layer_norms, strict=True))
+    return before is not None and norms[before] == 0 and record.total_norm > 0

@@ -21,7 +21,8 @@ class DoubleActivation(Rule):
     lie there by chance. And the other way round: ``nll_loss`` applies nothing and wants log-probabilities, whose
     exponentials sum to one; of raw outputs it has no floor, and of probabilities hardly a gradient. ``kl_div`` wants
     log-probabilities too, none of which is above zero, and as its target probabilities, which lie within 0 and 1, or
-    with ``log_target`` their logarithms. And a softmax over a single output is one, and the loss zero.
+    with ``log_target`` their logarithms. An overlap with the targets (Dice, Jaccard, Tversky) wants probabilities.
+    And a softmax over a single output is one, and the loss zero.
 
     Example:
         >>> from lightning_gradguard.diagnose.quiet import quiet_record
@@ -67,10 +68,20 @@ class _Missing:
     severity: Severity = "critical"
 
 
+_OF_OVERLAP = _Missing(
+    "the overlap with the targets (Dice, Jaccard, Tversky) is given numbers outside of 0 to 1: sigmoid or softmax is "
+    "missing before it, and without them its denominator may come to zero.",
+    ("the raw outputs go into the loss",),
+    remedies.PASS_PROBABILITIES,
+)
+
+
 def _missing(loss: LossStats) -> _Missing | None:
     """What is wrong with what such a loss is given, if anything is."""
     if is_divergence(loss):
         return _of_divergence(loss)
+    if is_overlap(loss):
+        return _OF_OVERLAP if loss.raw else None
     if loss.alone:
         return _Missing(
             "cross-entropy is given a single output: its softmax is always 1, and the loss is always zero.",
@@ -130,6 +141,7 @@ def _finding(record: StepRecord, missing: _Missing) -> Finding:
         severity=missing.severity,
         message=missing.what,
         step=record.step,
+        evidence={"loss": record.loss or 0.0},
         causes=missing.causes,
         remedies=(missing.tries,),
     )
@@ -138,6 +150,11 @@ def _finding(record: StepRecord, missing: _Missing) -> Finding:
 def is_divergence(loss: LossStats) -> bool:
     """Whether a loss is what ``kl_div`` was given."""
     return loss.kind.startswith("kl-divergence")
+
+
+def is_overlap(loss: LossStats) -> bool:
+    """Whether a loss is made of an overlap of the prediction with its targets."""
+    return loss.kind.startswith("overlap")
 
 
 def is_of_no_probabilities(loss: LossStats) -> bool:

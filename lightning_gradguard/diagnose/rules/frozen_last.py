@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
+from lightning_gradguard.diagnose.progress import Progress
 from lightning_gradguard.diagnose.words import named
 from lightning_gradguard.record import Finding, StepRecord
 
@@ -20,8 +21,11 @@ class FrozenLast(Rule):
     A frozen table is one that was trained before, as a rule, and those of words have entries of 0.02 to 0.5. One whose
     root mean square is that of torch's own start, N(0, 1), within what chance allows, holds nothing.
 
-    And a frozen matrix that is all zero, in or beside layers whose gradient is zero: one of two factors, as of an
-    adapter, without which the other does not train.
+    So does any frozen layer whose weights are as torch draws them, where the loss is after 64 steps what the best
+    constant prediction would cost: random features that serve are left alone.
+
+    And a frozen matrix that is all zero, in or beside layers whose gradient is zero: one of two factors, as of
+    an adapter, without which the other does not train.
 
     Args:
         share: of the frozen layers to those before, in (0, 1].
@@ -40,15 +44,30 @@ class FrozenLast(Rule):
 
     id = "frozen"
     patience = 2
-    needs = ("frozen_last",)
 
     def __init__(self, share: float = 0.34) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share must lie in (0, 1], got {share}")
         self.share = share
+        self._progress = Progress()
+        self._seen: Finding | None = None  # at the last early record
+        self._drawn: tuple[str, ...] = ()
 
     def observe(self, record: StepRecord) -> Finding | None:
         """The finding that holds at this record, or ``None``."""
+        self._progress.add(record)
+        if record.frozen_last is not None:
+            self._seen, self._drawn = self._look(record), record.frozen_as_drawn or ()
+        if self._seen is not None or not self._drawn or not self._progress.has_learned_nothing:
+            return self._seen
+        what = (
+            f"{named(self._drawn)}: frozen, with weights that are still as torch draws them, and the loss is "
+            f"{self._progress.now:.3g} after {self._progress.steps} steps, what the best constant prediction costs."
+        )
+        return self._finding(record, self._drawn, what)
+
+    def _look(self, record: StepRecord) -> Finding | None:
+        """What the layers themselves say."""
         if record.frozen_zeros:
             still = [n for n, norm in zip(record.layers, record.layer_norms, strict=True) if norm == 0]
             one = len(record.frozen_zeros) == 1

@@ -7,6 +7,8 @@ from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.rules.target_scale import that_entered, that_enters_later
 from lightning_gradguard.record import ActivationStats, BatchStats, Finding, Severity, StepRecord
 
+_THROWN = 100.0  # root mean square of the first output from which the net is thrown about by what enters
+
 
 class InputScale(Rule):
     """What enters the first layer is far from the unit variance that initializations are made for, or carries nothing.
@@ -73,11 +75,11 @@ class InputScale(Rule):
         if first.input_rms and not self.low <= first.input_rms <= self.rms:
             what = f"the input of {first.module} has a root mean square of {first.input_rms:.3g}; about 1 is usual."
             # Large input throws the first layers about; small input leaves their gradient as small.
-            far = first.input_rms > 10 * self.rms or first.input_rms < 0.1 * self.low
+            far = first.input_rms > 10 * self.rms or first.input_rms < 0.1 * self.low or first.rms > _THROWN
             return self._finding(record, first, what, "critical" if far else "warning", constant=False)
         if given is not None and given.spread > self.spread:
             what = f"the features of the input ({given.name}) differ in scale by {given.spread:.3g} times."
-            return self._finding(record, first, what, "warning", constant=False)
+            return self._finding(record, first, what, "critical" if first.rms > _THROWN else "warning", constant=False)
         return None
 
     def _beside(self, record: StepRecord, first: ActivationStats) -> Finding | None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from lightning_gradguard.diagnose import remedies
 from lightning_gradguard.diagnose.diagnosis import Rule
 from lightning_gradguard.diagnose.progress import Progress
-from lightning_gradguard.diagnose.rules.double_activation import is_of_no_probabilities
+from lightning_gradguard.diagnose.rules.double_activation import is_of_no_probabilities, is_overlap
 from lightning_gradguard.record import Finding, StepRecord
 
 _SAME = 1e-3  # by which the loss may differ in size from what a loss function gave, to be that
@@ -24,7 +24,8 @@ class WrongSign(Rule):
     Certain at once:
 
     - what is back-propagated is the negative of what a loss function gave, and such a loss is never below zero;
-    - the targets of a binary cross-entropy lie outside of 0 to 1.
+    - the loss is made of the overlap with the targets alone (Dice, Jaccard, Tversky), and rises with it;
+    - the targets of a binary cross-entropy, or of such an overlap, lie outside of 0 to 1.
 
     Certain after a while:
 
@@ -105,9 +106,17 @@ class WrongSign(Rule):
             return None
         for given in record.losses or ():
             low, high = given.target_low or 0.0, given.target_high or 0.0
-            if given.kind == "binary-cross-entropy" and (low < -_OUTSIDE or high > 1 + _OUTSIDE):
-                what = f"the targets of the binary cross-entropy go from {low:.3g} to {high:.3g}: it has no floor."
+            kind = "overlap" if is_overlap(given) else given.kind.replace("binary-", "binary ")
+            beyond = low < -_OUTSIDE or high > 1 + _OUTSIDE
+            if beyond and (given.kind == "binary-cross-entropy" or is_overlap(given)):
+                far = "it is no share of them" if is_overlap(given) else "it has no floor"
+                what = f"the targets of the {kind} go from {low:.3g} to {high:.3g}: {far}."
                 return self._say(record, what, ("its targets lie outside of 0 to 1",), (remedies.TARGETS_IN_RANGE,))
+            if is_overlap(given):
+                if given.kind != "overlap" and given.value is not None and _are_same(given.value, record.loss):
+                    what = f"what is minimized, {record.loss:.3g}, rises with the overlap of prediction and targets."
+                    return self._say(record, what, ("the loss has the wrong sign",), (remedies.LESS_OVERLAP,))
+                continue
             if (
                 not record.loss < 0
                 or given.value is None
@@ -146,3 +155,7 @@ class WrongSign(Rule):
             causes=tuple(causes),
             remedies=tuple(tries),
         )
+
+
+def _are_same(one: float, other: float) -> bool:
+    return abs(one - other) <= _SAME * max(abs(one), abs(other))
