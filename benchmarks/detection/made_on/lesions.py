@@ -69,7 +69,7 @@ KINDS = [
             Fault(
                 "logits go into the overlap, no sigmoid",
                 "output activation and loss do not fit",
-                "https://github.com/ScrollPrize/villa/issues/1488; https://github.com/jakeret/tf_unet/issues/15",
+                "https://github.com/ScrollPrize/villa/issues/1488",
                 m.setting(loss=dice(sigmoid=False)),
             ),
             Fault(
@@ -81,8 +81,7 @@ KINDS = [
             Fault(
                 "masks of 0 and 255 in an overlap",
                 "loss has no floor",
-                "https://github.com/milesial/Pytorch-UNet/issues/84; "
-                "https://github.com/mateuszbuda/brain-segmentation-pytorch/issues/36",
+                "https://github.com/milesial/Pytorch-UNet/issues/84",
                 m.both(m.setting(held_out=lesions()), m.setting(data=lesions(255.0))),
             ),
         ),

@@ -70,8 +70,7 @@ KINDS = [
             Fault(
                 "RAdam at 0.6",
                 "rate too high",
-                "https://github.com/LiyuanLucasLiu/RAdam/issues/66; "
-                "https://github.com/rajveermalviya/language-modeling/issues/3",
+                "https://github.com/LiyuanLucasLiu/RAdam/issues/66",
                 m.rate(200.0),
             ),
         ),
@@ -83,7 +82,7 @@ KINDS = [
             Fault(
                 "all but the head frozen, without pretrained weights",
                 "frozen by mistake",
-                "https://github.com/pytorch/vision/issues/2164; https://github.com/open-mmlab/mmdetection/issues/4769",
+                "https://github.com/pytorch/vision/issues/2164",
                 m.frozen("pixel.", "place", "latents", "cross.", "norms.", "among."),
             ),
         ),
