@@ -31,8 +31,8 @@ from . import (
 
 _FAMILIES = (
     *(towers, waves, lists, uncertain, steered, operators, answers, hands, forecasts, neighbours, codebooks),
-    *(small_batches, replayed, sequences_in_out, geometry, estimates, rings, prices, orders),
-    *(chances, views),
+    *(small_batches, replayed, sequences_in_out, geometry, estimates, rings, prices),
+    *(orders, chances, views),
 )
 
 

@@ -173,7 +173,7 @@ KINDS = [
             Fault(
                 "rho begins at 4",
                 "weights begin too large",
-                "https://github.com/tensorflow/probability/issues/762",
+                "DeepCrime WCI (Humbatova et al. 2021); https://github.com/tensorflow/probability/issues/762",
                 m.setting(model=lambda: Distributions(rho=4.0)),
                 "subtle",
             ),

@@ -159,7 +159,7 @@ KINDS = [
             Fault(
                 "sigmoid in forward and in the loss",
                 "output activation and loss do not fit",
-                "https://github.com/Raschka-research-group/coral-pytorch",
+                "Humbatova et al. 2020, taxonomy: wrong activation; https://github.com/Raschka-research-group/coral-pytorch",
                 m.setting(model=lambda: Ages(squashed=True)),
             ),
             Fault(

@@ -139,21 +139,16 @@ def _normed(n_in: int, width: int, n_out: int) -> nn.Sequential:
 def two_views(generator: Generator, train: bool) -> Batch:
     """A digit with holes beside noise, twice, and which digit it is."""
     x, y = digits(96)(generator, train)
-    one, other = (
-        torch.cat(
-            [
-                x * (torch.rand(x.shape, generator=generator) > 0.2),
-                2 * torch.randn(len(x), 32, generator=generator),
-            ],
-            1,
-        )
-        for _ in "12"
-    )
-    return one, other, y
+    return _view(x, generator), _view(x, generator), y
+
+
+def _view(x: Tensor, generator: Generator) -> Tensor:
+    kept = x * (torch.rand(x.shape, generator=generator) > 0.2)
+    return torch.cat([kept, 2 * torch.randn(len(x), 32, generator=generator)], 1)
 
 
 def redundant(net: Any, batch: Batch) -> Tensor:
-    """What the correlations of two views are off from one for the same feature, from none for two (Barlow twins)."""
+    """How far correlations are from one for a feature of both views, from zero for two features (Barlow twins)."""
     made = [net.project(net(view)) for view in batch[:2]]
     one, other = [(z - z.mean(0, keepdim=True)) / (z.std(0, keepdim=True) + 1e-5) for z in made]
     both = one.T @ other / len(one)
