@@ -7,6 +7,7 @@ takes its place.
 from ..kind import Kind
 from . import (
     answers,
+    chances,
     codebooks,
     estimates,
     forecasts,
@@ -15,6 +16,7 @@ from . import (
     lists,
     neighbours,
     operators,
+    orders,
     prices,
     replayed,
     rings,
@@ -23,12 +25,14 @@ from . import (
     steered,
     towers,
     uncertain,
+    views,
     waves,
 )
 
 _FAMILIES = (
     *(towers, waves, lists, uncertain, steered, operators, answers, hands, forecasts, neighbours, codebooks),
     *(small_batches, replayed, sequences_in_out, geometry, estimates, rings, prices),
+    *(orders, chances, views),
 )
 
 
