@@ -140,7 +140,7 @@ class Session:
         self._told_of_skip = False
         self._told_skipped: dict[str, int] = {}  # the counts that stand in the Trainer's metrics
         self._told_of_strangers = False
-        self._told_of_closures = self._is_kept_out = False  # the latter: out of compiled code
+        self._told_of_functions = self._told_of_closures = self._is_kept_out = False  # the latter: out of compiled code
         self._after_us: list[str] = []  # who may change gradients after us; emptied once it is said that somebody did
         self.calls: OptimizerCalls | None = None
         self._outer: nn.Module | None = None
@@ -212,6 +212,13 @@ class Session:
         # Under manual optimization a compiled part of the training step may run the backward pass, and step.
         by_hand = not trainer.lightning_module.automatic_optimization
         if self.instruments is not None and (by_hand or any(map(has_compiled_step, trainer.optimizers))):
+            if not self._told_of_functions:
+                self._told_of_functions = True
+                say(
+                    "info",
+                    "GradGuard: something is compiled here, and may run the backward pass: activations and losses that "
+                    "are applied as functions are not looked at, those that are modules are.",
+                )
             self.instruments.leave_functions_out()
 
     def _asked(self) -> str:

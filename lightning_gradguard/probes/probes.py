@@ -162,12 +162,7 @@ class Instruments:
             self._counting.run(self._count_backward, loss if root is None else root)
 
     def leave_functions_out(self) -> None:
-        """Looks at no activation function from now on, and says so: what sees them cannot leave compiled code."""
-        if not self.probe.functions.part.gone:
-            tell(
-                "compiled code may run the backward pass here: activations and losses that are applied as functions "
-                "are not looked at, those that are modules are"
-            )
+        """Looks at no activation function from now on: what sees them cannot be taken off inside of compiled code."""
         self.probe.functions.part.gone = True
 
     def detach(self) -> None:
